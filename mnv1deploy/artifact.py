@@ -1,0 +1,178 @@
+"""What an export leaves behind: the artifact's files and, beside them, one manifest that proves them.
+
+The manifest of ``net.onnx`` is ``net.onnx.json``. A checkpoint carries the same knowledge in its own metadata.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mnv1deploy.errors import MnvError
+from mnv1deploy.files import atomic, sha256
+from mnv1deploy.spec import ModelSpec
+
+Precision = Literal["fp32", "fp16", "int8"]
+
+METADATA_KEY = "mnv1deploy"
+"""Under which spec and provenance stand in a checkpoint's or an ONNX file's own metadata, as JSON."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A measured top-1 accuracy, as a fraction, and the number and name of the images it was measured on."""
+
+    top1: float
+    images: int
+    on: str
+
+    def __str__(self) -> str:
+        return f"{self.top1:.2%} on {self.on} ({self.images:,} images)"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How an artifact compares with the checkpoint it came from.
+
+    Attributes:
+        images: the pictures both were run on.
+        count: how many.
+        max_logit_difference: largest absolute difference of any logit.
+        agreement: fraction of the pictures that both give the same top-1 class.
+        accuracy, checkpoint_accuracy: of both on the same labelled pictures; None where there are none at hand.
+    """
+
+    images: str
+    count: int
+    max_logit_difference: float
+    agreement: float
+    accuracy: Accuracy | None = None
+    checkpoint_accuracy: Accuracy | None = None
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Proof:
+        """The proof that ``asdict`` took apart."""
+        measured = {k: Accuracy(**v) for k, v in data.items() if k.endswith("accuracy") and v}
+        return cls(**{**data, **measured})
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where an artifact comes from; embedded in it where the format has room for metadata.
+
+    Attributes:
+        format, precision: how it was exported.
+        spec: of the network.
+        checkpoint_sha256: of the checkpoint's file.
+        checkpoint_accuracy: what was measured when it was trained.
+        quantization: for int8: calibration images, their number, the method and who wrote the integers.
+        versions: of the packages that wrote it.
+    """
+
+    format: str
+    precision: Precision
+    spec: ModelSpec
+    checkpoint_sha256: str
+    checkpoint_accuracy: tuple[Accuracy, ...]
+    quantization: dict[str, Any] | None
+    versions: dict[str, str]
+
+    def to_json(self) -> str:
+        """One line, the same for the same provenance."""
+        return json.dumps(asdict(self), separators=(",", ":"), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Provenance:
+        """What :meth:`to_json` wrote. Raises MnvError for anything else."""
+        try:
+            return cls.from_dict(json.loads(text))
+        except ValueError as error:
+            raise MnvError(f"This is not the provenance of an artifact: {error}.") from error
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Provenance:
+        """The provenance that ``asdict`` took apart. Raises MnvError for anything else."""
+        try:
+            spec = ModelSpec.from_json(json.dumps(data["spec"]))
+            accuracy = tuple(Accuracy(**row) for row in data["checkpoint_accuracy"])
+            return cls(**{**data, "spec": spec, "checkpoint_accuracy": accuracy})
+        except (TypeError, KeyError) as error:
+            raise MnvError(f"This is not the provenance of an artifact: {error}.") from error
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """An artifact's provenance, its files (name -> {"bytes", "sha256"}) and its proof."""
+
+    provenance: Provenance
+    files: dict[str, dict[str, Any]]
+    proof: Proof
+
+    def write(self, artifact: Path) -> None:
+        """Writes the manifest of ``artifact`` beside it."""
+        with atomic(manifest_path(artifact)) as path:
+            path.write_text(json.dumps(asdict(self), indent=2, sort_keys=True) + "\n", "utf-8")
+
+    @classmethod
+    def read(cls, artifact: Path) -> Manifest | None:
+        """The manifest beside ``artifact``; None if there is none.
+
+        Raises:
+            MnvError: if it cannot be read, or a file is no longer the one it proves.
+        """
+        path = manifest_path(artifact)
+        if not path.is_file():
+            return None
+        try:
+            data = json.loads(path.read_text("utf-8"))
+            manifest = cls(Provenance.from_dict(data["provenance"]), data["files"], Proof.from_dict(data["proof"]))
+            for name, facts in manifest.files.items():
+                if sha256(path.parent / name) != facts["sha256"]:
+                    raise MnvError(
+                        f"{path.parent / name} is not the file that its manifest {path.name} proves.",
+                        "Export it again; or remove the manifest if you changed the file yourself.",
+                    )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise MnvError(f"The manifest {path} cannot be read: {error}.", "Export the artifact again.") from error
+        return manifest
+
+
+def manifest_path(artifact: Path) -> Path:
+    """Where the manifest of an artifact is."""
+    return artifact.with_name(artifact.name + ".json")
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of mnv1deploy and of those of ``packages`` that are installed."""
+    found = {}
+    for package in ("mnv1deploy", *packages):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def read_checkpoint_metadata(path: Path) -> dict[str, Any]:
+    """What a checkpoint knows of itself (spec, training, accuracy, versions), read without torch.
+
+    Raises:
+        MnvError: if it is not there or is no checkpoint of mnv1deploy.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise MnvError(f"There is no checkpoint {path}.")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            facts: dict[str, Any] = json.loads((file.metadata() or {})[METADATA_KEY])
+    except (SafetensorError, OSError) as error:
+        raise MnvError(f"{path} is no safetensors file, or is damaged: {error}.") from error
+    except (KeyError, ValueError) as error:
+        raise MnvError(
+            f"{path} was not written by mnv1deploy.", f"Bring it in with: mnv1 import {path}"
+        ) from error
+    return facts

@@ -1,0 +1,174 @@
+"""Labelled pictures, whole in memory as uint8: CIFAR-10, a folder of class folders, and what is bundled."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv1deploy import images
+from mnv1deploy.errors import MnvError
+from mnv1deploy.spec import CIFAR10_CLASSES
+
+DATA_VARIABLE = "MNV1_DATA"
+CIFAR10_FOLDER = "cifar-10-batches-py"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled pictures.
+
+    Attributes:
+        name: what to call it in a report: "CIFAR-10 test split", never just "test".
+        images: uint8 ``[N, H, W, 3]``.
+        labels: int64 ``[N]``, indices into ``classes``.
+        classes: class names.
+    """
+
+    name: str
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, indices: NDArray[np.int64], name: str) -> Dataset:
+        """The pictures at ``indices``, under another name."""
+        return Dataset(name, self.images[indices], self.labels[indices], self.classes)
+
+    def split(self, fraction: float, seed: int, names: tuple[str, str]) -> tuple[Dataset, Dataset]:
+        """Two parts by seed, the second with ``fraction`` of every class (rounded; at least one where it can be)."""
+        rng = np.random.default_rng(seed)
+        second = []
+        for label in range(len(self.classes)):
+            members = rng.permutation(np.flatnonzero(self.labels == label))
+            count = min(max(round(len(members) * fraction), int(fraction > 0)), max(len(members) - 1, 0))
+            second.append(members[:count])
+        taken = np.sort(np.concatenate(second))
+        rest = np.setdiff1d(np.arange(len(self)), taken)
+        return self.subset(rest, names[0]), self.subset(taken, names[1])
+
+
+def data_folder(data: str | Path | None = None) -> Path:
+    """Where CIFAR-10 is kept: ``data``, else ``$MNV1_DATA``, else the user's cache folder."""
+    if data or os.environ.get(DATA_VARIABLE):
+        return Path(data or os.environ[DATA_VARIABLE]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mnv1deploy"
+
+
+def has_cifar10(data: str | Path | None = None) -> bool:
+    """Whether CIFAR-10 is at hand without a download."""
+    return (data_folder(data) / CIFAR10_FOLDER).is_dir()
+
+
+def cifar10(split: str, data: str | Path | None = None, *, download: bool = True) -> Dataset:
+    """CIFAR-10's ``"train"`` (50,000) or ``"test"`` (10,000) split; downloaded and MD5-checked by torchvision.
+
+    Raises:
+        MnvError: if it is not there and cannot be fetched, or is damaged.
+    """
+    from torchvision.datasets import CIFAR10
+
+    folder = data_folder(data)
+    try:
+        source = CIFAR10(str(folder), train=split == "train", download=download and not has_cifar10(data))
+    except (RuntimeError, OSError) as error:
+        raise MnvError(
+            f"CIFAR-10 is not in {folder}, or is damaged there: {error}".rstrip(".") + ".",
+            f"Put the folder {CIFAR10_FOLDER} somewhere and name its parent with --data or {DATA_VARIABLE}.",
+        ) from error
+    return Dataset(f"CIFAR-10 {split} split", source.data, np.array(source.targets, np.int64), tuple(source.classes))
+
+
+def image_folder(folder: str | Path, size: int, *, seed: int = 0) -> tuple[Dataset, Dataset]:
+    """(train, test) from a folder of class folders, every picture resized to ``size``.
+
+    Either ``train/<class>/*`` beside ``test/<class>/*`` or ``val/<class>/*``, or ``<class>/*`` alone, of which a
+    fifth of every class, drawn by ``seed``, becomes the test part. Classes are the folders' names, sorted.
+
+    Raises:
+        MnvError: for a folder that has not this form, or a picture that cannot be read.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise MnvError(f"There is no folder {root}.")
+    test_root = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
+    if (root / "train").is_dir() and test_root:
+        classes = _class_names(root / "train")
+        if set(_class_names(test_root)) - set(classes):
+            extra = sorted(set(_class_names(test_root)) - set(classes))
+            raise MnvError(f"{test_root} has classes that {root / 'train'} has not: {', '.join(extra)}.")
+        return (
+            _read_classes(root / "train", classes, size, f"{root.name} train"),
+            _read_classes(test_root, classes, size, f"{root.name} {test_root.name}"),
+        )
+    top = root / "train" if (root / "train").is_dir() else root
+    whole = _read_classes(top, _class_names(top), size, root.name)
+    return whole.split(0.2, seed, (f"{root.name} train (4/5 by seed {seed})", f"{root.name} test (1/5 by seed {seed})"))
+
+
+def load(data: str | Path | None, size: int, *, seed: int = 0) -> tuple[Dataset, Dataset]:
+    """(train, test) from ``--data``: a folder of class folders, else CIFAR-10 from wherever it is or can be got."""
+    if data and Path(data).is_dir() and not has_cifar10(data) and any(p.is_dir() for p in Path(data).iterdir()):
+        return image_folder(data, size, seed=seed)
+    return resized(cifar10("train", data), size), resized(cifar10("test", data), size)
+
+
+def resized(dataset: Dataset, size: int) -> Dataset:
+    """The same pictures at another size."""
+    if dataset.images.shape[1] == size:
+        return dataset
+    pixels = _parallel(lambda picture: images.read(picture, size), dataset.images)
+    return Dataset(dataset.name, pixels, dataset.labels, dataset.classes)
+
+
+def calibration() -> Dataset:
+    """The 512 bundled pictures of CIFAR-10's training split, for calibrating and comparing. Needs no torch."""
+    return _bundled("calibration", "512 bundled CIFAR-10 training images")
+
+
+def sample() -> Dataset:
+    """The 1,000 bundled pictures of CIFAR-10's test split, to check an install with. Needs no torch."""
+    return _bundled("sample", "1,000-image sample of the CIFAR-10 test split")
+
+
+def _bundled(stem: str, name: str) -> Dataset:
+    folder = files("mnv1deploy") / "data"
+    labels = np.array(json.loads((folder / f"{stem}.json").read_text("utf-8"))["labels"], np.int64)
+    with (folder / f"{stem}.webp").open("rb") as file:
+        sheet = images.read_sheet(file.read(), 32)
+    return Dataset(name, sheet[: len(labels)], labels, CIFAR10_CLASSES)
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    names = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
+    if len(names) < 2:
+        raise MnvError(f"{folder} has {len(names)} class folders; a classifier needs two or more, one per class.")
+    return names
+
+
+def _read_classes(folder: Path, classes: tuple[str, ...], size: int, name: str) -> Dataset:
+    paths: list[str] = []
+    labels: list[int] = []
+    for label, class_name in enumerate(classes):
+        if (folder / class_name).is_dir():
+            found = images.find([folder / class_name])
+            paths += found
+            labels += [label] * len(found)
+    return Dataset(name, _parallel(lambda path: images.read(path, size), paths), np.array(labels, np.int64), classes)
+
+
+def _parallel(
+    function: Callable[..., NDArray[np.uint8]], items: Iterable[str] | NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    # Pillow decodes and resizes without holding the GIL
+    with ThreadPoolExecutor() as pool:
+        return np.stack(list(pool.map(function, items)))

@@ -1,0 +1,18 @@
+"""The one exception family for everything a user can cause."""
+
+
+class MnvError(Exception):
+    """Something the user can mend: one clear sentence, and what to do about it.
+
+    Args:
+        message: what is wrong, in one sentence.
+        hint: what to do about it, in one sentence; may be empty.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()

@@ -1,0 +1,65 @@
+"""The edge formats, one module each. Adding one is adding its module and its line here."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+from mnv1deploy.artifact import Manifest, Provenance
+from mnv1deploy.errors import MnvError
+from mnv1deploy.formats.base import CPU, Format, Session, resolve_provider
+
+_MODULES = {
+    "onnx": "OnnxFormat",
+    "torchscript": "TorchScriptFormat",
+    "pytorch": "PyTorchFormat",
+}
+
+NAMES = tuple(_MODULES)
+
+
+def get(name: str) -> Format:
+    """The format called ``name``. Raises MnvError if there is none."""
+    if name not in _MODULES:
+        raise MnvError(f"There is no format called {name}.", f"There are {', '.join(exportable())}.")
+    format_: Format = getattr(import_module(f"mnv1deploy.formats.{name}"), _MODULES[name])()
+    return format_
+
+
+def exportable() -> list[str]:
+    """Names of the formats that can be exported to."""
+    return [name for name in NAMES if get(name).precisions]
+
+
+def of_file(path: Path) -> Format:
+    """The format of an artifact or checkpoint, by its suffix.
+
+    Raises:
+        MnvError: if it is not there or of no known format.
+    """
+    if not path.exists():
+        raise MnvError(f"There is no file {path}.", "mnv1 export makes one.")
+    known = {get(name).suffix: get(name) for name in NAMES}
+    for suffix, format_ in known.items():
+        if path.name.endswith(suffix):
+            return format_
+    remedy = f"Bring a state dict in with: mnv1 import {path}" if path.suffix == ".pth" else ""
+    raise MnvError(f"{path} is of no known format; known are {', '.join(known)}.", remedy)
+
+
+def open_session(path: str | Path, *, provider: str = CPU, threads: int | None = None) -> Session:
+    """Opens any artifact or checkpoint on a provider.
+
+    Raises:
+        MnvError: if it is not there, damaged, not the file its manifest proves, or the provider is not there.
+    """
+    path = Path(path)
+    format_ = of_file(path)
+    Manifest.read(path)
+    return format_.open(path, provider=resolve_provider(provider), threads=threads)
+
+
+def provenance(path: Path) -> Provenance | None:
+    """What is known of an artifact's origin: from its manifest, else from the file itself."""
+    manifest = Manifest.read(path)
+    return manifest.provenance if manifest else of_file(path).provenance(path)

@@ -1,0 +1,116 @@
+"""What a format and a session are, and what all of them share."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv1deploy.artifact import Precision, Provenance
+from mnv1deploy.errors import MnvError
+from mnv1deploy.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from mnv1deploy.network import MobileNetV1
+    from mnv1deploy.quantization import Quantization
+
+Images = NDArray[np.uint8]
+Logits = NDArray[np.float32]
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
+OPENVINO = "OpenVINOExecutionProvider"
+
+PROVIDER_ALIASES = {"cpu": CPU, "cuda": CUDA, "gpu": CUDA, "tensorrt": TENSORRT, "trt": TENSORRT, "openvino": OPENVINO}
+"""Short names a user may type; everywhere else providers have onnxruntime's names, whatever the engine."""
+
+
+class Session(Protocol):
+    """An artifact opened in its engine, on one provider."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Of the network inside."""
+
+    @property
+    def provider(self) -> str:
+        """The provider in use, asked of the engine."""
+
+    def __call__(self, images: Images) -> Logits:
+        """Raw pixels, uint8 ``[N, H, W, 3]`` -> logits, float32 ``[N, classes]``. Raises MnvError for other input."""
+
+    def runner(self, images: Images, *, include_copies: bool) -> Callable[[], object]:
+        """One inference of ``images`` as a call without arguments that returns when the result is there, to be timed.
+
+        On a GPU provider input and output stay in the device's memory unless ``include_copies``; on the CPU the
+        two are the same.
+        """
+
+
+class Format(Protocol):
+    """How one edge format is written and run."""
+
+    name: str
+    suffix: str
+    precisions: tuple[Precision, ...]
+    extra: str
+    packages: tuple[str, ...]
+
+    def export(
+        self, network: MobileNetV1, path: Path, provenance: Provenance, quantization: Quantization | None
+    ) -> None:
+        """Writes ``network`` (batch-norms folded, float32) to ``path`` in ``provenance.precision``.
+
+        ``quantization`` has the integer grids for int8 and is None otherwise. The same call gives the same bytes.
+        """
+
+    def providers(self) -> tuple[str, ...]:
+        """What :meth:`open` can be asked for on this machine, the default first; empty if the engine is missing."""
+
+    def provenance(self, path: Path) -> Provenance | None:
+        """What the file itself says of where it comes from; None if it says nothing."""
+
+    def open(self, path: Path, *, provider: str, threads: int | None) -> Session:
+        """Opens an artifact. ``threads`` None leaves their number to the engine.
+
+        Raises:
+            MnvError: for a provider that is not there, an engine that is not installed, or a damaged file.
+        """
+
+
+def engine(module: str, extra: str) -> ModuleType:
+    """Imports the package a format needs. Raises MnvError naming the extra that brings it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MnvError(
+            f"This needs {module.partition('.')[0]}, which is not installed ({error}).",
+            f"Install it with: pip install 'mnv1deploy[{extra}]'",
+        ) from error
+
+
+def resolve_provider(name: str) -> str:
+    """A provider's full name from what the user typed."""
+    return PROVIDER_ALIASES.get(name.lower(), name)
+
+
+def refuse_provider(provider: str, available: tuple[str, ...], format_name: str, remedy: str = "") -> MnvError:
+    """The error for a provider that was asked for and is not there."""
+    there = ", ".join(available) or "none"
+    return MnvError(f"{provider} is not available for {format_name} on this machine; available: {there}.", remedy)
+
+
+def check_images(images: Any, spec: ModelSpec) -> None:
+    """Raises MnvError unless ``images`` keep the contract: uint8 ``[N, H, W, 3]``, N >= 1, at the spec's size."""
+    size = spec.input_size
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3) or not len(images):
+        raise MnvError(
+            f"The network takes raw pixels, uint8 [N, {size}, {size}, 3]; this is {images.dtype} {list(images.shape)}.",
+            "Do not normalise or transpose: that is inside the artifact.",
+        )

@@ -1,0 +1,116 @@
+"""TorchScript: a file that ``torch.jit.load`` runs in a process that has only torch, from Python or C++."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mnv1deploy.artifact import METADATA_KEY, Precision, Provenance
+from mnv1deploy.errors import MnvError
+from mnv1deploy.formats.base import CPU, CUDA, engine
+from mnv1deploy.formats.torch_session import TorchSession, load_error, torch_device, torch_providers
+
+if TYPE_CHECKING:
+    import torch
+
+    from mnv1deploy.network import MobileNetV1
+    from mnv1deploy.quantization import Quantization
+
+_METADATA_FILE = f"{METADATA_KEY}.json"
+
+
+class TorchScriptFormat:
+    """``.pt``: a frozen, traced module. int8 is built from torch's own quantised operators, which run on CPUs."""
+
+    name = "torchscript"
+    suffix = ".pt"
+    precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+    extra = "train"
+    packages = ("torch",)
+
+    def export(
+        self, network: MobileNetV1, path: Path, provenance: Provenance, quantization: Quantization | None
+    ) -> None:
+        """See Format.export."""
+        import torch
+
+        if quantization:
+            from mnv1deploy.formats.torch_int8 import Int8MobileNetV1
+
+            with _no_deprecation():
+                module: torch.nn.Module = Int8MobileNetV1(network, quantization)
+        else:
+            module = network.half() if provenance.precision == "fp16" else network
+        size = network.spec.input_size
+        images = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+        buffer = io.BytesIO()
+        with _no_deprecation(), torch.inference_mode(), torch.random.fork_rng():
+            traced = torch.jit.trace(module.eval(), (images,), check_trace=False)
+            torch.jit.save(torch.jit.freeze(traced), buffer, _extra_files={_METADATA_FILE: provenance.to_json()})
+        path.write_bytes(_reproducible(buffer.getvalue()))
+
+    def providers(self) -> tuple[str, ...]:
+        """The CPU, and CUDA where torch has it."""
+        return torch_providers()
+
+    def provenance(self, path: Path) -> Provenance | None:
+        """From the extra file inside; read without torch."""
+        try:
+            with zipfile.ZipFile(path) as archive:
+                name = next((n for n in archive.namelist() if n.endswith(f"/extra/{_METADATA_FILE}")), None)
+                return Provenance.from_json(archive.read(name).decode()) if name else None
+        except (zipfile.BadZipFile, OSError) as error:
+            raise load_error(path, error) from error
+
+    def open(self, path: Path, *, provider: str, threads: int | None) -> TorchSession:
+        """See Format.open."""
+        engine("torch", self.extra)
+        provenance = self.provenance(path)
+        if provenance is None:
+            raise MnvError(
+                f"{path} is not a TorchScript artifact of mnv1deploy.",
+                f"If it is a state dict, bring it in with: mnv1 import {path}",
+            )
+        allowed = (CPU,) if provenance.precision == "int8" else (CPU, CUDA)
+        device = torch_device(provider, f"torchscript {provenance.precision}", allowed=allowed)
+        import torch
+
+        try:
+            with _no_deprecation():
+                module = torch.jit.load(str(path), map_location=device)
+        except (RuntimeError, ValueError) as error:
+            raise load_error(path, error) from error
+        return TorchSession(module, provenance.spec, device, threads)
+
+
+@contextmanager
+def _no_deprecation() -> Iterator[None]:
+    """TorchScript is deprecated since torch 2.15; whoever asks for the format by name has chosen it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*torch\.jit.* is deprecated")
+        warnings.filterwarnings("ignore", message=r".*quantized tensor creation functions.* are deprecated")
+        yield
+
+
+def _reproducible(archive: bytes) -> bytes:
+    """The same TorchScript archive without what differs from one export or machine to the next.
+
+    That is its debug records, which name source files, its serialization id, and the counter in the module's name.
+    """
+    counter = re.compile(rb"[./]___torch_mangle_\d+")
+    result = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(archive)) as source, zipfile.ZipFile(result, "w", zipfile.ZIP_STORED) as target:
+        for name in source.namelist():
+            if name.endswith((".debug_pkl", "/serialization_id")):
+                continue
+            content = source.read(name)
+            if name.endswith(("/data.pkl", ".py")):
+                content = counter.sub(b"", content)
+            target.writestr(zipfile.ZipInfo(counter.sub(b"", name.encode()).decode()), content)
+    return result.getvalue()

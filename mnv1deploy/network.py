@@ -1,0 +1,108 @@
+"""MobileNetV1 in PyTorch, built layer by layer from its ModelSpec."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from mnv1deploy.spec import CIFAR, Layer, ModelSpec
+
+
+def _convolution(layer: Layer) -> nn.Sequential:
+    groups = layer.in_channels if layer.kind == "depthwise" else 1
+    return nn.Sequential(
+        OrderedDict(
+            conv=nn.Conv2d(
+                layer.in_channels,
+                layer.out_channels,
+                layer.kernel,
+                layer.stride,
+                padding=layer.kernel // 2,
+                groups=groups,
+                bias=layer.bias,
+            ),
+            norm=nn.BatchNorm2d(layer.out_channels),
+            relu=nn.ReLU(inplace=True),
+        )
+    )
+
+
+class MobileNetV1(nn.Module):
+    """The network of a spec, with the project's one contract: raw pixels in, logits out.
+
+    Its submodules have the names of ``spec.layers()``: ``stem``, ``block1.depthwise``, ..., ``classifier``.
+    Every convolution is a Sequential of ``conv``, ``norm`` and ``relu``; :meth:`folded` has no ``norm``.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(spec.normalization, name)).view(1, 3, 1, 1)
+            self.register_buffer(name, values, persistent=False)
+        for layer in spec.layers():
+            if layer.kind == "pool":
+                self.pool = nn.AvgPool2d(layer.kernel)
+            elif layer.kind == "linear":
+                self.classifier = nn.Linear(layer.in_channels, layer.out_channels)
+            else:
+                parent, _, child = layer.name.rpartition(".")
+                if parent and not hasattr(self, parent):
+                    self.add_module(parent, nn.Sequential())
+                self.get_submodule(parent).add_module(child or layer.name, _convolution(layer))
+        self._initialize()
+
+    def _initialize(self) -> None:
+        """He initialisation by fan-out (arXiv 1502.01852); the classifier starts near zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.zeros_(self.classifier.bias)
+
+    @property
+    def feature_layers(self) -> list[str]:
+        """Names of the convolutions, in order."""
+        return [layer.name for layer in self.spec.layers() if layer.kind not in ("pool", "linear")]
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """uint8 ``[N, H, W, 3]`` -> the first convolution's input, ``[N, 3, H, W]`` in the weights' dtype.
+
+        The result is in channels_last memory format, being a view of the pixels' own layout.
+        """
+        return (images.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean) / self.std
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Raw pixels, uint8 ``[N, H, W, 3]`` -> logits, float32 ``[N, classes]``."""
+        x = self.normalize(images)
+        for name in self.feature_layers:
+            x = self.get_submodule(name)(x)
+        logits: Tensor = self.classifier(self.pool(x).flatten(1))
+        return logits.float()
+
+    def folded(self) -> MobileNetV1:
+        """A copy for inference whose batch normalisations are folded into the convolutions before them.
+
+        The fold is computed in float64 and rounded once.
+        """
+        network = copy.deepcopy(self).double().eval()
+        for name in network.feature_layers:
+            layer = network.get_submodule(name)
+            fused = fuse_conv_bn_eval(layer.get_submodule("conv"), layer.get_submodule("norm"))
+            parent, _, child = name.rpartition(".")
+            network.get_submodule(parent).add_module(child, nn.Sequential(OrderedDict(conv=fused, relu=nn.ReLU())))
+        return network.to(self.mean.dtype)
+
+
+def mobilenetv1_small() -> MobileNetV1:
+    """The CIFAR network, freshly initialised: 280,650 trainable parameters, uint8 ``[N, 32, 32, 3]`` in."""
+    return MobileNetV1(CIFAR)
