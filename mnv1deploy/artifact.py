@@ -5,7 +5,6 @@ The manifest of ``net.onnx`` is ``net.onnx.json``. A checkpoint carries the same
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -147,11 +146,13 @@ def manifest_path(artifact: Path) -> Path:
 
 def versions(*packages: str) -> dict[str, str]:
     """Versions of mnv1deploy and of those of ``packages`` that are installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
     found = {}
     for package in ("mnv1deploy", *packages):
         try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
+            found[package] = version(package)
+        except PackageNotFoundError:
             continue
     return found
 
@@ -172,7 +173,5 @@ def read_checkpoint_metadata(path: Path) -> dict[str, Any]:
     except (SafetensorError, OSError) as error:
         raise MnvError(f"{path} is no safetensors file, or is damaged: {error}.") from error
     except (KeyError, ValueError) as error:
-        raise MnvError(
-            f"{path} was not written by mnv1deploy.", f"Bring it in with: mnv1 import {path}"
-        ) from error
+        raise MnvError(f"{path} was not written by mnv1deploy.", f"Bring it in with: mnv1 import {path}") from error
     return facts

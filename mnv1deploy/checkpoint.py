@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from mnv1deploy import files
+from mnv1deploy import datasets, files
 from mnv1deploy.artifact import METADATA_KEY, Accuracy, read_checkpoint_metadata, versions
 from mnv1deploy.errors import MnvError
 from mnv1deploy.network import MobileNetV1
@@ -25,6 +25,15 @@ from mnv1deploy.spec import CIFAR, CIFAR10_CLASSES, Block, ModelSpec, Normalizat
 
 TUTORIAL_NORMALIZATION = Normalization.from_unit((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 """What most CIFAR-10 tutorials feed their network."""
+
+NORMALIZATIONS = {
+    "tutorial": TUTORIAL_NORMALIZATION,
+    "default": Normalization(),
+    "imagenet": Normalization.from_unit((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "half": Normalization.from_unit((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "unit": Normalization.from_unit((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+"""Those in common use, by the name ``mnv1 import --normalization`` takes."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +151,11 @@ def import_state_dict(
     for name, tensor in network.state_dict().items():
         if name.endswith("num_batches_tracked"):
             tensors.setdefault(name, tensor)  # old files lack it, and nothing here uses it
-    _load_tensors(network, {k: v.to(network.state_dict()[k].dtype) if k in network.state_dict() else v for k, v in tensors.items()}, path)
+    _load_tensors(
+        network,
+        {k: v.to(network.state_dict()[k].dtype) if k in network.state_dict() else v for k, v in tensors.items()},
+        path,
+    )
     return network.eval()
 
 
@@ -164,9 +177,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()) or not content:
-        raise MnvError(
-            f"{path} holds no state dict.", "Save one: torch.save(net.state_dict(), 'weights.pt')."
-        )
+        raise MnvError(f"{path} holds no state dict.", "Save one: torch.save(net.state_dict(), 'weights.pt').")
     return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
 
 
@@ -182,3 +193,37 @@ def _our_name(name: str) -> str:
     if match := re.fullmatch(r"fc\.(\w+)", name):
         return f"classifier.{match[1]}"
     return name
+
+
+def normalization(
+    name: str, mean: tuple[float, float, float] | None, std: tuple[float, float, float] | None
+) -> Normalization:
+    """The normalisation of that name, or that of a mean and std for pixels in 0..1. Raises MnvError."""
+    if mean and std:
+        return Normalization.from_unit(mean, std)
+    if name not in NORMALIZATIONS:
+        raise MnvError(
+            f"There is no normalisation called {name}.",
+            f"There are {', '.join(NORMALIZATIONS)}; or give --mean and --std.",
+        )
+    return NORMALIZATIONS[name]
+
+
+def try_normalizations(network: MobileNetV1) -> dict[str, Accuracy]:
+    """Accuracy on the bundled training images under every normalisation in common use, and "as given".
+
+    A wrong normalisation costs accuracy without any error, and this is how it shows. Empty for a network that has
+    not CIFAR-10's classes.
+    """
+    if network.spec.classes != CIFAR10_CLASSES:
+        return {}
+    pictures = datasets.resized(datasets.calibration(), network.spec.input_size)
+    images, labels = torch.from_numpy(pictures.images), torch.from_numpy(pictures.labels)
+    results = {}
+    for name, candidate in {"as given": network.spec.normalization, **NORMALIZATIONS}.items():
+        other = MobileNetV1(network.spec.replace(normalization=candidate)).eval()
+        other.load_state_dict(network.state_dict())
+        with torch.inference_mode():
+            top1 = (other(images).argmax(1) == labels).double().mean().item()
+        results[name] = Accuracy(top1, len(pictures), pictures.name)
+    return results

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -117,9 +116,16 @@ def image_folder(folder: str | Path, size: int, *, seed: int = 0) -> tuple[Datas
 
 def load(data: str | Path | None, size: int, *, seed: int = 0) -> tuple[Dataset, Dataset]:
     """(train, test) from ``--data``: a folder of class folders, else CIFAR-10 from wherever it is or can be got."""
-    if data and Path(data).is_dir() and not has_cifar10(data) and any(p.is_dir() for p in Path(data).iterdir()):
-        return image_folder(data, size, seed=seed)
+    if _is_class_folder(data):
+        return image_folder(str(data), size, seed=seed)
     return resized(cifar10("train", data), size), resized(cifar10("test", data), size)
+
+
+def load_test(data: str | Path | None, size: int) -> Dataset:
+    """The test part of what :func:`load` finds, without reading the training part where that can be helped."""
+    if _is_class_folder(data):
+        return image_folder(str(data), size)[1]
+    return resized(cifar10("test", data), size)
 
 
 def resized(dataset: Dataset, size: int) -> Dataset:
@@ -148,6 +154,10 @@ def _bundled(stem: str, name: str) -> Dataset:
     return Dataset(name, sheet[: len(labels)], labels, CIFAR10_CLASSES)
 
 
+def _is_class_folder(data: str | Path | None) -> bool:
+    return bool(data) and not has_cifar10(data) and any(path.is_dir() for path in Path(str(data)).glob("*"))
+
+
 def _class_names(folder: Path) -> tuple[str, ...]:
     names = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
     if len(names) < 2:
@@ -170,5 +180,7 @@ def _parallel(
     function: Callable[..., NDArray[np.uint8]], items: Iterable[str] | NDArray[np.uint8]
 ) -> NDArray[np.uint8]:
     # Pillow decodes and resizes without holding the GIL
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor() as pool:
         return np.stack(list(pool.map(function, items)))

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mnv1deploy.errors import MnvError
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+)
 """What a folder is searched for; a file named outright may have any name."""
 
 STANDARD_INPUT = "-"
@@ -39,7 +41,9 @@ def find(inputs: Iterable[str | Path]) -> list[str]:
         elif path.is_dir():
             matches = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
             if not matches:
-                raise MnvError(f"There is no picture in the folder {given}.", f"Looked for {', '.join(sorted(SUFFIXES))}.")
+                raise MnvError(
+                    f"There is no picture in the folder {given}.", f"Looked for {', '.join(sorted(SUFFIXES))}."
+                )
         elif glob.has_magic(given):
             matches = sorted(p for p in glob.glob(given, recursive=True) if Path(p).is_file())
             if not matches:
@@ -123,7 +127,7 @@ def _name(source: ImageSource) -> str:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "It is no PNG, JPEG, WebP, BMP, GIF or TIFF, or it is empty or cut off."
     return f"{error}".rstrip(".") + "."
 

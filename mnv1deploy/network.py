@@ -97,9 +97,11 @@ class MobileNetV1(nn.Module):
         network = copy.deepcopy(self).double().eval()
         for name in network.feature_layers:
             layer = network.get_submodule(name)
-            fused = fuse_conv_bn_eval(layer.get_submodule("conv"), layer.get_submodule("norm"))
+            conv, norm = layer.get_submodule("conv"), layer.get_submodule("norm")
+            assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
             parent, _, child = name.rpartition(".")
-            network.get_submodule(parent).add_module(child, nn.Sequential(OrderedDict(conv=fused, relu=nn.ReLU())))
+            fused = nn.Sequential(OrderedDict(conv=fuse_conv_bn_eval(conv, norm), relu=nn.ReLU()))
+            network.get_submodule(parent).add_module(child, fused)
         return network.to(self.mean.dtype)
 
 

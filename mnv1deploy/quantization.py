@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mnv1deploy.datasets import Dataset
 from mnv1deploy.network import MobileNetV1
 
 INPUT = "normalized"
@@ -66,34 +65,35 @@ class Quantization:
     facts: dict[str, Any]
 
 
-def quantize(network: MobileNetV1, calibration: Dataset) -> Quantization:
+def quantize(network: MobileNetV1, images: NDArray[np.uint8], source: str) -> Quantization:
     """Calibrates a folded network on real images, by minimum and maximum.
 
     Raw pixels are the quantised input wherever the normalisation allows it; see Normalization.quantization.
 
     Args:
         network: with the batch normalisations folded, float32.
-        calibration: pictures like those it will see; a few hundred.
+        images: uint8 ``[N, H, W, 3]``, pictures like those it will see; a few hundred.
+        source: what to call them in the manifest.
     """
-    ranges = _observe(network, calibration)
+    ranges = _observe(network, images)
     activations = {name: Grid.of_range(low, high) for name, (low, high) in ranges.items()}
     if pixels := network.spec.normalization.quantization:
         activations[INPUT] = Grid(*pixels)
     # the mean of integers stays on their grid, which is how every engine pools
     activations["pool"] = activations[network.feature_layers[-1]]
     weights = {}
-    source = INPUT
+    previous = INPUT
     for layer in network.spec.layers():
         if layer.kind != "pool":
             module = network.classifier if layer.kind == "linear" else network.get_submodule(f"{layer.name}.conv")
-            weights[layer.name] = _quantize_weights(module, activations[source].scale)
-        source = layer.name
-    facts = {"method": "minmax", "calibration": calibration.name, "images": len(calibration)}
+            weights[layer.name] = _quantize_weights(module, activations[previous].scale)
+        previous = layer.name
+    facts = {"method": "minmax", "calibration": source, "images": len(images)}
     return Quantization(activations, weights, facts)
 
 
 @torch.inference_mode()
-def _observe(network: MobileNetV1, calibration: Dataset) -> dict[str, tuple[float, float]]:
+def _observe(network: MobileNetV1, images: NDArray[np.uint8]) -> dict[str, tuple[float, float]]:
     """(minimum, maximum) of the input and of every convolution's output after its ReLU."""
     ranges: dict[str, tuple[float, float]] = {}
 
@@ -106,10 +106,10 @@ def _observe(network: MobileNetV1, calibration: Dataset) -> dict[str, tuple[floa
 
     handles = [network.get_submodule(name).register_forward_hook(hook(name)) for name in network.feature_layers]
     try:
-        for start in range(0, len(calibration), 128):
-            images = torch.from_numpy(calibration.images[start : start + 128])
-            record(INPUT, network.normalize(images))
-            network(images)
+        for start in range(0, len(images), 128):
+            pixels = torch.from_numpy(images[start : start + 128])
+            record(INPUT, network.normalize(pixels))
+            network(pixels)
     finally:
         for handle in handles:
             handle.remove()

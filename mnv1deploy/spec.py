@@ -144,7 +144,16 @@ class ModelSpec:
         for number, block in enumerate(self.blocks, 1):
             out, out_size = self.channels(block), size // block.stride
             yield Layer(
-                f"block{number}.depthwise", "depthwise", channels, channels, size, out_size, 3, block.stride, False, True
+                f"block{number}.depthwise",
+                "depthwise",
+                channels,
+                channels,
+                size,
+                out_size,
+                3,
+                block.stride,
+                False,
+                True,
             )
             yield Layer(f"block{number}.pointwise", "pointwise", channels, out, out_size, out_size, 1, 1, False, True)
             channels, size = out, out_size
@@ -192,9 +201,7 @@ PAPER = ModelSpec(
     classes=tuple(str(i) for i in range(1000)),
     input_size=224,
     stem=Block(32, 2),
-    blocks=_blocks(
-        (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1)
-    ),
+    blocks=_blocks((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1)),
     normalization=Normalization.from_unit((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 )
 """The network of table 1 of arXiv 1704.04861: 569 million multiply-adds, 4.2 million parameters."""

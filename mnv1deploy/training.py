@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -25,8 +26,10 @@ from mnv1deploy.artifact import Accuracy
 from mnv1deploy.datasets import Dataset
 from mnv1deploy.errors import MnvError
 from mnv1deploy.files import atomic
+from mnv1deploy.formats.torch_session import TorchSession
 from mnv1deploy.network import MobileNetV1
-from mnv1deploy.spec import ModelSpec
+from mnv1deploy.spec import CIFAR, CIFAR10_CLASSES, ModelSpec
+from mnv1deploy.verification import Evaluation, evaluate
 
 STATE_FILE = "state.pt"
 CHECKPOINT_FILE = "checkpoint.safetensors"
@@ -161,30 +164,37 @@ class Run:
         if data.images.shape[1:3] != (spec.input_size, spec.input_size) or data.classes != spec.classes:
             raise MnvError("The data have other classes or another picture size than the network.")
         self.spec, self.settings, self.folder = spec, settings, Path(folder)
+        self._data_name = f"{data.name}, {len(data)} images"
         self.device = select_device(device)
         self.train_part, self.holdout_part = data.split(
             settings.holdout, settings.seed, (f"{data.name}, training part", f"{data.name}, held-out part")
         )
         if len(self.train_part) < settings.batch_size:
             raise MnvError(
-                f"There are {len(self.train_part)} pictures to train on, fewer than one batch of {settings.batch_size}.",
+                f"{len(self.train_part)} pictures to train on are fewer than one batch of {settings.batch_size}.",
                 "Use a smaller --batch-size.",
             )
         torch.manual_seed(settings.seed)
-        self.network = MobileNetV1(spec).to(self.device, memory_format=torch.channels_last)
+        self.network = MobileNetV1(spec).to(self.device).to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.network).eval()
         self.optimizer = _optimizer(self.network, settings)
         # float16 needs its losses scaled; the scaler does nothing where it is not enabled
-        self.autocast_dtype = torch.bfloat16 if self.device.type == "cpu" or torch.cuda.is_bf16_supported() else torch.float16
+        self.autocast_dtype = (
+            torch.bfloat16 if self.device.type == "cpu" or torch.cuda.is_bf16_supported() else torch.float16
+        )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.autocast_dtype == torch.float16)
         self.log: list[Epoch] = []
         self.best_accuracy = -1.0
         if resume:
             self._load_state()
         elif (self.folder / STATE_FILE).exists():
-            raise MnvError(f"{self.folder} has a run already.", f"Go on with --resume, or name another folder.")
+            raise MnvError(f"{self.folder} has a run already.", "Go on with --resume, or name another folder.")
 
-    def fit(self, on_step: Callable[[Step], None] = lambda step: None, on_epoch: Callable[[Epoch], None] = lambda epoch: None) -> Path:
+    def fit(
+        self,
+        on_step: Callable[[Step], None] = lambda step: None,
+        on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    ) -> Path:
         """Trains to the end; returns the path of the best checkpoint, which has no test accuracy yet."""
         images = torch.from_numpy(self.train_part.images).to(self.device)
         labels = torch.from_numpy(self.train_part.labels).to(self.device)
@@ -193,7 +203,20 @@ class Run:
             self.log.append(epoch)
             self._keep(epoch)
             on_epoch(epoch)
+        return self.checkpoint
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the best checkpoint is."""
         return self.folder / CHECKPOINT_FILE
+
+    def measure(self, test: Dataset) -> Evaluation:
+        """Evaluates the best checkpoint on the test split, once, and writes the accuracy into it."""
+        best = checkpoint.load(self.checkpoint)
+        evaluation = evaluate(TorchSession(best.network, self.spec, "cpu", None), test)
+        kept = tuple(row for row in best.accuracy if row.on != test.name)
+        checkpoint.save(self.checkpoint, best.network, training=best.training, accuracy=(evaluation.accuracy, *kept))
+        return evaluation
 
     def _epoch(self, number: int, images: Tensor, labels: Tensor, on_step: Callable[[Step], None]) -> Epoch:
         self.network.train()
@@ -212,7 +235,7 @@ class Run:
                 logits = self.network(pixels)
             loss = F.cross_entropy(logits, targets, label_smoothing=self.settings.label_smoothing)
             self.optimizer.zero_grad(set_to_none=True)
-            self.scaler.scale(loss).backward()
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self._update_average((number - 1) * steps + step)
@@ -232,7 +255,10 @@ class Run:
         """The ``count``-th step of the moving average, with the bias correction of arXiv 1412.6980."""
         weight = (1 - self.settings.ema) / (1 - self.settings.ema**count)
         for mean, value in zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True):
-            mean.lerp_(value, weight) if mean.is_floating_point() else mean.copy_(value)
+            if mean.is_floating_point():
+                mean.lerp_(value, weight)
+            else:
+                mean.copy_(value)
 
     def _autocast(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.type, self.autocast_dtype, enabled=self.device.type == "cuda")
@@ -254,7 +280,7 @@ class Run:
             if epoch.holdout_accuracy is not None:
                 accuracy = (Accuracy(epoch.holdout_accuracy, len(self.holdout_part), self.holdout_part.name),)
             training = {**asdict(self.settings), "data": self.train_part.name, "best_epoch": epoch.epoch}
-            checkpoint.save(self.folder / CHECKPOINT_FILE, self.average, training=training, accuracy=accuracy)
+            checkpoint.save(self.checkpoint, self.average, training=training, accuracy=accuracy)
         with atomic(self.folder / LOG_FILE) as path:
             path.write_text("".join(json.dumps(asdict(row)) + "\n" for row in self.log))
         state = {
@@ -262,6 +288,7 @@ class Run:
             "settings": asdict(self.settings),
             "log": [asdict(row) for row in self.log],
             "best_accuracy": self.best_accuracy,
+            "data": self._data_name,
             **{name: part.state_dict() for name, part in self._parts().items()},
         }
         with atomic(self.folder / STATE_FILE) as path:
@@ -271,21 +298,35 @@ class Run:
         return {"network": self.network, "average": self.average, "optimizer": self.optimizer, "scaler": self.scaler}
 
     def _load_state(self) -> None:
-        state = read_state(self.folder)
+        state = _read_state(self.folder)
         if state["spec"] != self.spec.to_json() or state["settings"] != asdict(self.settings):
             raise MnvError(f"The run in {self.folder} has another network or other settings than asked for now.")
+        if state["data"] != self._data_name:
+            raise MnvError(
+                f"The run in {self.folder} was begun on {state['data']}, not on {self._data_name}.",
+                "Name the same --data.",
+            )
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
         self.log = [Epoch(**row) for row in state["log"]]
         self.best_accuracy = state["best_accuracy"]
 
 
-def read_state(folder: str | Path) -> dict[str, Any]:
-    """What an interrupted run left in ``folder``; ``spec`` (JSON) and ``settings`` (of :class:`Settings`) among it.
+def spec_for(data: Dataset, width: float = 1.0) -> ModelSpec:
+    """The CIFAR network for a data set's classes and picture size, named after both."""
+    name = "cifar10" if data.classes == CIFAR10_CLASSES else re.sub(r"\W+", "_", data.name.split()[0]).lower()
+    size = data.images.shape[1]
+    suffix = ("" if width == 1 else f"_w{width:g}") + ("" if size == CIFAR.input_size else f"_{size}px")
+    return CIFAR.replace(name=f"mobilenetv1_{name}{suffix}", classes=data.classes, width=width, input_size=size)
 
-    Raises:
-        MnvError: if there is none.
-    """
+
+def read_settings(folder: str | Path) -> tuple[ModelSpec, Settings]:
+    """Spec and settings of the run in ``folder``. Raises MnvError if there is none."""
+    state = _read_state(folder)
+    return ModelSpec.from_json(state["spec"]), Settings(**state["settings"])
+
+
+def _read_state(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / STATE_FILE
     if not path.is_file():
         raise MnvError(f"There is no run to resume in {folder}.", "It would have been written after the first epoch.")
@@ -308,7 +349,9 @@ def select_device(device: str) -> torch.device:
         raise MnvError(f"Training on {device} is not supported.", "Use auto, cpu or cuda.")
     if chosen.type == "cuda" and (not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()):
         count = torch.cuda.device_count()
-        raise MnvError(f"torch {torch.__version__} sees {count} CUDA devices here, so not {device}.", "Use --device cpu.")
+        raise MnvError(
+            f"torch {torch.__version__} sees {count} CUDA devices here, so not {device}.", "Use --device cpu."
+        )
     return chosen
 
 
@@ -358,4 +401,3 @@ def _optimizer(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
         nesterov = settings.momentum > 0
         return torch.optim.SGD(groups, settings.learning_rate, momentum=settings.momentum, nesterov=nesterov)
     return torch.optim.AdamW(groups, settings.learning_rate)
-

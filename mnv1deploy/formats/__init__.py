@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from mnv1deploy.artifact import Manifest, Provenance
+from mnv1deploy.artifact import Manifest
 from mnv1deploy.errors import MnvError
-from mnv1deploy.formats.base import CPU, Format, Session, resolve_provider
+from mnv1deploy.formats.base import CPU, PROVIDER_PACKAGES, Format, Session, resolve_provider
 
 _MODULES = {
     "onnx": "OnnxFormat",
@@ -59,7 +60,6 @@ def open_session(path: str | Path, *, provider: str = CPU, threads: int | None =
     return format_.open(path, provider=resolve_provider(provider), threads=threads)
 
 
-def provenance(path: Path) -> Provenance | None:
-    """What is known of an artifact's origin: from its manifest, else from the file itself."""
-    manifest = Manifest.read(path)
-    return manifest.provenance if manifest else of_file(path).provenance(path)
+def missing_providers(available: Sequence[str]) -> dict[str, str]:
+    """Providers that onnxruntime knows and that are not ``available``, with the package that brings each."""
+    return {name: package for name, package in PROVIDER_PACKAGES.items() if name not in available}

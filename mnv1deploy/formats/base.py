@@ -30,6 +30,18 @@ OPENVINO = "OpenVINOExecutionProvider"
 PROVIDER_ALIASES = {"cpu": CPU, "cuda": CUDA, "gpu": CUDA, "tensorrt": TENSORRT, "trt": TENSORRT, "openvino": OPENVINO}
 """Short names a user may type; everywhere else providers have onnxruntime's names, whatever the engine."""
 
+PROVIDER_PACKAGES = {
+    CUDA: "onnxruntime-gpu, with an NVIDIA driver (pip install 'mnv1deploy[gpu]', in place of [cpu])",
+    TENSORRT: "onnxruntime-gpu and tensorrt (pip install 'mnv1deploy[gpu]' tensorrt)",
+    OPENVINO: "onnxruntime-ep-openvino (pip install 'mnv1deploy[openvino]')",
+    "DmlExecutionProvider": "onnxruntime-directml, on Windows",
+    "CoreMLExecutionProvider": "onnxruntime on macOS",
+    "MIGraphXExecutionProvider": "onnxruntime-migraphx",
+    "QNNExecutionProvider": "onnxruntime-qnn",
+    CPU: "onnxruntime (pip install 'mnv1deploy[cpu]')",
+}
+"""Which package brings a provider that is not there."""
+
 
 class Session(Protocol):
     """An artifact opened in its engine, on one provider."""

@@ -16,7 +16,18 @@ import numpy as np
 
 from mnv1deploy.artifact import METADATA_KEY, Precision, Provenance
 from mnv1deploy.errors import MnvError
-from mnv1deploy.formats.base import CPU, CUDA, OPENVINO, TENSORRT, Images, Logits, check_images, engine, refuse_provider
+from mnv1deploy.formats.base import (
+    CPU,
+    CUDA,
+    OPENVINO,
+    PROVIDER_PACKAGES,
+    TENSORRT,
+    Images,
+    Logits,
+    check_images,
+    engine,
+    refuse_provider,
+)
 from mnv1deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -27,18 +38,6 @@ if TYPE_CHECKING:
 
 OPSET = 18
 """The oldest that torch.onnx writes without a conversion; any onnxruntime since 1.14 (2023) runs it."""
-
-PROVIDER_PACKAGES = {
-    CUDA: "onnxruntime-gpu, with an NVIDIA driver (pip install 'mnv1deploy[gpu]', in place of [cpu])",
-    TENSORRT: "onnxruntime-gpu and tensorrt (pip install 'mnv1deploy[gpu]' tensorrt)",
-    OPENVINO: "onnxruntime-ep-openvino (pip install 'mnv1deploy[openvino]')",
-    "DmlExecutionProvider": "onnxruntime-directml, on Windows",
-    "CoreMLExecutionProvider": "onnxruntime on macOS",
-    "MIGraphXExecutionProvider": "onnxruntime-migraphx",
-    "QNNExecutionProvider": "onnxruntime-qnn",
-    CPU: "onnxruntime (pip install 'mnv1deploy[cpu]')",
-}
-"""Which package brings a provider that is not there."""
 
 
 class OnnxFormat:
@@ -67,13 +66,11 @@ class OnnxFormat:
         path.write_bytes(model.SerializeToString(deterministic=True))
 
     def providers(self) -> tuple[str, ...]:
-        """The providers onnxruntime was built with, and those of the plugin packages installed."""
+        """The providers onnxruntime was built with, and those of the plugin packages that find a device here."""
         try:
-            ort = engine("onnxruntime", "cpu")
+            return tuple(dict.fromkeys((CPU, *_built_in(), *_plugin_devices())))
         except MnvError:
             return ()
-        built_in = [name for name in ort.get_available_providers() if name != "AzureExecutionProvider"]
-        return tuple(sorted({*built_in, *_plugins()}, key=lambda name: (name != CPU, name)))
 
     def provenance(self, path: Path) -> Provenance | None:
         """Read from the model's metadata by onnxruntime."""
@@ -81,10 +78,10 @@ class OnnxFormat:
 
     def open(self, path: Path, *, provider: str, threads: int | None) -> OnnxSession:
         """See Format.open."""
-        available = self.providers()
-        if available and provider not in available:
+        if provider not in _built_in() and provider not in _plugin_devices():
             package = PROVIDER_PACKAGES.get(provider)
-            raise refuse_provider(provider, available, "onnx", f"It comes with {package}." if package else "")
+            remedy = f"It comes with {package}." if package else ""
+            raise refuse_provider(provider, self.providers(), self.name, remedy)
         return OnnxSession(path, provider, threads)
 
 
@@ -101,11 +98,12 @@ class OnnxSession:
         if provider != CPU:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
-            if provider in _plugins():
-                options.add_provider_for_devices(_plugin_devices(provider), _plugin_options(provider, threads))
-                self._session = ort.InferenceSession(str(path), options)
-            else:
+            if provider in _built_in():
                 self._session = ort.InferenceSession(str(path), options, providers=[provider])
+            else:
+                plugin_options = {"num_of_threads": str(threads)} if provider == OPENVINO and threads else {}
+                options.add_provider_for_devices([_plugin_devices()[provider]], plugin_options)
+                self._session = ort.InferenceSession(str(path), options)
         except Exception as error:  # onnxruntime's own exceptions have no common public base
             reason = str(error).splitlines()[0].rpartition(" : ")[2]
             raise MnvError(f"onnxruntime cannot run {path} on {provider}: {reason}") from error
@@ -153,26 +151,23 @@ class OnnxSession:
         return run
 
 
+def _built_in() -> list[str]:
+    """Providers that the installed onnxruntime was built with."""
+    names = engine("onnxruntime", "cpu").get_available_providers()
+    return [name for name in names if name != "AzureExecutionProvider"]  # it calls a web service
+
+
 @cache
-def _plugins() -> dict[str, Any]:
-    """Module by provider name, of the installed onnxruntime-ep-* packages, each registered with onnxruntime."""
-    found = {}
+def _plugin_devices() -> dict[str, Any]:
+    """The first device, a CPU where there is one, of every provider that an installed onnxruntime-ep-* brings."""
+    ort = engine("onnxruntime", "cpu")
     for module in pkgutil.iter_modules():
         if module.name.startswith("onnxruntime_ep_"):
-            plugin = engine(module.name, "cpu")
-            engine("onnxruntime", "cpu").register_execution_provider_library(module.name, plugin.get_library_path())
-            found[str(plugin.get_ep_name())] = plugin
-    return found
-
-
-def _plugin_devices(provider: str) -> list[Any]:
-    devices = [device for device in engine("onnxruntime", "cpu").get_ep_devices() if device.ep_name == provider]
-    # a plugin lists every kind of device it knows; the first is the CPU where it has one
-    return sorted(devices, key=lambda device: device.ep_metadata.get("ov_device") != "CPU")[:1]
-
-
-def _plugin_options(provider: str, threads: int | None) -> dict[str, str]:
-    return {"num_of_threads": str(threads)} if provider == OPENVINO and threads else {}
+            library = engine(module.name, "cpu").get_library_path()
+            ort.register_execution_provider_library(module.name, library)
+    devices = [device for device in ort.get_ep_devices() if device.ep_name not in _built_in()]
+    devices.sort(key=lambda device: device.device.type != ort.OrtHardwareDeviceType.CPU)
+    return {device.ep_name: device for device in reversed(devices)}
 
 
 def _export_graph(network: MobileNetV1) -> ModelProto:
@@ -198,7 +193,9 @@ def _export_graph(network: MobileNetV1) -> ModelProto:
     assert program is not None
     model, same = onnxsim.simplify(program.model_proto)
     if not same:
-        raise MnvError("onnxsim's own check found that its simplified model differs.", "Update onnxsim and onnxruntime.")
+        raise MnvError(
+            "onnxsim's own check found that its simplified model differs.", "Update onnxsim and onnxruntime."
+        )
     simplified: ModelProto = model
     return simplified
 
@@ -304,7 +301,7 @@ def _quiet_logging() -> Iterator[None]:
 
 
 def _feed_pixels(model: ModelProto) -> None:
-    """Makes the raw pixels the first convolution's quantised input: Transpose, DequantizeLinear, and no float before."""
+    """Makes the raw pixels the first convolution's quantised input: Transpose and DequantizeLinear alone before it."""
     graph = model.graph
     producer = {name: node for node in graph.node for name in node.output}
     stem = next(node for node in graph.node if node.name == "stem")

@@ -29,6 +29,7 @@ class _Convolution(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """One fused operator."""
         out: Tensor = torch.ops.quantized.conv2d_relu(x, self.packed, self.scale, self.zero_point)
         return out
 
@@ -57,7 +58,7 @@ class Int8MobileNetV1(nn.Module):
         layers = list(network.spec.layers())
         self.convolutions = nn.Sequential()
         for number, layer in enumerate(layers[:-2]):
-            bias = network.get_submodule(f"{layer.name}.conv").bias.detach()
+            bias = network.get_parameter(f"{layer.name}.conv.bias").detach()
             self.convolutions.add_module(str(number), _Convolution(layer, bias, quantization))
         self.pool = nn.AvgPool2d(layers[-2].kernel)
         # the classifier's integers times float activations: the same sums, and every quantised engine can run it
@@ -66,6 +67,7 @@ class Int8MobileNetV1(nn.Module):
         self.bias = nn.Buffer(network.classifier.bias.detach())
 
     def forward(self, images: Tensor) -> Tensor:
+        """Raw pixels in, logits out."""
         if self.pixels_are_quantized:
             pixels = images.permute(0, 3, 1, 2)
             x = torch._make_per_tensor_quantized_tensor(pixels, self.scale, self.zero_point)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import CPU, CUDA, Images, Logits, check_images, engine, refuse_provider
 from mnv1deploy.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _DEVICES = {CPU: "cpu", CUDA: "cuda"}
 
@@ -36,7 +41,7 @@ def torch_device(provider: str, format_name: str, *, allowed: tuple[str, ...] = 
 class TorchSession:
     """A torch module that keeps the contract, on one device. The number of threads is the whole process's."""
 
-    def __init__(self, module: object, spec: ModelSpec, device: str, threads: int | None) -> None:
+    def __init__(self, module: Callable[[Tensor], Tensor], spec: ModelSpec, device: str, threads: int | None) -> None:
         import torch
 
         if threads:
@@ -55,7 +60,7 @@ class TorchSession:
         used = self._run(self._torch.zeros(1, size, size, 3, dtype=self._torch.uint8)).device.type
         return next(name for name, device in _DEVICES.items() if device == used)
 
-    def _run(self, pixels: object) -> object:
+    def _run(self, pixels: Tensor) -> Tensor:
         with self._torch.inference_mode():
             return self._module(pixels.to(self._device))
 
@@ -79,6 +84,6 @@ class TorchSession:
         return run
 
 
-def load_error(path: object, error: Exception) -> MnvError:
+def load_error(path: Path, error: Exception) -> MnvError:
     """The error for a file torch cannot read."""
     return MnvError(f"torch cannot read {path}: {str(error).strip().splitlines()[0]}", "Export it again.")

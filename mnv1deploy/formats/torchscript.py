@@ -51,7 +51,7 @@ class TorchScriptFormat:
         images = torch.zeros(2, size, size, 3, dtype=torch.uint8)
         buffer = io.BytesIO()
         with _no_deprecation(), torch.inference_mode(), torch.random.fork_rng():
-            traced = torch.jit.trace(module.eval(), (images,), check_trace=False)
+            traced = torch.jit.trace(module.eval(), (images,), check_trace=False)  # type: ignore[no-untyped-call]
             torch.jit.save(torch.jit.freeze(traced), buffer, _extra_files={_METADATA_FILE: provenance.to_json()})
         path.write_bytes(_reproducible(buffer.getvalue()))
 
@@ -83,7 +83,10 @@ class TorchScriptFormat:
 
         try:
             with _no_deprecation():
-                module = torch.jit.load(str(path), map_location=device)
+                if provenance.precision == "int8":
+                    # torch warns once that such tensors are deprecated, and from inside a module past every filter
+                    torch._make_per_tensor_quantized_tensor(torch.zeros(1, dtype=torch.uint8), 1.0, 0)
+                module = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
         except (RuntimeError, ValueError) as error:
             raise load_error(path, error) from error
         return TorchSession(module, provenance.spec, device, threads)

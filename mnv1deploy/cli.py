@@ -1,0 +1,462 @@
+"""``mnv1``: arguments in, report out, no logic. Everything heavy is imported inside the command that needs it."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mnv1deploy import report
+from mnv1deploy.errors import MnvError
+
+app = typer.Typer(
+    name="mnv1",
+    help="Take a small convolutional network from PyTorch to every edge runtime, in int8, with every step proved.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class Quantize(str, Enum):
+    """What ``--quantize`` takes."""
+
+    none = "none"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+ProviderOption = Annotated[
+    str, typer.Option(help="Where to run: cpu, cuda, tensorrt, openvino or a provider's full name. Used or refused.")
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="A folder of class folders (train/<class>/* and test/<class>/*, or <class>/* alone), or the folder with "
+        "cifar-10-batches-py. Default: CIFAR-10 from $MNV1_DATA or the cache folder, else downloaded.",
+        show_default=False,
+    ),
+]
+
+
+@app.callback()
+def _main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error (anywhere on the line).")
+    ] = False,
+) -> None:
+    if version:
+        from mnv1deploy.artifact import versions
+
+        report.show_line(f"mnv1 {versions()['mnv1deploy']}")
+        raise typer.Exit
+
+
+@app.command()
+def predict(
+    pictures: Annotated[
+        list[str], typer.Argument(help="Pictures, folders, patterns like '*.jpg', or - for standard input.")
+    ],
+    model: Annotated[
+        Path | None, typer.Option(help="Any artifact or checkpoint. Default: the bundled int8 ONNX.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many classes to name per picture.")] = 3,
+    provider: ProviderOption = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="Default: the engine's own choice.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Say what is in pictures."""
+    from mnv1deploy import bundled, images
+    from mnv1deploy.classifier import Prediction, load
+
+    paths = images.find(pictures)
+    classifier = load(model or bundled.INT8, provider=provider, threads=threads)
+    predictions: list[tuple[str, Prediction]] = []
+    errors: list[MnvError] = []
+    with report.progress("predicting", len(paths)) as advance:
+        for path, answer in classifier.predict_all(paths, top=top):
+            if isinstance(answer, MnvError):
+                errors.append(answer)
+            else:
+                predictions.append((str(path), answer))
+            advance(1)
+    if json:
+        report.show_json(report.predictions_as_dicts(predictions))
+    elif predictions:
+        report.show_predictions(predictions)
+    for error in errors:
+        report.show_error(error.message, error.hint)
+    if errors:
+        raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    artifacts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Artifacts, checkpoints, or the word pytorch for the bundled checkpoint in eager mode. "
+            "Default: the bundled int8 and fp32 ONNX.",
+            show_default=False,
+        ),
+    ] = None,
+    provider: ProviderOption = "cpu",
+    batch_size: Annotated[str, typer.Option(metavar="N,N,...", help="Images per call.")] = "1",
+    threads: Annotated[
+        str | None, typer.Option(metavar="N,N,...", help="Default: each engine's own choice.", show_default=False)
+    ] = None,
+    duration: Annotated[
+        float, typer.Option(min=0.01, help="Seconds of timed calls per contestant and batch size.")
+    ] = 2.0,
+    include_copies: Annotated[
+        bool, typer.Option("--include-copies", help="On a GPU, time the copies to and from it too.")
+    ] = False,
+    json: JsonOption = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw the result to this PNG or SVG.")] = None,
+) -> None:
+    """Measure latency, throughput, load time and memory, side by side."""
+    from mnv1deploy import benchmark, bundled
+
+    contestants = artifacts or [str(bundled.INT8), str(bundled.FP32)]
+    batch_sizes = _numbers(batch_size, "--batch-size")
+    counts: list[int | None] = [*_numbers(threads, "--threads")] if threads else [None]
+    total = benchmark.slices(len(contestants), len(counts), len(batch_sizes))
+    with report.progress("measuring", total) as advance:
+        results = benchmark.bench(
+            contestants,
+            provider=provider,
+            batch_sizes=batch_sizes,
+            threads=counts,
+            duration=duration,
+            include_copies=include_copies,
+            on_slice=lambda: advance(1),
+        )
+    if plot:
+        report.plot_bench(results, plot)
+    if json:
+        settings = {"duration": duration, "include_copies": include_copies, "rounds": benchmark.ROUNDS}
+        report.show_json({"machine": report.machine(), "settings": settings, "results": benchmark.as_dicts(results)})
+    else:
+        report.show_bench(results)
+
+
+@app.command()
+def export(
+    format: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A format, or several with commas or by repeating: onnx, torchscript. Default: onnx.",
+            show_default=False,
+        ),
+    ] = None,
+    quantize: Annotated[Quantize, typer.Option(help="none is fp32.")] = Quantize.none,
+    output: Annotated[Path, typer.Option(help="Folder for the artifacts and their manifests.")] = Path("artifacts"),
+    checkpoint: Annotated[Path | None, typer.Option(help="Default: the bundled one.", show_default=False)] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of pictures to calibrate int8 on and compare logits on. Default: the bundled ones.",
+            show_default=False,
+        ),
+    ] = None,
+    data: DataOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Write a checkpoint in edge formats and prove each file against it."""
+    from mnv1deploy import bundled, exporting
+
+    names = [name.strip() for group in (format or ["onnx"]) for name in group.split(",")]
+    done = []
+    with report.progress("exporting and proving", len(names)) as advance:
+        for item in exporting.export(
+            names,
+            "fp32" if quantize is Quantize.none else quantize.value,
+            checkpoint_path=checkpoint or bundled.CHECKPOINT,
+            output=output,
+            calibration=calibration,
+            data=data,
+        ):
+            done.append(item)
+            advance(1)
+    if json:
+        report.show_json(report.exported_as_dicts(done))
+    else:
+        report.show_exported(done)
+    for item in done:
+        if item.failures:
+            report.show_error(
+                f"{item.path.name} is not proved and was not kept: {'; '.join(item.failures)}.",
+                "Calibrate on pictures like those it was trained on (--calibration), or use --quantize fp16.",
+            )
+    if any(item.failures for item in done):
+        raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        Path | None,
+        typer.Argument(help="Any artifact or checkpoint. Default: the bundled int8 ONNX.", show_default=False),
+    ] = None,
+    data: DataOption = None,
+    provider: ProviderOption = "cpu",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Default: the engine's own choice.", show_default=False)
+    ] = None,
+    json: JsonOption = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw the confusion matrix to this PNG or SVG.")] = None,
+) -> None:
+    """Measure top-1, per-class accuracy and the confusion matrix on the test part of the data."""
+    from mnv1deploy import bundled, datasets, formats, verification
+
+    session = formats.open_session(model or bundled.INT8, provider=provider, threads=threads)
+    dataset = datasets.load_test(data, session.spec.input_size)
+    with report.progress("evaluating", len(dataset)) as advance:
+        evaluation = verification.evaluate(session, dataset, advance)
+    if plot:
+        report.plot_confusion(evaluation, plot)
+    if json:
+        report.show_json(report.evaluation_as_dict(evaluation))
+    else:
+        report.show_evaluation(evaluation)
+
+
+@app.command()
+def train(
+    ctx: typer.Context,
+    data: DataOption = None,
+    output: Annotated[Path, typer.Option(help="Folder for checkpoint, log, curves and state.")] = Path("runs/cifar10"),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --output, with its settings.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    json: JsonOption = False,
+    width: Annotated[float, typer.Option(help="Width multiplier.")] = 1.0,
+    input_size: Annotated[
+        int, typer.Option(help="Height and width of the pictures: a multiple of 16, from 32 up.")
+    ] = 32,
+    epochs: Annotated[int, typer.Option(help="Passes over the training part.")] = 30,
+    batch_size: Annotated[int, typer.Option(help="Pictures per step.")] = 128,
+    optimizer: Annotated[str, typer.Option(help="sgd (Nesterov momentum) or adamw.")] = "sgd",
+    learning_rate: Annotated[float, typer.Option(help="Its peak; about 0.002 suits adamw.")] = 0.2,
+    momentum: Annotated[float, typer.Option(help="Of SGD.")] = 0.9,
+    weight_decay: Annotated[
+        float, typer.Option(help="On full and pointwise convolutions and the classifier only.")
+    ] = 5e-4,
+    schedule: Annotated[str, typer.Option(help="one-cycle or cosine.")] = "one-cycle",
+    warmup: Annotated[float, typer.Option(help="Fraction of the run in which the learning rate rises.")] = 0.25,
+    label_smoothing: Annotated[float, typer.Option(help="0 for none.")] = 0.05,
+    ema: Annotated[
+        float, typer.Option(help="Decay per step of the moving average of the weights; 0 for none.")
+    ] = 0.998,
+    crop: Annotated[int, typer.Option(help="Padding of the random crop in pixels; 0 for none.")] = 4,
+    flip: Annotated[bool, typer.Option(help="Mirror half the pictures.")] = True,
+    cutout: Annotated[int, typer.Option(help="Side of the blanked square in pixels; 0 for none.")] = 8,
+    holdout: Annotated[float, typer.Option(help="Part of the training split to choose the best epoch by.")] = 0.05,
+    seed: Annotated[int, typer.Option(help="Of weights, held-out part, order and augmentation.")] = 0,
+) -> None:
+    """Train a network on CIFAR-10 or on your own folder of pictures."""
+    from dataclasses import fields
+
+    from mnv1deploy import datasets, training
+
+    names = [field.name for field in fields(training.Settings)]
+    if resume:
+        given = [
+            name
+            for name in (*names, "width", "input_size")
+            if str(ctx.get_parameter_source(name)).endswith("COMMANDLINE")
+        ]
+        if given:
+            flags = ", ".join("--" + name.replace("_", "-") for name in given)
+            raise MnvError(f"A run is resumed with the settings it was begun with; leave out {flags}.")
+        spec, settings = training.read_settings(output)
+    else:
+        settings = training.Settings(**{name: ctx.params[name] for name in names})
+        spec = None
+    train_split, test_split = datasets.load(data, spec.input_size if spec else input_size, seed=settings.seed)
+    run = training.Run(
+        spec or training.spec_for(train_split, width), train_split, settings, output, device=device, resume=resume
+    )
+    try:
+        with report.training_progress(settings.epochs) as (on_step, on_epoch):
+            run.fit(on_step, on_epoch)
+    except KeyboardInterrupt:
+        where = f"{len(run.log)} epochs are kept" if run.log else "before the first epoch was done"
+        report.show_error(f"Interrupted; {where}.", f"Go on with: mnv1 train --resume --output {output}")
+        raise typer.Exit(130) from None
+    evaluation = run.measure(test_split)
+    report.plot_curves(run.log, output / "curves.png")
+    report.plot_confusion(evaluation, output / "confusion.png")
+    if json:
+        report.show_json({"checkpoint": str(run.checkpoint), **report.evaluation_as_dict(evaluation)})
+    else:
+        report.show_evaluation(evaluation)
+        report.show_line(f"{run.checkpoint}  log, curves and confusion matrix beside it")
+
+
+@app.command(name="import")
+def import_(
+    file: Annotated[
+        Path, typer.Argument(help="A state dict (.pt, .pth or .safetensors) of the tutorial network or ours.")
+    ],
+    output: Annotated[Path | None, typer.Option(help="Default: FILE with .safetensors.", show_default=False)] = None,
+    normalization: Annotated[
+        str,
+        typer.Option(
+            help="What it was trained with: tutorial, default, imagenet, half or unit; see docs/checkpoints.md."
+        ),
+    ] = "tutorial",
+    mean: Annotated[
+        str | None, typer.Option(metavar="R,G,B", help="Its mean, for pixels in 0..1.", show_default=False)
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(metavar="R,G,B", help="Its std, for pixels in 0..1.", show_default=False)
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME,...", help="In the order of its outputs. Default: CIFAR-10's.", show_default=False
+        ),
+    ] = None,
+    input_size: Annotated[int, typer.Option(help="Height and width of the pictures it was trained on.")] = 32,
+    json: JsonOption = False,
+) -> None:
+    """Bring in weights that were trained elsewhere."""
+    from mnv1deploy import checkpoint
+
+    if (mean is None) != (std is None):
+        raise typer.BadParameter("--mean and --std go together.")
+    chosen = checkpoint.normalization(normalization, _floats(mean, "--mean"), _floats(std, "--std"))
+    target = output or file.with_suffix(".safetensors")
+    if target.exists():
+        raise MnvError(f"{target} exists already.", "Name another file with --output.")
+    names = tuple(name.strip() for name in classes.split(",")) if classes else None
+    network = checkpoint.import_state_dict(file, normalization=chosen, classes=names, input_size=input_size)
+    fits = checkpoint.try_normalizations(network)
+    accuracy = fits.pop("as given", None)
+    training = {"imported_from": file.name}
+    checkpoint.save(target, network, training=training, accuracy=(accuracy,) if accuracy else ())
+    if json:
+        report.show_json(report.info_as_dict(target))
+    else:
+        report.show_line(f"{target}" + (f"  top-1 {accuracy}" if accuracy else ""))
+    better = {name: fit for name, fit in fits.items() if accuracy and fit.top1 > accuracy.top1 + 0.02}
+    if better:
+        name = max(better, key=lambda key: better[key].top1)
+        report.show_error(
+            f"With --normalization {name} it has a top-1 of {better[name].top1:.1%} on the same images.",
+            "Was it trained with another normalisation than you gave?",
+        )
+
+
+@app.command()
+def info(
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="Any artifact or checkpoint. Default: the bundled int8 ONNX.", show_default=False),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Print a file's spec, provenance and proof."""
+    from mnv1deploy import bundled
+
+    facts = report.info_as_dict(file or bundled.INT8)
+    if json:
+        report.show_json(facts)
+    else:
+        report.show_info(facts)
+
+
+@app.command()
+def cost(
+    preset: Annotated[str, typer.Option(help="cifar, or paper: the 224x224 network of arXiv 1704.04861.")] = "cifar",
+    width: Annotated[float, typer.Option(help="Width multiplier.")] = 1.0,
+    input_size: Annotated[int | None, typer.Option(help="Default: the preset's.", show_default=False)] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Of this artifact or checkpoint instead of a preset.", show_default=False)
+    ] = None,
+    precision: Annotated[str, typer.Option(help="Of the activations: fp32, fp16 or int8.")] = "fp32",
+    json: JsonOption = False,
+) -> None:
+    """Count multiply-adds, parameters and activation memory, per layer."""
+    from mnv1deploy import cost as model_of_cost
+    from mnv1deploy.spec import PRESETS
+
+    if model:
+        spec = report.spec_of(model)
+    elif preset in PRESETS:
+        spec = PRESETS[preset].replace(width=width)
+    else:
+        raise typer.BadParameter(f"there is no preset {preset}; there are {', '.join(PRESETS)}.")
+    if input_size:
+        spec = spec.replace(input_size=input_size)
+    result = model_of_cost.cost(spec, precision)
+    if json:
+        report.show_json(result.to_dict())
+    else:
+        report.show_cost(result)
+
+
+@app.command()
+def providers(json: JsonOption = False) -> None:
+    """List what this machine can run artifacts on."""
+    from mnv1deploy import formats
+
+    found = {name: list(formats.get(name).providers()) for name in formats.NAMES}
+    missing = formats.missing_providers(found["onnx"])
+    if json:
+        report.show_json({"machine": report.machine(), "available": found, "not_available": missing})
+    else:
+        report.show_providers(found, missing)
+
+
+def _numbers(text: str, flag: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise typer.BadParameter(f"{flag} takes whole numbers from 1 up, with commas between them, not {text!r}.")
+    return [int(part) for part in parts]
+
+
+def _floats(text: str | None, flag: str) -> tuple[float, float, float] | None:
+    if text is None:
+        return None
+    try:
+        red, green, blue = (float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{flag} takes three numbers with commas between them, not {text!r}.") from None
+    return red, green, blue
+
+
+def main() -> None:
+    """The ``mnv1`` command: what a user can cause ends in one sentence and exit code 1, wrong usage in 2."""
+    debug = "--debug" in sys.argv[1:]
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        app(arguments, prog_name="mnv1")
+    except MnvError as error:
+        if debug:
+            raise
+        report.show_error(error.message, error.hint)
+        sys.exit(1)
+    except BrokenPipeError:
+        # whoever read our output (head, a pager) has seen enough
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception as error:
+        if debug:
+            raise
+        report.show_error(
+            f"This is a bug in mnv1deploy: {type(error).__name__}: {error}",
+            "Run it again with --debug and report that.",
+        )
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""From a checkpoint to proved artifacts: fold, quantise, write, prove, and only then give the file its name."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mnv1deploy import checkpoint, datasets, formats, images, quantization, verification
+from mnv1deploy.artifact import Manifest, Precision, Proof, Provenance, versions
+from mnv1deploy.bundled import CHECKPOINT
+from mnv1deploy.errors import MnvError
+from mnv1deploy.files import atomic, sha256
+from mnv1deploy.formats.base import CPU, Images
+from mnv1deploy.formats.torch_session import TorchSession
+from mnv1deploy.spec import CIFAR10_CLASSES, ModelSpec
+
+WRITERS = ("torch", "onnx", "onnxsim", "onnxscript", "onnxruntime")
+"""Packages whose versions decide an artifact's bytes."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One artifact: its path, manifest, and the sentences for what it failed (then nothing is at ``path``)."""
+
+    path: Path
+    manifest: Manifest
+    failures: tuple[str, ...]
+
+    @property
+    def proof(self) -> Proof:
+        """The manifest's."""
+        return self.manifest.proof
+
+
+def export(
+    format: str | Sequence[str] = "onnx",
+    precision: Precision = "fp32",
+    *,
+    checkpoint_path: str | Path = CHECKPOINT,
+    output: str | Path = "artifacts",
+    calibration: str | Path | None = None,
+    data: str | Path | None = None,
+) -> Iterator[Exported]:
+    """Exports a checkpoint to one or more formats and proves each artifact against it.
+
+    Args:
+        format: names from formats.exportable().
+        precision: "fp32", "fp16" or "int8".
+        checkpoint_path: a checkpoint of mnv1deploy; the bundled one by default.
+        output: folder for ``<name>_<precision><suffix>`` and its manifest.
+        calibration: a folder of pictures to calibrate int8 on and to compare logits on; the bundled ones by default
+            for a network with CIFAR-10's classes.
+        data: labelled data to measure accuracy on, as for training; else CIFAR-10's test split where it is at hand,
+            else the bundled sample, for a network with CIFAR-10's classes.
+
+    Yields:
+        Each artifact as soon as it is proved.
+
+    Raises:
+        MnvError: for a format, precision, file or folder that is not there.
+    """
+    chosen = [formats.get(name) for name in ([format] if isinstance(format, str) else format)]
+    for entry in chosen:
+        if precision not in entry.precisions:
+            there = ", ".join(entry.precisions) or "nothing: it is what is exported"
+            raise MnvError(f"{entry.name} cannot be exported in {precision}.", f"It can in {there}.")
+    source = checkpoint.load(checkpoint_path)
+    spec = source.spec
+    parity, parity_name = _parity_images(spec, calibration)
+    reference = verification.Reference(
+        TorchSession(source.network, spec, "cpu", None), parity, parity_name, _labelled(spec, data)
+    )
+    folded = source.network.folded()
+    integers = quantization.quantize(folded, parity, parity_name) if precision == "int8" else None
+    for entry in chosen:
+        path = Path(output) / f"{spec.name}_{precision}{entry.suffix}"
+        provenance = Provenance(
+            entry.name,
+            precision,
+            spec,
+            source.sha256,
+            source.accuracy,
+            integers.facts if integers else None,
+            versions(*WRITERS),
+        )
+        try:
+            with atomic(path) as temporary:
+                entry.export(copy.deepcopy(folded), temporary, provenance, integers)
+                proof, failures = reference.prove(entry.open(temporary, provider=CPU, threads=None), precision)
+                facts = {path.name: {"bytes": temporary.stat().st_size, "sha256": sha256(temporary)}}
+                result = Exported(path, Manifest(provenance, facts, proof), tuple(failures))
+                if failures:
+                    raise _NotProvedError
+            result.manifest.write(path)
+        except _NotProvedError:
+            pass
+        yield result
+
+
+class _NotProvedError(Exception):
+    """Leaves :func:`files.atomic` without giving the file its name."""
+
+
+def _parity_images(spec: ModelSpec, calibration: str | Path | None) -> tuple[Images, str]:
+    if calibration is not None:
+        if not Path(calibration).is_dir():
+            raise MnvError(f"There is no folder {calibration}.", "--calibration names a folder of pictures.")
+        paths = images.find([calibration])
+        return images.read_all(paths, spec.input_size), f"{len(paths)} pictures in {Path(calibration).name}"
+    if spec.classes != CIFAR10_CLASSES:
+        raise MnvError(
+            "The bundled pictures are CIFAR-10's, and this network has other classes.",
+            "Name a folder with a few hundred of its training pictures: --calibration FOLDER.",
+        )
+    bundled = datasets.resized(datasets.calibration(), spec.input_size)
+    return bundled.images, bundled.name
+
+
+def _labelled(spec: ModelSpec, data: str | Path | None) -> datasets.Dataset | None:
+    if spec.classes == CIFAR10_CLASSES and (data is None or datasets.has_cifar10(data)):
+        at_hand = datasets.has_cifar10(data)
+        found = datasets.cifar10("test", data) if at_hand else datasets.sample()
+        return datasets.resized(found, spec.input_size)
+    return datasets.load(data, spec.input_size)[1] if data is not None else None

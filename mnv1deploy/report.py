@@ -1,0 +1,459 @@
+"""Tables, JSON, progress bars and plots: everything a person or a script gets to see."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mnv1deploy import formats
+from mnv1deploy.artifact import Accuracy, Manifest, Proof, read_checkpoint_metadata, versions
+from mnv1deploy.errors import MnvError
+from mnv1deploy.files import atomic, sha256
+from mnv1deploy.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.progress import Progress
+
+    from mnv1deploy.benchmark import Result
+    from mnv1deploy.classifier import Prediction
+    from mnv1deploy.exporting import Exported
+    from mnv1deploy.training import Epoch, Step
+    from mnv1deploy.verification import Evaluation
+
+PIPE_WIDTH = 120
+"""Columns where standard output is not a terminal."""
+
+
+def machine() -> dict[str, Any]:
+    """What a figure was measured on: processor, its instruction sets for small integers, cores, system, versions."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    fields = {key.strip(): value.strip() for key, colon, value in (line.partition(":") for line in lines) if colon}
+    model = fields.get("model name") or platform.processor() or platform.machine()
+    flags = fields.get("flags", fields.get("Features", ""))
+    known = ("avx2", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "cpu": model,
+        "cores": cores,
+        "instructions": [flag for flag in known if flag in flags.split()],
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "versions": versions("numpy", "onnxruntime", "onnxruntime-gpu", "torch"),
+    }
+
+
+def machine_line() -> str:
+    """:func:`machine` in one line, for under a table."""
+    facts = machine()
+    packages = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if name != "mnv1deploy")
+    sets = f" ({', '.join(facts['instructions'])})" if facts["instructions"] else ""
+    return f"{facts['cpu']}, {facts['cores']} cores{sets}; {packages}"
+
+
+def show_json(content: Any) -> None:
+    """One JSON document on standard output."""
+    json.dump(content, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "", caption: str = "") -> None:
+    """A table on standard output; columns whose header begins with ">" are aligned to the right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        box=box.SIMPLE,
+        padding=(0, 1, 0, 0),
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+        pad_edge=False,
+    )
+    for header in columns:
+        table.add_column(header.lstrip(">"), justify="right" if header.startswith(">") else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False, markup=False)
+    console.print(table)
+    if caption:
+        console.print(caption)
+
+
+def show_line(text: str) -> None:
+    """A line on standard output."""
+    sys.stdout.write(f"{text}\n")
+
+
+def show_error(message: str, hint: str = "") -> None:
+    """A sentence, and what to do, on standard error."""
+    sys.stderr.write(f"mnv1: {message}\n" + (f"      {hint}\n" if hint else ""))
+
+
+@contextmanager
+def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error, told of so many more things done; none for one thing or without a terminal."""
+    if total < 2 or not sys.stderr.isatty():
+        yield lambda count: None
+        return
+    with _progress_bar() as bar:
+        task = bar.add_task(description, total=total, fields="")
+        yield lambda count: bar.advance(task, count)
+
+
+def _progress_bar() -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[fields]}"),
+        console=Console(stderr=True),
+        transient=True,
+    )
+
+
+@contextmanager
+def training_progress(epochs: int) -> Iterator[tuple[Callable[[Step], None], Callable[[Epoch], None]]]:
+    """(on_step, on_epoch): a bar with loss, accuracy, images/s and time left on a terminal, and a line per epoch."""
+
+    bar: Progress | None = _progress_bar() if sys.stderr.isatty() else None
+    task = None
+
+    def on_step(step: Step) -> None:
+        nonlocal task
+        if bar is None or (step.step % 10 and step.step != step.steps):
+            return
+        if task is None:
+            task = bar.add_task("training", total=epochs * step.steps, fields="")
+        fields = (
+            f"loss {step.loss.item():.3f}  top-1 {step.accuracy.item():.1%}  {step.images_per_second:,.0f} images/s"
+        )
+        done = (step.epoch - 1) * step.steps + step.step
+        bar.update(task, completed=done, description=f"epoch {step.epoch}/{epochs}", fields=fields)
+
+    def on_epoch(epoch: Epoch) -> None:
+        holdout = "" if epoch.holdout_accuracy is None else f"  held-out top-1 {epoch.holdout_accuracy:.2%}"
+        line = (
+            f"epoch {epoch.epoch:3}/{epochs}  loss {epoch.train_loss:.4f}  top-1 {epoch.train_accuracy:.2%}{holdout}"
+            f"  {epoch.images_per_second:,.0f} images/s"
+        )
+        if bar is None:
+            sys.stderr.write(line + "\n")
+        else:
+            bar.console.print(line, highlight=False)
+
+    if bar is None:
+        yield on_step, on_epoch
+    else:
+        with bar:
+            yield on_step, on_epoch
+
+
+def show_exported(exported: Sequence[Exported]) -> None:
+    """The proofs of what one export command wrote."""
+    rows = []
+    for item in exported:
+        proof = item.proof
+        accuracy, before = proof.accuracy, proof.checkpoint_accuracy
+        rows.append(
+            (
+                item.path.name,
+                f"{next(iter(item.manifest.files.values()))['bytes']:,}",
+                f"{proof.max_logit_difference:.1e}",
+                f"{proof.agreement:.2%}",
+                f"{accuracy.top1:.2%}" if accuracy else "not measured",
+                f"{100 * (accuracy.top1 - before.top1):+.2f}" if accuracy and before else "",
+                "failed" if item.failures else "proved",
+            )
+        )
+    proof = exported[0].proof
+    on = f"; accuracy and its change in points on {proof.accuracy.on}" if proof.accuracy else ""
+    show_table(
+        ["artifact", ">bytes", ">max logit difference", ">agreement", ">top-1", ">change", "proof"],
+        rows,
+        caption=f"Against the checkpoint: logits and top-1 agreement on {proof.images}{on}.",
+    )
+    for item in exported:
+        if not item.failures:
+            show_line(f"{item.path}  sha256 {next(iter(item.manifest.files.values()))['sha256']}")
+
+
+def show_bench(results: Sequence[Result]) -> None:
+    """Two tables of one benchmark run: times per call, then what every contestant costs once."""
+    ordered = sorted(results, key=lambda r: (r.batch_size, r.threads or 0))
+    times = [
+        (
+            r.artifact,
+            r.threads or "auto",
+            r.batch_size,
+            *(f"{1000 * value:,.1f}" for value in (r.min, r.mean, r.std, r.p50, r.p90, r.p99)),
+            f"{r.images_per_second:,.0f}",
+            f"{r.ratio:.2f}",
+        )
+        for r in ordered
+    ]
+    show_table(
+        ["artifact", *">threads >batch >min >mean >std >p50 >p90 >p99 >images/s".split(), ">ratio"],
+        times,
+        title=f"{results[0].provider}: microseconds per call; ratio of p50 to the fastest with that batch and threads",
+    )
+    once = {
+        (r.artifact, r.threads or "auto"): (f"{r.load:.1f}", "" if r.peak_memory is None else f"{r.peak_memory:.0f}")
+        for r in ordered
+    }
+    show_table(
+        ["artifact", ">threads", ">load (ms)", ">peak memory of the process (MiB)"],
+        [(*contestant, *facts) for contestant, facts in once.items()],
+        caption=machine_line(),
+    )
+
+
+def show_evaluation(evaluation: Evaluation) -> None:
+    """Top-1, per-class accuracy and, up to twenty classes, the confusion matrix."""
+    classes = evaluation.dataset.classes
+    small = len(classes) <= 20
+    rows = [
+        (name, f"{accuracy:.2%}", *(count or "." for count in (counts if small else ())))
+        for name, accuracy, counts in zip(classes, evaluation.class_accuracy, evaluation.confusion, strict=True)
+    ]
+    headers = [f">{name[:5]}" for name in classes] if small else []
+    show_table(["class", ">top-1", *headers], rows, caption=f"top-1 {evaluation.accuracy}")
+
+
+def predictions_as_dicts(predictions: Sequence[tuple[str, Prediction]]) -> list[dict[str, Any]]:
+    """For JSON: a list of objects with path, label, probability and top."""
+    return [
+        {
+            "path": path,
+            "label": answer.label,
+            "probability": answer.probability,
+            "top": [{"label": label, "probability": probability} for label, probability in answer.top],
+        }
+        for path, answer in predictions
+    ]
+
+
+def show_predictions(predictions: Sequence[tuple[str, Prediction]]) -> None:
+    """A line per picture: the likeliest class, its probability, and the runners-up."""
+    path_width = max(len(path) for path, _ in predictions)
+    label_width = max(len(answer.label) for _, answer in predictions)
+    for path, answer in predictions:
+        others = ", ".join(f"{label} {probability:.1%}" for label, probability in answer.top[1:])
+        line = f"{path:{path_width}}  {answer.label:{label_width}}  {answer.probability:6.1%}"
+        show_line(line + (f"  ({others})" if others else ""))
+
+
+def exported_as_dicts(exported: Sequence[Exported]) -> list[dict[str, Any]]:
+    """For JSON: per artifact its path (None if it failed), its failures and its manifest."""
+    return [
+        {
+            "path": None if item.failures else str(item.path),
+            "failures": list(item.failures),
+            **asdict(item.manifest),
+        }
+        for item in exported
+    ]
+
+
+def evaluation_as_dict(evaluation: Evaluation) -> dict[str, Any]:
+    """For JSON: top-1, per-class accuracy, and the confusion matrix with a row per true class."""
+    classes = evaluation.dataset.classes
+    per_class = {
+        name: None if value != value else value
+        for name, value in zip(classes, evaluation.class_accuracy.tolist(), strict=True)
+    }
+    return {
+        **asdict(evaluation.accuracy),
+        "classes": per_class,
+        "confusion": evaluation.confusion.tolist(),
+    }
+
+
+def info_as_dict(path: Path) -> dict[str, Any]:
+    """What a file says of itself and its manifest proves: spec, provenance, proof.
+
+    Raises:
+        MnvError: if it is of no known format, or says nothing.
+    """
+    format_ = formats.of_file(path)
+    facts: dict[str, Any] = {
+        "path": str(path),
+        "format": format_.name,
+        "bytes": path.stat().st_size,
+        "sha256": sha256(path),
+    }
+    manifest = Manifest.read(path)
+    if format_.name == "pytorch":
+        return facts | read_checkpoint_metadata(path)
+    provenance = manifest.provenance if manifest else format_.provenance(path)
+    if provenance is None:
+        raise MnvError(f"{path} says nothing of where it comes from.", "It was not written by mnv1deploy.")
+    return facts | asdict(provenance) | {"proof": asdict(manifest.proof) if manifest else None}
+
+
+def spec_of(path: Path) -> ModelSpec:
+    """The spec in any artifact or checkpoint. Raises MnvError."""
+    return ModelSpec.from_json(json.dumps(info_as_dict(path)["spec"]))
+
+
+def show_info(facts: dict[str, Any]) -> None:
+    """The facts of :func:`info_as_dict`, a line each."""
+    spec = ModelSpec.from_json(json.dumps(facts["spec"]))
+    blocks = ", ".join(f"{spec.channels(block)}/{block.stride}" for block in spec.blocks)
+    classes = ", ".join(spec.classes[:12]) + (", ..." if len(spec.classes) > 12 else "")
+    mean, std = (
+        ", ".join(f"{v:g}" for v in dict.fromkeys(part)) for part in (spec.normalization.mean, spec.normalization.std)
+    )
+    rows: list[tuple[str, object]] = [
+        ("file", f"{facts['path']} ({facts['bytes']:,} bytes, {facts['format']} {facts.get('precision', 'fp32')})"),
+        ("sha256", facts["sha256"]),
+        (
+            "network",
+            f"{spec.name}, width {spec.width:g}, stem {spec.channels(spec.stem)}/{spec.stem.stride}, blocks {blocks}",
+        ),
+        (
+            "input",
+            f"image uint8 [N, {spec.input_size}, {spec.input_size}, 3], normalised inside: (pixel - {mean}) / {std}",
+        ),
+        ("output", f"logits float32 [N, {len(spec.classes)}]: {classes}"),
+    ]
+    for accuracy in facts.get("accuracy", []):
+        rows.append(("accuracy", Accuracy(**accuracy)))
+    if facts.get("training"):
+        rows.append(("training", ", ".join(f"{key} {value}" for key, value in facts["training"].items())))
+    if "checkpoint_sha256" in facts:
+        rows.append(("checkpoint", facts["checkpoint_sha256"]))
+        rows += [("", Accuracy(**accuracy)) for accuracy in facts["checkpoint_accuracy"]]
+    if facts.get("quantization"):
+        rows.append(("quantization", ", ".join(f"{key} {value}" for key, value in facts["quantization"].items())))
+    if facts.get("proof"):
+        proof = Proof.from_dict(facts["proof"])
+        rows.append(
+            (
+                "proof",
+                f"largest logit difference {proof.max_logit_difference:.2g}, "
+                f"top-1 agreement {proof.agreement:.2%} on {proof.images}",
+            )
+        )
+        if proof.accuracy and proof.checkpoint_accuracy:
+            rows.append(("", f"top-1 {proof.accuracy}; checkpoint {proof.checkpoint_accuracy.top1:.2%}"))
+    elif "proof" in facts:
+        rows.append(("proof", "none: there is no manifest beside the file"))
+    rows.append(("written by", ", ".join(f"{name} {version}" for name, version in facts["versions"].items())))
+    for name, value in rows:
+        show_line(f"{name:14}{value}")
+
+
+def show_providers(available: dict[str, list[str]], missing: dict[str, str]) -> None:
+    """What is there, by format, and what is not, by the package that brings it."""
+    there = [(name, format_) for format_, names in available.items() for name in names]
+    show_table(["available", "for"], there)
+    show_table(["not available", "comes with"], list(missing.items()), caption=machine_line())
+
+
+def save_plot(path: Path, draw: Callable[[Figure], None], *, size: tuple[float, float] = (8, 5)) -> None:
+    """Draws into a PNG or SVG. Raises MnvError without matplotlib, or for a suffix it cannot write."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MnvError(
+            "Plots need matplotlib, which is not installed.", "Install it with: pip install 'mnv1deploy[plot]'"
+        ) from error
+    figure = Figure(figsize=size, layout="constrained", dpi=120)
+    draw(figure)
+    with atomic(path) as temporary:
+        try:
+            figure.savefig(temporary, metadata={"Software": None} if path.suffix == ".png" else None)
+        except ValueError as error:
+            raise MnvError(f"Cannot draw to {path}: {error}.", "Use a name that ends in .png or .svg.") from error
+
+
+def plot_curves(log: Sequence[Epoch], path: Path) -> None:
+    """Loss, accuracies and learning rate by epoch."""
+
+    def draw(figure: Figure) -> None:
+        left, right = figure.subplots(1, 2)
+        epochs = [row.epoch for row in log]
+        left.plot(epochs, [row.train_loss for row in log], label="training loss (augmented)")
+        rate = left.twinx()
+        rate.plot(epochs, [row.learning_rate for row in log], color="tab:gray", linestyle=":", label="learning rate")
+        rate.set_ylabel("learning rate (dotted)")
+        left.set_ylabel("loss")
+        right.plot(epochs, [100 * row.train_accuracy for row in log], label="training (augmented)")
+        if log[0].holdout_accuracy is not None:
+            right.plot(epochs, [100 * (row.holdout_accuracy or 0) for row in log], label="held out (averaged weights)")
+        right.set_ylabel("top-1 (%)")
+        right.legend(loc="lower right")
+        for axes in (left, right):
+            axes.set_xlabel("epoch")
+            axes.grid(alpha=0.3)
+
+    save_plot(path, draw, size=(11, 4.5))
+
+
+def plot_confusion(evaluation: Evaluation, path: Path) -> None:
+    """The confusion matrix, in percent of each true class."""
+    classes = evaluation.dataset.classes
+    totals = evaluation.confusion.sum(1, keepdims=True).clip(1)
+    percent = 100 * evaluation.confusion / totals
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
+        axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+        axes.set_yticks(range(len(classes)), classes)
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true")
+        axes.set_title(f"top-1 {evaluation.accuracy}", fontsize=9)
+        if len(classes) <= 20:
+            for row, values in enumerate(percent):
+                for column, value in enumerate(values):
+                    if value >= 0.05:
+                        colour = "white" if value > 50 else "black"
+                        axes.text(column, row, f"{value:.1f}", ha="center", va="center", color=colour, fontsize=7)
+
+    side = min(4 + 0.35 * len(classes), 20)
+    save_plot(path, draw, size=(side, side))
+
+
+def plot_bench(results: Sequence[Result], path: Path) -> None:
+    """Bars of p50 per image, one group per batch size; the whiskers span the medians of the rounds."""
+    import numpy as np
+
+    batches = list(dict.fromkeys(r.batch_size for r in results))
+    contestants = list(dict.fromkeys((r.artifact, r.threads) for r in results))
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        height = 0.8 / len(contestants)
+        for number, (artifact, threads) in enumerate(contestants):
+            mine = [r for r in results if (r.artifact, r.threads) == (artifact, threads)]
+            p50 = np.array([1000 * r.p50 / r.batch_size for r in mine])
+            low = p50 - [1000 * r.p50_lowest / r.batch_size for r in mine]
+            high = [1000 * r.p50_highest / r.batch_size for r in mine] - p50
+            positions = np.arange(len(batches)) + (number - (len(contestants) - 1) / 2) * height
+            name = f"{artifact}, {threads or 'auto'} threads"
+            bars = axes.barh(positions, p50, height, xerr=np.clip([low, high], 0, None), label=name, capsize=2)
+            axes.bar_label(bars, fmt="%.1f", padding=4, fontsize=7)
+        axes.set_yticks(range(len(batches)), [f"batch {size}" for size in batches])
+        axes.invert_yaxis()
+        axes.margins(x=0.12)
+        axes.set_xlabel("microseconds per image, p50 (whiskers: lowest and highest median of the rounds)")
+        axes.set_title(f"{results[0].provider} on {machine()['cpu']}, {machine()['cores']} cores", fontsize=9)
+        axes.legend(fontsize=8)
+        axes.grid(axis="x", alpha=0.3)
+
+    save_plot(path, draw, size=(9, 2 + 0.35 * len(results)))

@@ -1,0 +1,66 @@
+"""What all tests share: the real CIFAR-10, the bundled checkpoint, and no skips where CI is set."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mnv1deploy import datasets
+
+ROOT = Path(__file__).parent.parent
+NEIGHBOUR = ROOT.parent / "shared" / "cifar10"
+
+if datasets.DATA_VARIABLE not in os.environ and datasets.has_cifar10(NEIGHBOUR):
+    os.environ[datasets.DATA_VARIABLE] = str(NEIGHBOUR)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Where CI is set, a skipped test is a failed one."""
+    report = yield
+    if report.skipped and os.environ.get("CI") == "true" and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped in CI: {report.longrepr}"
+    return report
+
+
+@pytest.fixture(scope="session")
+def cifar10_test() -> datasets.Dataset:
+    """The 10,000 real test images."""
+    if not datasets.has_cifar10():
+        pytest.skip(f"CIFAR-10 is not in {datasets.data_folder()}; set {datasets.DATA_VARIABLE}")
+    return datasets.cifar10("test")
+
+
+@pytest.fixture(scope="session")
+def cifar10_train() -> datasets.Dataset:
+    """The 50,000 real training images."""
+    if not datasets.has_cifar10():
+        pytest.skip(f"CIFAR-10 is not in {datasets.data_folder()}; set {datasets.DATA_VARIABLE}")
+    return datasets.cifar10("train")
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A fresh machine: no CIFAR-10 anywhere. The folder it would be looked for in."""
+    folder = tmp_path / "nothing"
+    folder.mkdir()
+    monkeypatch.setenv(datasets.DATA_VARIABLE, str(folder))
+    return folder
+
+
+@pytest.fixture
+def class_folders(tmp_path: Path) -> Path:
+    """Real pictures as a user has them: 40 of each of two CIFAR-10 classes, ``<class>/<n>.png``."""
+    from PIL import Image
+
+    pictures = datasets.calibration()
+    root = tmp_path / "pets"
+    for label in (3, 5):
+        name = pictures.classes[label]
+        (root / name).mkdir(parents=True)
+        for number, index in enumerate(np.flatnonzero(pictures.labels == label)[:40]):
+            Image.fromarray(pictures.images[index]).save(root / name / f"{number}.png")
+    return root
