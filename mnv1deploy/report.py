@@ -47,7 +47,7 @@ def machine() -> dict[str, Any]:
         "instructions": [flag for flag in known if flag in flags.split()],
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "versions": versions("numpy", "onnxruntime", "onnxruntime-gpu", "torch"),
+        "versions": versions("numpy", "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "torch"),
     }
 
 

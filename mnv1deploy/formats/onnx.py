@@ -81,6 +81,8 @@ class OnnxFormat:
         if provider not in _built_in() and provider not in _plugin_devices():
             package = PROVIDER_PACKAGES.get(provider)
             remedy = f"It comes with {package}." if package else ""
+            if provider in _plugins().values():
+                remedy = "Its plugin package is installed, but finds no device here that it supports."
             raise refuse_provider(provider, self.providers(), self.name, remedy)
         return OnnxSession(path, provider, threads)
 
@@ -98,11 +100,11 @@ class OnnxSession:
         if provider != CPU:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
+            provider_options = {"num_of_threads": str(threads)} if provider == OPENVINO and threads else {}
             if provider in _built_in():
-                self._session = ort.InferenceSession(str(path), options, providers=[provider])
+                self._session = ort.InferenceSession(str(path), options, providers=[(provider, provider_options)])
             else:
-                plugin_options = {"num_of_threads": str(threads)} if provider == OPENVINO and threads else {}
-                options.add_provider_for_devices([_plugin_devices()[provider]], plugin_options)
+                options.add_provider_for_devices([_plugin_devices()[provider]], provider_options)
                 self._session = ort.InferenceSession(str(path), options)
         except Exception as error:  # onnxruntime's own exceptions have no common public base
             reason = str(error).splitlines()[0].rpartition(" : ")[2]
@@ -151,23 +153,33 @@ class OnnxSession:
         return run
 
 
+@cache
 def _built_in() -> list[str]:
-    """Providers that the installed onnxruntime was built with."""
+    """Providers that the installed onnxruntime was built with; asked before a plugin's is added to them."""
     names = engine("onnxruntime", "cpu").get_available_providers()
     return [name for name in names if name != "AzureExecutionProvider"]  # it calls a web service
 
 
 @cache
-def _plugin_devices() -> dict[str, Any]:
-    """The first device, a CPU where there is one, of every provider that an installed onnxruntime-ep-* brings."""
-    ort = engine("onnxruntime", "cpu")
+def _plugins() -> dict[str, str]:
+    """Provider by module name, of the installed onnxruntime-ep-* packages, each registered with onnxruntime."""
+    _built_in()
+    found = {}
     for module in pkgutil.iter_modules():
         if module.name.startswith("onnxruntime_ep_"):
-            library = engine(module.name, "cpu").get_library_path()
-            ort.register_execution_provider_library(module.name, library)
-    devices = [device for device in ort.get_ep_devices() if device.ep_name not in _built_in()]
-    devices.sort(key=lambda device: device.device.type != ort.OrtHardwareDeviceType.CPU)
-    return {device.ep_name: device for device in reversed(devices)}
+            plugin = engine(module.name, "cpu")
+            engine("onnxruntime", "cpu").register_execution_provider_library(module.name, plugin.get_library_path())
+            found[module.name] = str(plugin.get_ep_name())
+    return found
+
+
+@cache
+def _plugin_devices() -> dict[str, Any]:
+    """The device to use, a CPU where there is one, by provider, of every plugin that finds one."""
+    ort, names = engine("onnxruntime", "cpu"), set(_plugins().values())
+    devices = [device for device in ort.get_ep_devices() if device.ep_name in names]
+    devices.sort(key=lambda device: device.device.type == ort.OrtHardwareDeviceType.CPU)
+    return {device.ep_name: device for device in devices}
 
 
 def _export_graph(network: MobileNetV1) -> ModelProto:

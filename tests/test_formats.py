@@ -1,0 +1,396 @@
+"""Every format in every precision: the contract, parity, determinism, and what is inside the files."""
+
+import copy
+import json
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mnv1deploy import bundled, checkpoint, datasets, formats, verification
+from mnv1deploy.artifact import Precision, Provenance
+from mnv1deploy.errors import MnvError
+from mnv1deploy.formats.base import CPU, CUDA, OPENVINO, Session
+from mnv1deploy.network import MobileNetV1
+from mnv1deploy.quantization import quantize
+from mnv1deploy.spec import CIFAR, PAPER, Block, ModelSpec, Normalization
+
+CASES = [(name, precision) for name in formats.exportable() for precision in formats.get(name).precisions]
+TUTORIAL = checkpoint.TUTORIAL_NORMALIZATION
+
+
+def export(network: MobileNetV1, name: str, precision: Precision, folder: Path, images: np.ndarray) -> Path:
+    """Folds, quantises and exports a network, without the proof."""
+    folded = network.folded()
+    integers = quantize(folded, images, "test") if precision == "int8" else None
+    path = folder / f"net_{precision}{formats.get(name).suffix}"
+    provenance = Provenance(name, precision, network.spec, "0" * 64, (), integers.facts if integers else None, {})
+    formats.get(name).export(copy.deepcopy(folded), path, provenance, integers)
+    return path
+
+
+@pytest.fixture(scope="module")
+def network() -> MobileNetV1:
+    return checkpoint.load(bundled.CHECKPOINT).network
+
+
+@pytest.fixture(scope="module")
+def artifacts(network: MobileNetV1, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
+    folder = tmp_path_factory.mktemp("artifacts")
+    images = datasets.calibration().images
+    return {(name, precision): export(network, name, precision, folder, images) for name, precision in CASES}
+
+
+@pytest.fixture(scope="module")
+def expected(network: MobileNetV1) -> np.ndarray:
+    with torch.inference_mode():
+        return network(torch.from_numpy(datasets.calibration().images)).numpy()
+
+
+@pytest.fixture(params=CASES, ids="-".join)
+def session(request: pytest.FixtureRequest, artifacts: dict[tuple[str, str], Path]) -> Session:
+    return formats.open_session(artifacts[request.param], threads=1)
+
+
+def test_parity_with_the_checkpoint(session: Session, expected: np.ndarray, request: pytest.FixtureRequest) -> None:
+    precision: Precision = request.node.callspec.params["session"][1]
+    logits = verification.logits(session, datasets.calibration().images)
+    limits = verification.LIMITS[precision]
+    assert np.abs(logits - expected).max() <= min(limits.max_logit_difference, 1.0)
+    assert (logits.argmax(1) == expected.argmax(1)).mean() >= limits.agreement
+
+
+def test_the_contract(session: Session) -> None:
+    images = datasets.calibration().images
+    for count in (1, 2, 7):
+        logits = session(images[:count])
+        assert logits.shape == (count, 10)
+        assert logits.dtype == np.float32
+    np.testing.assert_allclose(session(images[:7])[3], session(images[3:4])[0], atol=2e-3)
+    assert session.spec == CIFAR
+    assert session.provider == CPU
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((1, 32, 32, 3), np.float32),
+        np.zeros((1, 3, 32, 32), np.uint8),
+        np.zeros((32, 32, 3), np.uint8),
+        np.zeros((1, 64, 64, 3), np.uint8),
+        np.zeros((0, 32, 32, 3), np.uint8),
+    ],
+    ids=["float", "NCHW", "one picture", "size", "none"],
+)
+def test_other_input_is_refused_with_the_contract(session: Session, images: np.ndarray) -> None:
+    with pytest.raises(MnvError, match=r"uint8 \[N, 32, 32, 3\]"):
+        session(images)
+
+
+def test_runner_runs_the_same_inference(session: Session) -> None:
+    images = datasets.calibration().images[:3]
+    for include_copies in (False, True):
+        result = session.runner(images, include_copies=include_copies)()
+        logits = result[0] if isinstance(result, list) else result
+        np.testing.assert_array_equal(logits, session(images))
+
+
+@pytest.mark.parametrize(("name", "precision"), CASES)
+def test_the_same_export_gives_the_same_bytes(
+    network: MobileNetV1,
+    artifacts: dict[tuple[str, str], Path],
+    name: str,
+    precision: Precision,
+    tmp_path: Path,
+) -> None:
+    again = export(network, name, precision, tmp_path, datasets.calibration().images)
+    assert again.read_bytes() == artifacts[name, precision].read_bytes()
+
+
+def test_another_process_gives_the_same_bytes(tmp_path: Path) -> None:
+    digests = []
+    for run in ("a", "b"):
+        command = [sys.executable, "-m", "mnv1deploy.cli", "export", "--json", "--output", str(tmp_path / run)]
+        done = subprocess.run([*command, "--quantize", "int8", "--format", "onnx,torchscript"], capture_output=True)
+        assert done.returncode == 0, done.stderr
+        digests.append([list(item["files"].values())[0]["sha256"] for item in json.loads(done.stdout)])
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize(("name", "precision"), CASES)
+def test_no_file_names_the_machine_that_wrote_it(
+    artifacts: dict[tuple[str, str], Path], name: str, precision: str
+) -> None:
+    path = artifacts[name, precision]
+    contents = [path.read_bytes()]
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            contents += [archive.read(member) for member in archive.namelist()]
+    here = [str(Path(__file__).parents[1]), str(Path(torch.__file__).parents[1]), "site-packages", str(Path.home())]
+    for content in contents:
+        for place in here:
+            assert place.encode() not in content
+
+
+# ONNX ------------------------------------------------------------------------------------------------------------
+
+
+def onnx_model(artifacts: dict[tuple[str, str], Path], precision: str) -> onnx.ModelProto:
+    return onnx.load(artifacts["onnx", precision])
+
+
+@pytest.mark.parametrize("precision", formats.get("onnx").precisions)
+def test_onnx_interface_and_metadata(artifacts: dict[tuple[str, str], Path], precision: str) -> None:
+    model = onnx_model(artifacts, precision)
+    onnx.checker.check_model(model, full_check=True)
+    (image,), (logits,) = model.graph.input, model.graph.output
+    assert (image.name, logits.name) == ("image", "logits")
+    assert image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert logits.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    assert [d.dim_param or d.dim_value for d in image.type.tensor_type.shape.dim] == ["batch", 32, 32, 3]
+    assert [entry.key for entry in model.metadata_props] == ["mnv1deploy"]
+    assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+    assert all(node.domain == "" for node in model.graph.node), "standard operators only"
+    assert not any(tensor.external_data for tensor in model.graph.initializer)
+    assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
+    layers = {layer.name for layer in CIFAR.layers()}
+    assert layers <= {node.name for node in model.graph.node}
+
+
+def test_onnx_int8_has_no_float_island(artifacts: dict[tuple[str, str], Path]) -> None:
+    """Raw pixels go to the stem through Transpose and DequantizeLinear(1/64, 128), and every weight is int8."""
+    model = onnx_model(artifacts, "int8")
+    kinds = [node.op_type for node in model.graph.node]
+    assert kinds.count("Conv") == 17
+    assert not {"Cast", "Sub", "Div", "Relu"} & set(kinds)
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    producers = {name: node for node in model.graph.node for name in node.output}
+    stem = next(node for node in model.graph.node if node.name == "stem")
+    pixels = producers[stem.input[0]]
+    assert pixels.op_type == "DequantizeLinear"
+    assert constants[pixels.input[1]] == np.float32(1 / 64)
+    assert constants[pixels.input[2]] == 128
+    assert producers[pixels.input[0]].op_type == "Transpose"
+    assert producers[pixels.input[0]].input[0] == "image"
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "Gemm"):
+            weight = producers[node.input[1]]
+            assert constants[weight.input[0]].dtype == np.int8
+            assert constants[weight.input[1]].shape == (constants[weight.input[0]].shape[0],), "per channel"
+    big_floats = [c for c in constants.values() if c.dtype == np.float32 and c.size > 512]
+    assert not big_floats
+
+
+def test_onnxruntime_fuses_every_layer_to_integers(artifacts: dict[tuple[str, str], Path], tmp_path: Path) -> None:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(str(artifacts["onnx", "int8"]), options, providers=[CPU])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
+    assert kinds.count("QLinearConv") == 17
+    assert not {"Conv", "Gemm", "QuantizeLinear", "DequantizeLinear"} & set(kinds)
+
+
+def test_onnx_runs_without_mnv1deploy_and_without_torch(artifacts: dict[tuple[str, str], Path]) -> None:
+    script = (
+        "import sys, numpy as np, onnxruntime as ort\n"
+        "session = ort.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider'])\n"
+        "logits, = session.run(None, {'image': np.zeros((5, 32, 32, 3), np.uint8)})\n"
+        "assert logits.shape == (5, 10)\n"
+        "assert 'torch' not in sys.modules and 'mnv1deploy' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script, artifacts["onnx", "int8"]], check=True)
+
+
+@pytest.mark.parametrize("normalization", [TUTORIAL, Normalization((100.0,) * 3, (50.0,) * 3)], ids=["rgb", "grey"])
+def test_int8_under_other_normalisations(network: MobileNetV1, normalization: Normalization, tmp_path: Path) -> None:
+    """The same weights see other inputs; the artifacts must follow the checkpoint all the same."""
+    other = MobileNetV1(CIFAR.replace(normalization=normalization)).eval()
+    other.load_state_dict(network.state_dict())
+    images = datasets.calibration().images
+    with torch.inference_mode():
+        expected = other(torch.from_numpy(images)).numpy()
+    for name in formats.exportable():
+        exact = formats.open_session(export(other, name, "fp32", tmp_path, images))(images)
+        np.testing.assert_allclose(exact, expected, atol=1e-4)
+        integers = formats.open_session(export(other, name, "int8", tmp_path, images))(images)
+        assert (integers.argmax(1) == expected.argmax(1)).mean() > 0.95
+
+
+specs = st.builds(
+    lambda blocks, width, classes, half, bias: ModelSpec(
+        name="drawn",
+        classes=tuple(f"c{i}" for i in range(classes)),
+        input_size=max(32, 2 ** sum(stride - 1 for _, stride in blocks)) * (2 if half else 1),
+        stem=Block(16, 1),
+        stem_bias=bias,
+        blocks=tuple(Block(*row) for row in blocks),
+        width=width,
+    ),
+    st.lists(st.tuples(st.integers(1, 40), st.sampled_from([1, 2])), min_size=1, max_size=4),
+    st.sampled_from([0.25, 0.5, 1.0, 1.3]),
+    st.integers(1, 12),
+    st.booleans(),
+    st.booleans(),
+)
+
+
+@pytest.mark.slow
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(spec=specs, seed=st.integers(0, 99))
+def test_any_spec_exports_to_every_format(spec: ModelSpec, seed: int, tmp_path: Path) -> None:
+    torch.manual_seed(seed)
+    drawn = MobileNetV1(spec)
+    images = datasets.resized(datasets.calibration(), spec.input_size).images[:40]
+    with torch.no_grad():
+        for _ in range(3):  # gives the batch norms statistics
+            drawn(torch.from_numpy(images))
+    drawn.eval()
+    with torch.inference_mode():
+        expected = drawn(torch.from_numpy(images)).numpy()
+    for name, precision in CASES:
+        logits = formats.open_session(export(drawn, name, precision, tmp_path, images))(images)
+        scale = np.abs(expected).max()
+        tolerance = {"fp32": 1e-4, "fp16": 0.03, "int8": 0.35}[precision] * max(scale, 0.01)
+        np.testing.assert_allclose(logits, expected, atol=tolerance, err_msg=f"{name} {precision}")
+
+
+@pytest.mark.slow
+def test_the_paper_network_exports(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    spec = PAPER.replace(width=0.25, input_size=128)
+    images = np.stack([np.asarray(datasets.images.read(p, 128)) for p in datasets.calibration().images[:8]])
+    drawn = MobileNetV1(spec).eval()
+    with torch.inference_mode():
+        expected = drawn(torch.from_numpy(images)).numpy()
+    for name in formats.exportable():
+        logits = formats.open_session(export(drawn, name, "fp32", tmp_path, images))(images)
+        np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+# TorchScript -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", formats.get("torchscript").precisions)
+def test_torchscript_runs_where_there_is_only_torch(artifacts: dict[tuple[str, str], Path], precision: str) -> None:
+    script = (
+        "import sys, torch\n"
+        "module = torch.jit.load(sys.argv[1])\n"
+        "logits = module(torch.zeros(5, 32, 32, 3, dtype=torch.uint8))\n"
+        "assert logits.shape == (5, 10) and logits.dtype == torch.float32\n"
+        "assert not {'mnv1deploy', 'onnx', 'torchvision'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script, artifacts["torchscript", precision]], check=True)
+
+
+def test_torchscript_int8_has_int8_weights(artifacts: dict[tuple[str, str], Path]) -> None:
+    sizes = {p: artifacts["torchscript", p].stat().st_size for p in ("fp32", "fp16", "int8")}
+    assert sizes["int8"] < 0.35 * sizes["fp32"]
+    assert sizes["fp16"] < 0.55 * sizes["fp32"]
+
+
+def test_a_state_dict_is_no_torchscript_artifact(tmp_path: Path, network: MobileNetV1) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(network.state_dict(), path)
+    with pytest.raises(MnvError, match="mnv1 import"):
+        formats.open_session(path)
+
+
+# Providers and files ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", formats.NAMES)
+def test_a_provider_is_used_or_refused(name: str, artifacts: dict[tuple[str, str], Path]) -> None:
+    path = bundled.CHECKPOINT if name == "pytorch" else artifacts[name, "fp32"]
+    available = formats.get(name).providers()
+    assert available[0] == CPU
+    for provider in (CPU, CUDA, OPENVINO, "NoSuchProvider"):
+        if provider in available:
+            session = formats.open_session(path, provider=provider)
+            assert session.provider == provider
+            images = datasets.sample().images[:50]
+            cpu = formats.open_session(path)(images)
+            assert (session(images).argmax(1) == cpu.argmax(1)).mean() >= 0.98
+        else:
+            with pytest.raises(MnvError, match=f"{provider} is not available.*{CPU}"):
+                formats.open_session(path, provider=provider)
+
+
+def test_refusing_a_provider_names_the_package_that_brings_it() -> None:
+    for provider, package in formats.missing_providers(formats.get("onnx").providers()).items():
+        with pytest.raises(MnvError) as refusal:
+            formats.open_session(bundled.INT8, provider=provider)
+        assert package in refusal.value.hint or "finds no device" in refusal.value.hint
+
+
+def test_provider_aliases() -> None:
+    assert formats.open_session(bundled.INT8, provider="cpu").provider == CPU
+    with pytest.raises(MnvError, match="CUDAExecutionProvider is not available"):
+        formats.open_session(bundled.INT8, provider="CUDA") if CUDA not in formats.get("onnx").providers() else (
+            formats.open_session(bundled.INT8, provider="no-such")
+        )
+
+
+def test_a_provider_that_onnxruntime_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """onnxruntime itself would fall back to the CPU with no more than a warning."""
+    import onnxruntime
+
+    from mnv1deploy.formats import onnx as module
+
+    class Fallen:
+        def __init__(self, *args: object, **kwargs: object) -> None:
+            pass
+
+        def get_providers(self) -> list[str]:
+            return [CPU]
+
+    monkeypatch.setattr(module, "_built_in", lambda: [CUDA, CPU])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Fallen)
+    with pytest.raises(MnvError, match=f"could not start {CUDA}"):
+        formats.open_session(bundled.INT8, provider=CUDA)
+
+
+def test_files_that_are_no_artifacts(tmp_path: Path) -> None:
+    with pytest.raises(MnvError, match="There is no file"):
+        formats.open_session(tmp_path / "none.onnx")
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(MnvError, match="of no known format"):
+        formats.open_session(tmp_path / "notes.txt")
+    for suffix in (".onnx", ".pt", ".safetensors"):
+        for content in (b"", b"nonsense" * 100):
+            path = tmp_path / f"broken{suffix}"
+            path.write_bytes(content)
+            with pytest.raises(MnvError, match=re.escape(str(path))):
+                formats.open_session(path)
+
+
+def test_an_onnx_model_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    model = onnx.load(bundled.FP32)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "other.onnx")
+    with pytest.raises(MnvError, match="carries no spec"):
+        formats.open_session(tmp_path / "other.onnx")
+
+
+def test_a_truncated_artifact_is_refused(tmp_path: Path, artifacts: dict[tuple[str, str], Path]) -> None:
+    for path in artifacts.values():
+        cut = tmp_path / path.name
+        cut.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        with pytest.raises(MnvError):
+            formats.open_session(cut)
+
+
+def test_the_checkpoint_is_not_exported_to() -> None:
+    assert "pytorch" not in formats.exportable()
+    with pytest.raises(MnvError, match="no format called"):
+        formats.get("caffe")
