@@ -193,20 +193,21 @@ def show_exported(exported: Sequence[Exported]) -> None:
 
 def show_bench(results: Sequence[Result]) -> None:
     """Two tables of one benchmark run: times per call, then what every contestant costs once."""
+    names = ("min", "mean", "std", "p50", "p90", "p99")
     ordered = sorted(results, key=lambda r: (r.batch_size, r.threads or 0))
     times = [
         (
             r.artifact,
             r.threads or "auto",
             r.batch_size,
-            *(f"{1000 * value:,.1f}" for value in (r.min, r.mean, r.std, r.p50, r.p90, r.p99)),
+            *(f"{1000 * getattr(r, name):,.1f}" for name in names),
             f"{r.images_per_second:,.0f}",
             f"{r.ratio:.2f}",
         )
         for r in ordered
     ]
     show_table(
-        ["artifact", *">threads >batch >min >mean >std >p50 >p90 >p99 >images/s".split(), ">ratio"],
+        ["artifact", ">threads", ">batch", *(f">{name}" for name in names), ">images/s", ">ratio"],
         times,
         title=f"{results[0].provider}: microseconds per call; ratio of p50 to the fastest with that batch and threads",
     )
@@ -445,7 +446,7 @@ def plot_bench(results: Sequence[Result], path: Path) -> None:
             low = p50 - [1000 * r.p50_lowest / r.batch_size for r in mine]
             high = [1000 * r.p50_highest / r.batch_size for r in mine] - p50
             positions = np.arange(len(batches)) + (number - (len(contestants) - 1) / 2) * height
-            name = f"{artifact}, {threads or 'auto'} threads"
+            name = f"{artifact}, threads {threads or 'auto'}"
             bars = axes.barh(positions, p50, height, xerr=np.clip([low, high], 0, None), label=name, capsize=2)
             axes.bar_label(bars, fmt="%.1f", padding=4, fontsize=7)
         axes.set_yticks(range(len(batches)), [f"batch {size}" for size in batches])

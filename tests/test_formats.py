@@ -121,7 +121,7 @@ def test_another_process_gives_the_same_bytes(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "mnv1deploy.cli", "export", "--json", "--output", str(tmp_path / run)]
         done = subprocess.run([*command, "--quantize", "int8", "--format", "onnx,torchscript"], capture_output=True)
         assert done.returncode == 0, done.stderr
-        digests.append([list(item["files"].values())[0]["sha256"] for item in json.loads(done.stdout)])
+        digests.append([next(iter(item["files"].values()))["sha256"] for item in json.loads(done.stdout)])
     assert digests[0] == digests[1]
 
 

@@ -1,0 +1,90 @@
+"""The Python face: pictures in, names out."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mnv1deploy as mnv1
+from mnv1deploy import bundled, datasets
+from mnv1deploy.classifier import BATCH
+from mnv1deploy.errors import MnvError
+
+CAT = Path(__file__).parents[1] / "examples" / "cat.png"
+
+
+@pytest.fixture(scope="module")
+def classifier() -> mnv1.Classifier:
+    return mnv1.load()
+
+
+def test_the_cat_is_a_cat(classifier: mnv1.Classifier) -> None:
+    found = classifier.predict(CAT)
+    assert found.label == "cat"
+    assert found.probability > 0.5
+    assert len(found.top) == 5
+
+
+def test_probabilities_are_a_softmax_of_the_logits(classifier: mnv1.Classifier) -> None:
+    picture = datasets.sample().images[0]
+    found = classifier.predict(picture, top=10)
+    logits = classifier.session(picture[None])[0].astype(np.float64)
+    expected = np.exp(logits) / np.exp(logits).sum()
+    assert sum(p for _, p in found.top) == pytest.approx(1)
+    assert [p for _, p in found.top] == sorted((p for _, p in found.top), reverse=True)
+    for label, probability in found.top:
+        assert probability == pytest.approx(expected[classifier.spec.classes.index(label)])
+
+
+def test_every_kind_of_source_gives_the_same_answer(classifier: mnv1.Classifier) -> None:
+    image = Image.open(CAT)
+    encoded = io.BytesIO()
+    image.save(encoded, "PNG")
+    sources = [CAT, str(CAT), encoded.getvalue(), image, np.asarray(image.convert("RGB"))]
+    assert len({classifier.predict(source) for source in sources}) == 1
+
+
+def test_many_pictures_keep_their_order_and_report_the_broken(classifier: mnv1.Classifier, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no")
+    pictures = list(datasets.sample().images[: BATCH + 10])
+    sources = [*pictures[:5], broken, *pictures[5:], tmp_path / "gone.png"]
+    answers = list(classifier.predict_all(sources, top=1))
+    assert len(answers) == len(sources)
+    errors = [source for source, answer in answers if isinstance(answer, MnvError)]
+    assert errors == [broken, tmp_path / "gone.png"]
+    labels = [answer.label for _, answer in answers if not isinstance(answer, MnvError)]
+    assert labels == [classifier.predict(picture).label for picture in pictures]
+
+
+def test_every_artifact_and_the_checkpoint_agree(classifier: mnv1.Classifier) -> None:
+    for path in (bundled.FP32, bundled.CHECKPOINT):
+        other = mnv1.load(path, threads=1).predict(CAT)
+        assert other.label == "cat"
+        assert other.probability == pytest.approx(classifier.predict(CAT).probability, abs=0.1)
+
+
+def test_load_refuses_what_is_not_there() -> None:
+    with pytest.raises(MnvError, match="There is no file"):
+        mnv1.load("model.onnx")
+
+
+def test_predicting_imports_neither_torch_nor_the_exporters() -> None:
+    script = (
+        "import sys, mnv1deploy as mnv1\n"
+        "assert mnv1.load().predict(sys.argv[1]).label == 'cat'\n"
+        "heavy = {'torch', 'torchvision', 'onnx', 'onnxsim', 'onnxscript', 'matplotlib', 'rich', 'typer'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, CAT], check=True)
+
+
+def test_the_public_face() -> None:
+    for name in mnv1.__all__:
+        assert getattr(mnv1, name) is not None
+    with pytest.raises(AttributeError):
+        _ = mnv1.no_such_name

@@ -1,0 +1,319 @@
+"""The ``mnv1`` command as a person or a script meets it, in processes of its own."""
+
+import json
+import os
+import pty
+import select
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mnv1deploy import bundled, datasets, formats
+from mnv1deploy.formats.base import CUDA
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+CAT = EXAMPLES / "cat.png"
+
+
+def mnv1(*arguments: object, stdin: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs the command; a traceback on either stream fails the test."""
+    command = [sys.executable, "-W", "error", "-m", "mnv1deploy.cli", *map(str, arguments)]
+    done = subprocess.run(command, input=stdin, capture_output=True, cwd=cwd)
+    result = subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
+    assert "Traceback" not in result.stdout + result.stderr, result.stderr
+    return result
+
+
+def succeed(*arguments: object, **options: object) -> str:
+    """Standard output of a command that must succeed, and be silent on standard error."""
+    done = mnv1(*arguments, **options)  # type: ignore[arg-type]
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+# predict -----------------------------------------------------------------------------------------------------------
+
+
+def test_predict_a_picture() -> None:
+    assert succeed("predict", "cat.png", cwd=EXAMPLES).split()[:2] == ["cat.png", "cat"]
+
+
+def test_predict_json() -> None:
+    (answer,) = json.loads(succeed("predict", CAT, "--json", "--top", 2))
+    assert answer["path"] == str(CAT)
+    assert answer["label"] == "cat" == answer["top"][0]["label"]
+    assert answer["probability"] == answer["top"][0]["probability"]
+    assert len(answer["top"]) == 2
+
+
+def test_predict_standard_input() -> None:
+    (answer,) = json.loads(succeed("predict", "-", "--json", stdin=CAT.read_bytes()))
+    assert (answer["path"], answer["label"]) == ("-", "cat")
+
+
+def test_predict_folders_and_patterns(class_folders: Path) -> None:
+    found = json.loads(succeed("predict", class_folders, class_folders / "cat" / "1*.png", "--json"))
+    assert len(found) == 80
+    right = sum(Path(answer["path"]).parent.name == answer["label"] for answer in found)
+    assert right >= 60
+
+
+def test_unreadable_pictures_are_reported_and_the_others_done(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8\xff no")
+    done = mnv1("predict", broken, CAT, tmp_path / "gone.png", "--json")
+    assert done.returncode == 1
+    assert [answer["label"] for answer in json.loads(done.stdout)] == ["cat"]
+    assert str(broken) in done.stderr
+    assert str(tmp_path / "gone.png") in done.stderr
+
+
+def test_nothing_to_predict(tmp_path: Path) -> None:
+    assert mnv1("predict").returncode == 2
+    assert mnv1("predict", tmp_path).returncode == 1
+    assert mnv1("predict", f"{tmp_path}/*.png").returncode == 1
+
+
+@pytest.mark.parametrize("model", [bundled.FP32, bundled.CHECKPOINT], ids=lambda path: path.suffix)
+def test_predict_with_any_model(model: Path) -> None:
+    assert succeed("predict", CAT, "--model", model, "--threads", 1).split()[1] == "cat"
+
+
+def test_predict_and_bench_need_no_torch(tmp_path: Path) -> None:
+    """A torch that fails to import stands in the way of whoever tries."""
+    (tmp_path / "torch.py").write_text("raise ImportError('torch was imported')")
+    for arguments in (["predict", CAT], ["bench", "--duration", "0.02"], ["info"], ["cost"], ["--help"]):
+        command = [sys.executable, "-m", "mnv1deploy.cli", *map(str, arguments)]
+        done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True)
+        assert done.returncode == 0, done.stderr
+    refused = subprocess.run(
+        [sys.executable, "-m", "mnv1deploy.cli", "export"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert refused.returncode == 1
+    assert "pip install 'mnv1deploy[export]'" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+# bench -------------------------------------------------------------------------------------------------------------
+
+
+def test_bench_table() -> None:
+    table = succeed(
+        "bench", "--duration", "0.02", "--threads", "1,2", "--batch-size", "1,4", "--provider", "CPUExecutionProvider"
+    )
+    assert table.count(bundled.INT8.name) == 6
+    for word in ("CPUExecutionProvider", "p50", "p99", "images/s", "peak memory", "onnxruntime"):
+        assert word in table
+
+
+def test_bench_json_and_plot(tmp_path: Path) -> None:
+    plot = tmp_path / "bench.png"
+    found = json.loads(succeed("bench", bundled.INT8, "pytorch", "--duration", "0.02", "--json", "--plot", plot))
+    assert {row["artifact"] for row in found["results"]} == {bundled.INT8.name, "pytorch"}
+    assert found["machine"]["cpu"]
+    assert found["machine"]["versions"]["onnxruntime"]
+    assert found["settings"]["duration"] == 0.02
+    assert Image.open(plot).size[0] > 500
+
+
+def test_bench_refuses_a_gpu_that_is_not_there() -> None:
+    if CUDA in formats.get("onnx").providers():
+        assert CUDA in succeed("bench", "--provider", CUDA, "--duration", "0.02")
+        return
+    done = mnv1("bench", "--provider", "CUDAExecutionProvider")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert (
+        "CUDAExecutionProvider is not available for onnx on this machine; available: CPUExecutionProvider"
+        in done.stderr
+    )
+    assert "onnxruntime-gpu" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["bench", "--batch-size", "0"],
+        ["bench", "--threads", "two"],
+        ["bench", "--duration", "-1"],
+        ["export", "--quantize", "int4"],
+        ["cost", "--preset", "resnet"],
+        ["no-such-command"],
+        ["import", "x.pt", "--mean", "0.5,0.5,0.5"],
+        ["import", "x.pt", "--mean", "a,b,c", "--std", "1,1,1"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_exits_2(arguments: list[str]) -> None:
+    assert mnv1(*arguments).returncode == 2
+
+
+# export, evaluate, info, cost, providers ---------------------------------------------------------------------------
+
+
+def test_export_int8_table_and_files(offline: Path, tmp_path: Path) -> None:
+    table = succeed("export", "--format", "onnx", "--quantize", "int8", cwd=tmp_path)
+    assert "proved" in table
+    assert "sample" in table
+    assert sorted(path.name for path in (tmp_path / "artifacts").iterdir()) == [
+        "mobilenetv1_cifar10_int8.onnx",
+        "mobilenetv1_cifar10_int8.onnx.json",
+    ]
+
+
+def test_export_json(offline: Path, tmp_path: Path) -> None:
+    found = json.loads(succeed("export", "--format", "onnx,torchscript", "--output", tmp_path / "out", "--json"))
+    assert [item["provenance"]["format"] for item in found] == ["onnx", "torchscript"]
+    for item in found:
+        assert item["failures"] == []
+        assert Path(item["path"]).is_file()
+        assert item["proof"]["agreement"] == 1.0
+
+
+def test_an_export_that_fails_its_proof_exits_1(offline: Path, tmp_path: Path, class_folders: Path) -> None:
+    """Calibrated on nothing but black pictures, int8 cannot work."""
+    black = tmp_path / "black"
+    black.mkdir()
+    for number in range(3):
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(black / f"{number}.png")
+    output = tmp_path / "out"
+    done = mnv1("export", "--quantize", "int8", "--calibration", black, "--output", output)
+    assert done.returncode == 1
+    assert "failed" in done.stdout
+    assert "is not proved and was not kept" in done.stderr
+    assert list(output.iterdir()) == []
+
+
+def test_export_refusals(tmp_path: Path) -> None:
+    for arguments, message in (
+        (["--format", "caffe"], "no format called caffe"),
+        (["--checkpoint", tmp_path / "none.safetensors"], "There is no checkpoint"),
+        (["--calibration", tmp_path / "none"], "There is no folder"),
+        (["--output", CAT / "below"], "Cannot write"),
+    ):
+        done = mnv1("export", *arguments)
+        assert done.returncode == 1
+        assert message in done.stderr
+
+
+def test_evaluate(cifar10_test: datasets.Dataset, tmp_path: Path) -> None:
+    plot = tmp_path / "confusion.png"
+    found = json.loads(succeed("evaluate", "--json", "--plot", plot))
+    assert found["images"] == 10_000
+    assert found["on"] == "CIFAR-10 test split"
+    assert found["top1"] >= 0.88
+    assert set(found["classes"]) == set(cifar10_test.classes)
+    assert sum(map(sum, found["confusion"])) == 10_000
+    assert Image.open(plot).size[0] > 500
+
+
+def test_evaluate_own_folder(tmp_path: Path) -> None:
+    pictures = datasets.sample()
+    for number in range(200):
+        folder = tmp_path / "val" / pictures.classes[pictures.labels[number]]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pictures.images[number]).save(folder / f"{number}.png")
+    (tmp_path / "train").mkdir()
+    for folder in (tmp_path / "val").iterdir():
+        (tmp_path / "train" / folder.name).mkdir()
+        next(folder.iterdir()).rename(tmp_path / "train" / folder.name / "0.png")
+    table = succeed("evaluate", "--data", tmp_path)
+    assert "automobile" in table
+    assert "(190 images)" in table
+
+
+def test_info_of_everything_shipped() -> None:
+    for path in (bundled.INT8, bundled.FP32, bundled.CHECKPOINT):
+        facts = json.loads(succeed("info", path, "--json"))
+        assert facts["spec"]["input_size"] == 32
+        assert "uint8 [N, 32, 32, 3]" in succeed("info", path)
+    assert json.loads(succeed("info", "--json"))["proof"]["agreement"] >= 0.985
+    checkpoint = json.loads(succeed("info", bundled.CHECKPOINT, "--json"))
+    assert checkpoint["accuracy"][0]["on"] == "CIFAR-10 test split"
+    assert checkpoint["training"]["epochs"] > 0
+
+
+def test_info_of_other_files(tmp_path: Path) -> None:
+    assert "no known format" in mnv1("info", CAT).stderr
+    copy = tmp_path / "copy.onnx"
+    copy.write_bytes(bundled.INT8.read_bytes())
+    assert "there is no manifest" in succeed("info", copy)
+    (tmp_path / "copy.onnx.json").write_bytes(bundled.INT8.with_name(bundled.INT8.name + ".json").read_bytes())
+    copy.write_bytes(copy.read_bytes() + b"\0")
+    done = mnv1("info", copy)
+    assert done.returncode == 1
+
+
+def test_cost() -> None:
+    table = succeed("cost")
+    assert "7,872,512" in table
+    assert "280,650" in table
+    paper = json.loads(succeed("cost", "--preset", "paper", "--json"))
+    assert round(paper["multiply_adds"] / 1e6) == 569
+    assert json.loads(succeed("cost", "--model", bundled.INT8, "--json"))["parameters"] == 280_650
+    assert mnv1("cost", "--input-size", 33).returncode == 1
+
+
+def test_providers() -> None:
+    assert "CPUExecutionProvider" in succeed("providers")
+    found = json.loads(succeed("providers", "--json"))
+    assert found["available"]["onnx"][0] == "CPUExecutionProvider"
+    assert not set(found["available"]["onnx"]) & set(found["not_available"])
+
+
+# The rest ----------------------------------------------------------------------------------------------------------
+
+
+def test_help_and_version() -> None:
+    text = succeed("--help")
+    for command in ("train", "import", "export", "predict", "bench", "evaluate", "info", "cost", "providers"):
+        assert command in text
+        assert "Usage" in succeed(command, "--help")
+    assert succeed("--version").startswith("mnv1 ")
+
+
+def test_debug_shows_the_traceback_anywhere_on_the_line() -> None:
+    for arguments in (["--debug", "predict", "none.png", "--model", "none.onnx"], ["info", "none.onnx", "--debug"]):
+        command = [sys.executable, "-m", "mnv1deploy.cli", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert "Traceback" in done.stderr
+
+
+def test_a_closed_pipe_is_no_error(class_folders: Path) -> None:
+    command = f"{sys.executable} -m mnv1deploy.cli predict {class_folders} | head -n 1"
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True)
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
+
+
+def test_a_terminal_gets_a_progress_bar(class_folders: Path) -> None:
+    """On a real pseudo-terminal: the bar is drawn on standard error, the answers on standard output."""
+    main, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mnv1deploy.cli", "predict", str(class_folders)],
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+    )
+    os.close(terminal)
+    assert process.stdout
+    lines = process.stdout.read().decode().splitlines()
+    seen = b""
+    while select.select([main], [], [], 0)[0]:
+        try:
+            seen += os.read(main, 4096)
+        except OSError:
+            break
+    os.close(main)
+    assert process.wait() == 0
+    assert len(lines) == 80
+    assert b"predicting" in seen
+    assert b"80/80" in seen

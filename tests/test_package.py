@@ -1,0 +1,64 @@
+"""The wheel, in an environment of its own that has onnxruntime and no torch, far from the repo."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    (found,) = folder.glob("*.whl")
+    return found
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_bundled_files(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    for name in ("calibration.webp", "calibration.json", "sample.webp", "sample.json"):
+        assert f"mnv1deploy/data/{name}" in names
+    for name in (".safetensors", "_int8.onnx", "_int8.onnx.json", "_fp32.onnx"):
+        assert f"mnv1deploy/models/mobilenetv1_cifar10{name}" in names
+    assert "mnv1deploy/py.typed" in names
+    assert not any(name.startswith(("tests/", "docs/")) for name in names)
+    assert wheel.stat().st_size < 8_000_000
+
+
+@pytest.mark.slow
+def test_the_wheel_runs_with_its_engine_alone(wheel: Path, tmp_path: Path) -> None:
+    environment = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+    python = environment / "bin" / "python"
+    install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", str(python), f"{wheel}[cpu]"]
+    subprocess.run(install, check=True)
+    shutil.copy(ROOT / "examples" / "cat.png", tmp_path)
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+
+    def mnv1(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [str(environment / "bin" / "mnv1"), *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True)
+
+    absent = subprocess.run([str(python), "-c", "import torch"], capture_output=True, env=clean)
+    assert absent.returncode == 1
+    predicted = mnv1("predict", "cat.png", "--json")
+    assert predicted.returncode == 0, predicted.stderr
+    assert json.loads(predicted.stdout)[0]["label"] == "cat"
+    benched = mnv1("bench", "--duration", "0.02", "--provider", "CPUExecutionProvider")
+    assert benched.returncode == 0, benched.stderr
+    assert mnv1("info").returncode == 0
+    for command, extra in ((["export"], "export"), (["train"], "train"), (["bench", "pytorch"], "train")):
+        refused = mnv1(*command)
+        assert refused.returncode == 1
+        assert f"pip install 'mnv1deploy[{extra}]'" in refused.stderr
+        assert "Traceback" not in refused.stderr

@@ -1,0 +1,137 @@
+"""Proofs: what they measure, and that each limit is really applied."""
+
+import numpy as np
+import pytest
+
+from mnv1deploy import bundled, datasets, formats, verification
+from mnv1deploy.datasets import Dataset
+from mnv1deploy.errors import MnvError
+from mnv1deploy.formats.base import CPU, Images, Logits
+from mnv1deploy.spec import CIFAR, ModelSpec
+from mnv1deploy.verification import Evaluation, Reference, evaluate
+
+
+class Fixed:
+    """A session that answers picture i (known by its first pixel, little endian) with row i of ``logits``."""
+
+    spec: ModelSpec = CIFAR
+    provider = CPU
+
+    def __init__(self, logits: np.ndarray) -> None:
+        self.logits = logits.astype(np.float32)
+
+    def __call__(self, images: Images) -> Logits:
+        return self.logits[images[:, 0, 0, 0].astype(int) + 256 * images[:, 0, 0, 1].astype(int)]
+
+
+def numbered(count: int) -> Images:
+    images = np.zeros((count, 32, 32, 3), np.uint8)
+    images[:, 0, 0, 0], images[:, 0, 0, 1] = np.arange(count) % 256, np.arange(count) // 256
+    return images
+
+
+def answers(labels: np.ndarray) -> np.ndarray:
+    return np.eye(10)[labels] * 5
+
+
+LABELS = np.arange(12_000) % 10
+
+
+def reference(labelled: int) -> Reference:
+    dataset = Dataset("test", numbered(labelled), LABELS[:labelled], CIFAR.classes) if labelled else None
+    return Reference(Fixed(answers(LABELS)), numbered(1000), "numbered", dataset)
+
+
+def with_errors(count: int) -> np.ndarray:
+    wrong = LABELS.copy()
+    wrong[-count:] += 1
+    return answers(wrong % 10)
+
+
+def test_the_same_answers_are_proved() -> None:
+    proof, failures = reference(0).prove(Fixed(answers(LABELS)), "fp32")
+    assert failures == []
+    assert (proof.max_logit_difference, proof.agreement, proof.count, proof.accuracy) == (0.0, 1.0, 1000, None)
+
+
+@pytest.mark.parametrize(("difference", "fine"), [(0.9e-4, True), (1.1e-4, False), (np.nan, False)])
+def test_fp32_logits(difference: float, fine: bool) -> None:
+    logits = answers(LABELS)
+    logits[17, 4] += difference
+    proof, failures = reference(0).prove(Fixed(logits), "fp32")
+    assert (failures == []) == fine
+    assert fine is False or proof.max_logit_difference == pytest.approx(difference, rel=0.01)
+
+
+@pytest.mark.parametrize(("precision", "wrong", "fine"), [
+    ("fp32", 1, False), ("fp16", 5, True), ("fp16", 6, False), ("int8", 15, True), ("int8", 16, False),
+])  # fmt: skip
+def test_agreement(precision: verification.Precision, wrong: int, fine: bool) -> None:
+    labels = LABELS.copy()
+    labels[:wrong] += 1
+    proof, failures = reference(0).prove(Fixed(answers(labels % 10)), precision)
+    assert proof.agreement == 1 - wrong / 1000
+    assert (failures == []) == fine
+
+
+@pytest.mark.parametrize(("wrong", "fine"), [(0, True), (30, True), (31, False)])
+def test_accuracy_on_the_full_split(wrong: int, fine: bool) -> None:
+    """0.3 points of 10,000 images are 30."""
+    labels = LABELS.copy()
+    labels[5000 : 5000 + wrong] += 1
+    proof, failures = reference(10_000).prove(Fixed(answers(labels % 10)), "int8")
+    assert proof.accuracy is not None
+    assert proof.accuracy.top1 == pytest.approx(1 - wrong / 10_000)
+    assert (failures == []) == fine
+
+
+def test_accuracy_on_few_images_allows_for_chance() -> None:
+    """Of 1,000 images 3 may be lost, and 2 standard errors: 2 sqrt(10) = 6.3 more if 10 differ, all one way."""
+    for wrong, fine in ((9, True), (25, False)):
+        labels = LABELS.copy()
+        labels[985 : 985 + wrong] += 1
+        failures = reference(1000).prove(Fixed(answers(labels % 10)), "int8")[1]
+        assert any("accuracy" in failure for failure in failures) != fine
+
+
+def test_a_wrong_normalisation_is_caught() -> None:
+    """The commonest deployment bug: the same weights behind another mean and std."""
+    session = formats.open_session(bundled.FP32)
+
+    class Wrong:
+        spec, provider = CIFAR, CPU
+
+        def __call__(self, images: Images) -> Logits:
+            return session((images * 0.7 + 40).astype(np.uint8))
+
+    pictures = datasets.calibration()
+    _, failures = Reference(session, pictures.images, "real", pictures).prove(Wrong(), "int8")
+    assert any("agreement" in failure for failure in failures)
+
+
+def test_the_shipped_int8_reaches_its_accuracy(cifar10_test: Dataset) -> None:
+    evaluation = evaluate(formats.open_session(bundled.INT8), cifar10_test)
+    assert evaluation.accuracy.images == 10_000
+    assert evaluation.accuracy.top1 >= 0.88
+
+
+def test_evaluation_counts() -> None:
+    dataset = Dataset("small", numbered(6), np.array([0, 0, 1, 1, 1, 9]), CIFAR.classes)
+    found = Evaluation(dataset, np.array([0, 1, 1, 1, 0, 9]))
+    assert found.accuracy.top1 == pytest.approx(4 / 6)
+    assert found.confusion.sum() == 6
+    assert found.confusion[1].tolist()[:2] == [1, 2]
+    np.testing.assert_allclose(found.class_accuracy[[0, 1, 9]], [0.5, 2 / 3, 1.0])
+    assert np.isnan(found.class_accuracy[5])
+
+
+def test_other_classes_are_refused() -> None:
+    dataset = Dataset("pets", numbered(2), np.array([0, 1]), ("cat", "dog"))
+    with pytest.raises(MnvError, match="knows 10 classes"):
+        evaluate(Fixed(answers(LABELS)), dataset)
+
+
+def test_progress_is_told_of_every_image() -> None:
+    seen: list[int] = []
+    verification.logits(Fixed(answers(LABELS)), numbered(601), seen.append)
+    assert sum(seen) == 601
