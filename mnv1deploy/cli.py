@@ -11,6 +11,7 @@ import typer
 
 from mnv1deploy import report
 from mnv1deploy.errors import MnvError
+from mnv1deploy.formats.base import engine
 
 app = typer.Typer(
     name="mnv1",
@@ -43,18 +44,24 @@ DataOption = Annotated[
 ]
 
 
-@app.callback()
-def _main(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error (anywhere on the line).")
-    ] = False,
-) -> None:
-    if version:
+def _version(wanted: bool) -> None:
+    if wanted:
         from mnv1deploy.artifact import versions
 
         report.show_line(f"mnv1 {versions()['mnv1deploy']}")
         raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error (anywhere on the line).")
+    ] = False,
+) -> None:
+    """Takes what stands before the command."""
 
 
 @app.command()
@@ -160,7 +167,7 @@ def export(
     calibration: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of pictures to calibrate int8 on and compare logits on. Default: the bundled ones.",
+            help="Folder of pictures to calibrate int8 on. Default: the bundled ones, for CIFAR-10's classes.",
             show_default=False,
         ),
     ] = None,
@@ -168,6 +175,7 @@ def export(
     json: JsonOption = False,
 ) -> None:
     """Write a checkpoint in edge formats and prove each file against it."""
+    engine("torch", "export")
     from mnv1deploy import bundled, exporting
 
     names = [name.strip() for group in (format or ["onnx"]) for name in group.split(",")]
@@ -263,6 +271,7 @@ def train(
     """Train a network on CIFAR-10 or on your own folder of pictures."""
     from dataclasses import fields
 
+    engine("torch", "train")
     from mnv1deploy import datasets, training
 
     names = [field.name for field in fields(training.Settings)]
@@ -328,6 +337,7 @@ def import_(
     json: JsonOption = False,
 ) -> None:
     """Bring in weights that were trained elsewhere."""
+    engine("torch", "train")
     from mnv1deploy import checkpoint
 
     if (mean is None) != (std is None):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mnv1deploy import images
 from mnv1deploy.errors import MnvError
+from mnv1deploy.formats.base import engine
 from mnv1deploy.spec import CIFAR10_CLASSES
 
 DATA_VARIABLE = "MNV1_DATA"
@@ -74,11 +75,10 @@ def cifar10(split: str, data: str | Path | None = None, *, download: bool = True
     Raises:
         MnvError: if it is not there and cannot be fetched, or is damaged.
     """
-    from torchvision.datasets import CIFAR10
-
+    torchvision = engine("torchvision.datasets", "train")
     folder = data_folder(data)
     try:
-        source = CIFAR10(str(folder), train=split == "train", download=download and not has_cifar10(data))
+        source = torchvision.CIFAR10(str(folder), train=split == "train", download=download and not has_cifar10(data))
     except (RuntimeError, OSError) as error:
         raise MnvError(
             f"CIFAR-10 is not in {folder}, or is damaged there: {error}".rstrip(".") + ".",

@@ -50,8 +50,8 @@ def export(
         precision: "fp32", "fp16" or "int8".
         checkpoint_path: a checkpoint of mnv1deploy; the bundled one by default.
         output: folder for ``<name>_<precision><suffix>`` and its manifest.
-        calibration: a folder of pictures to calibrate int8 on and to compare logits on; the bundled ones by default
-            for a network with CIFAR-10's classes.
+        calibration: a folder of pictures to calibrate int8 on; the bundled ones by default. A network with other
+            classes than CIFAR-10's needs it in every precision: its logits are compared on these pictures.
         data: labelled data to measure accuracy on, as for training; else CIFAR-10's test split where it is at hand,
             else the bundled sample, for a network with CIFAR-10's classes.
 
@@ -68,12 +68,13 @@ def export(
             raise MnvError(f"{entry.name} cannot be exported in {precision}.", f"It can in {there}.")
     source = checkpoint.load(checkpoint_path)
     spec = source.spec
-    parity, parity_name = _parity_images(spec, calibration)
-    reference = verification.Reference(
-        TorchSession(source.network, spec, "cpu", None), parity, parity_name, _labelled(spec, data)
-    )
+    pictures, pictures_name = _calibration_images(spec, calibration)
+    # whatever int8 is calibrated on, a network with CIFAR-10's classes is compared on the bundled images
+    parity = _calibration_images(spec, None) if spec.classes == CIFAR10_CLASSES else (pictures, pictures_name)
+    session = TorchSession(source.network, spec, "cpu", None)
+    reference = verification.Reference(session, *parity, _labelled(spec, data))
     folded = source.network.folded()
-    integers = quantization.quantize(folded, parity, parity_name) if precision == "int8" else None
+    integers = quantization.quantize(folded, pictures, pictures_name) if precision == "int8" else None
     for entry in chosen:
         path = Path(output) / f"{spec.name}_{precision}{entry.suffix}"
         provenance = Provenance(
@@ -103,7 +104,7 @@ class _NotProvedError(Exception):
     """Leaves :func:`files.atomic` without giving the file its name."""
 
 
-def _parity_images(spec: ModelSpec, calibration: str | Path | None) -> tuple[Images, str]:
+def _calibration_images(spec: ModelSpec, calibration: str | Path | None) -> tuple[Images, str]:
     if calibration is not None:
         if not Path(calibration).is_dir():
             raise MnvError(f"There is no folder {calibration}.", "--calibration names a folder of pictures.")

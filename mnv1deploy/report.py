@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from mnv1deploy.benchmark import Result
     from mnv1deploy.classifier import Prediction
+    from mnv1deploy.cost import Cost
     from mnv1deploy.exporting import Exported
     from mnv1deploy.training import Epoch, Step
     from mnv1deploy.verification import Evaluation
@@ -232,6 +233,39 @@ def show_evaluation(evaluation: Evaluation) -> None:
     ]
     headers = [f">{name[:5]}" for name in classes] if small else []
     show_table(["class", ">top-1", *headers], rows, caption=f"top-1 {evaluation.accuracy}")
+
+
+def show_cost(cost: Cost) -> None:
+    """A row per layer, the totals, and the peak of the memory."""
+    rows = [
+        (
+            layer.name,
+            "x".join(map(str, layer.output)),
+            f"{layer.multiply_adds:,}",
+            f"{layer.parameters:,}",
+            f"{layer.activation_bytes:,}",
+            f"{layer.live_bytes:,}",
+            "" if layer.standard_multiply_adds is None else f"{layer.standard_multiply_adds:,}",
+            "" if layer.ratio is None else f"{layer.ratio:.3f}",
+        )
+        for layer in cost.layers
+    ]
+    ratio = cost.multiply_adds / cost.standard_multiply_adds
+    total = (
+        f"{cost.multiply_adds:,}",
+        f"{cost.parameters:,}",
+        "",
+        "",
+        f"{cost.standard_multiply_adds:,}",
+        f"{ratio:.3f}",
+    )
+    show_table(
+        ["layer", ">output", ">multiply-adds", ">parameters", ">bytes", ">with input", ">standard", ">ratio"],
+        [*rows, ("total", "", *total)],
+        caption=f"bytes: of the output, {cost.precision}; with input: held while the layer runs, at most "
+        f"{cost.peak_bytes:,} ({cost.peak_layer}).\n"
+        "standard: multiply-adds of a 3x3 convolution in place of the pair; ratio: 1 / C_out + 1 / 9.",
+    )
 
 
 def predictions_as_dicts(predictions: Sequence[tuple[str, Prediction]]) -> list[dict[str, Any]]:

@@ -148,6 +148,6 @@ def test_pictures_at_the_networks_size_are_read_as_they_are(tmp_path: Path) -> N
     pixels = datasets.calibration().images[:5]
     for number, picture in enumerate(pixels):
         Image.fromarray(picture).save(folder / f"{number}.png")
-    found, name = exporting._parity_images(CIFAR, folder)
+    found, name = exporting._calibration_images(CIFAR, folder)
     np.testing.assert_array_equal(found, pixels)
     assert name == "5 pictures in pictures"

@@ -67,7 +67,7 @@ class TorchSession:
     def __call__(self, images: Images) -> Logits:
         """See Session."""
         check_images(images, self._spec)
-        logits: Logits = self._run(self._torch.from_numpy(np.ascontiguousarray(images))).cpu().numpy()
+        logits: Logits = self._run(self._torch.from_numpy(np.require(images, requirements=["C", "W"]))).cpu().numpy()
         return logits
 
     def runner(self, images: Images, *, include_copies: bool) -> Callable[[], object]:
