@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -447,6 +448,7 @@ def main() -> None:
     """The ``mnv1`` command: what a user can cause ends in one sentence and exit code 1, wrong usage in 2."""
     debug = "--debug" in sys.argv[1:]
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # damaged metadata in pictures that are read all the same
     try:
         app(arguments, prog_name="mnv1")
     except MnvError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import io
 import sys
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,11 +64,9 @@ def read(source: ImageSource, size: int) -> NDArray[np.uint8]:
         MnvError: if it cannot be read as a picture.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = to_rgb(_open(source))
-            if image.size != (size, size):
-                image = ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
+        image = to_rgb(_open(source))
+        if image.size != (size, size):
+            image = ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise MnvError(f"{_name(source)} is too large a picture to open safely.", "Scale it down first.") from error
     except FileNotFoundError as error:
@@ -105,19 +102,18 @@ def _open(source: ImageSource) -> Image.Image:
     if isinstance(source, Image.Image):
         return source
     if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or source.ndim not in (2, 3) or 0 in source.shape:
+        channels = source.shape[2:] or (1,)
+        if source.dtype != np.uint8 or channels not in ((1,), (3,), (4,)) or 0 in source.shape[:2] or source.ndim < 2:
             raise ValueError(
                 f"An array must be uint8 [H, W] or [H, W, 1, 3 or 4] with raw pixels 0..255; this one is "
                 f"{source.dtype} {list(source.shape)}."
             )
         return Image.fromarray(source[:, :, 0] if source.ndim == 3 and source.shape[2] == 1 else source)
-    if isinstance(source, bytes):
-        return Image.open(io.BytesIO(source))
-    if str(source) == STANDARD_INPUT:
-        return Image.open(io.BytesIO(sys.stdin.buffer.read()))
-    if Path(source).is_dir():
-        raise ValueError("It is a folder.")
-    return Image.open(source)
+    if not isinstance(source, bytes):
+        if Path(source).is_dir():
+            raise ValueError("It is a folder.")
+        source = sys.stdin.buffer.read() if str(source) == STANDARD_INPUT else Path(source).read_bytes()
+    return Image.open(io.BytesIO(source))
 
 
 def _name(source: ImageSource) -> str:
