@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,9 @@ def _load_tensors(network: MobileNetV1, tensors: dict[str, Tensor], path: Path) 
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
-        raise MnvError(f"The weights in {path} are not those of the network: {error}") from error
+        raise MnvError(
+            f"The weights in {path} are not those of the network: {str(error).splitlines()[-1].strip()}"
+        ) from error
     if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
         raise MnvError(f"{path} has weights that are not finite numbers.", "The training diverged; use an earlier one.")
 
@@ -165,14 +168,16 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols, before it refuses
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise MnvError(
             f"{path} holds more than tensors (a pickled module?), and reading it could run any code.",
             "Save the weights alone, where the network is defined: torch.save(net.state_dict(), 'weights.pt').",
         ) from error
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, SafetensorError) as error:
-        raise MnvError(f"{path} cannot be read as a PyTorch file: {str(error).splitlines()[0]}") from error
+        raise MnvError(f"{path} cannot be read as a PyTorch file: {MnvError.reason(error)}.") from error
     for wrapper in ("state_dict", "net", "model", "model_state_dict"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]

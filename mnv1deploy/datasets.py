@@ -81,7 +81,7 @@ def cifar10(split: str, data: str | Path | None = None, *, download: bool = True
         source = torchvision.CIFAR10(str(folder), train=split == "train", download=download and not has_cifar10(data))
     except (RuntimeError, OSError) as error:
         raise MnvError(
-            f"CIFAR-10 is not in {folder}, or is damaged there: {error}".rstrip(".") + ".",
+            f"CIFAR-10 is not in {folder}, or is damaged there: {MnvError.reason(error)}.",
             f"Put the folder {CIFAR10_FOLDER} somewhere and name its parent with --data or {DATA_VARIABLE}.",
         ) from error
     return Dataset(f"CIFAR-10 {split} split", source.data, np.array(source.targets, np.int64), tuple(source.classes))

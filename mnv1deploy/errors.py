@@ -14,5 +14,10 @@ class MnvError(Exception):
         self.message = message
         self.hint = hint
 
+    @staticmethod
+    def reason(error: BaseException) -> str:
+        """The first line of another exception's message, for use in one of ours; its type where it has none."""
+        return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()

@@ -125,7 +125,7 @@ def _name(source: ImageSource) -> str:
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "It is no PNG, JPEG, WebP, BMP, GIF or TIFF, or it is empty or cut off."
-    return f"{error}".rstrip(".") + "."
+    return f"{MnvError.reason(error)}."
 
 
 def read_sheet(encoded: bytes, size: int) -> NDArray[np.uint8]:

@@ -107,8 +107,8 @@ class OnnxSession:
                 options.add_provider_for_devices([_plugin_devices()[provider]], provider_options)
                 self._session = ort.InferenceSession(str(path), options)
         except Exception as error:  # onnxruntime's own exceptions have no common public base
-            reason = str(error).splitlines()[0].rpartition(" : ")[2]
-            raise MnvError(f"onnxruntime cannot run {path} on {provider}: {reason}") from error
+            reason = MnvError.reason(error).rpartition(" : ")[2]
+            raise MnvError(f"onnxruntime cannot run {path} on {provider}: {reason}.") from error
         if provider not in self._session.get_providers():
             raise MnvError(
                 f"onnxruntime could not start {provider} for {path}; it would have used "

@@ -86,4 +86,4 @@ class TorchSession:
 
 def load_error(path: Path, error: Exception) -> MnvError:
     """The error for a file torch cannot read."""
-    return MnvError(f"torch cannot read {path}: {str(error).strip().splitlines()[0]}", "Export it again.")
+    return MnvError(f"torch cannot read {path}: {MnvError.reason(error)}.", "Export it again.")
