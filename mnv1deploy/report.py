@@ -81,7 +81,8 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, titl
         pad_edge=False,
     )
     for header in columns:
-        table.add_column(header.lstrip(">"), justify="right" if header.startswith(">") else "left", no_wrap=True)
+        number = header.startswith(">")  # in a narrow terminal names fold before any figure loses a digit
+        table.add_column(header.lstrip(">"), justify="right" if number else "left", no_wrap=number, overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False, markup=False)
@@ -192,6 +193,11 @@ def show_exported(exported: Sequence[Exported]) -> None:
             show_line(f"{item.path}  sha256 {next(iter(item.manifest.files.values()))['sha256']}")
 
 
+def _figure(value: float) -> str:
+    """A measured figure, with a decimal while it has fewer than four digits: 82.8, 9,816."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
+
+
 def show_bench(results: Sequence[Result]) -> None:
     """Two tables of one benchmark run: times per call, then what every contestant costs once."""
     names = ("min", "mean", "std", "p50", "p90", "p99")
@@ -201,8 +207,8 @@ def show_bench(results: Sequence[Result]) -> None:
             r.artifact,
             r.threads or "auto",
             r.batch_size,
-            *(f"{1000 * getattr(r, name):,.1f}" for name in names),
-            f"{r.images_per_second:,.0f}",
+            *(_figure(1000 * getattr(r, name)) for name in names),
+            _figure(r.images_per_second),
             f"{r.ratio:.2f}",
         )
         for r in ordered
