@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from enum import Enum
@@ -450,7 +451,10 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     warnings.filterwarnings("ignore", module=r"PIL\.")  # damaged metadata in pictures that are read all the same
     try:
-        app(arguments, prog_name="mnv1")
+        try:
+            app(arguments, prog_name="mnv1")
+        finally:
+            sys.stdout.flush()  # here, where a closed pipe is caught, not when the interpreter ends
     except MnvError as error:
         if debug:
             raise
@@ -458,7 +462,7 @@ def main() -> None:
         sys.exit(1)
     except BrokenPipeError:
         # whoever read our output (head, a pager) has seen enough
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
         if debug:
