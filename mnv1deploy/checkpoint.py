@@ -11,7 +11,7 @@ import re
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 from mnv1deploy import datasets, files
 from mnv1deploy.artifact import METADATA_KEY, Accuracy, read_checkpoint_metadata, versions
 from mnv1deploy.errors import MnvError
-from mnv1deploy.network import MobileNetV1
+from mnv1deploy.network import MobileNetV1, PixelNetwork
 from mnv1deploy.spec import CIFAR, CIFAR10_CLASSES, Block, ModelSpec, Normalization
 
 TUTORIAL_NORMALIZATION = Normalization.from_unit((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
@@ -35,6 +35,9 @@ NORMALIZATIONS = {
     "unit": Normalization.from_unit((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
 """Those in common use, by the name ``mnv1 import --normalization`` takes."""
+
+
+Network = TypeVar("Network", bound=PixelNetwork)
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Checkpoint:
 
 
 def save(
-    path: str | Path, network: MobileNetV1, *, training: dict[str, Any], accuracy: tuple[Accuracy, ...] = ()
+    path: str | Path, network: PixelNetwork, *, training: dict[str, Any], accuracy: tuple[Accuracy, ...] = ()
 ) -> None:
     """Writes a checkpoint; the same network and facts give the same bytes.
 
@@ -85,13 +88,20 @@ def load(path: str | Path) -> Checkpoint:
         MnvError: if it is not there, is damaged or is no checkpoint of mnv1deploy.
     """
     facts = read_checkpoint_metadata(Path(path))
-    network = MobileNetV1(ModelSpec.from_json(json.dumps(facts["spec"])))
-    _load_tensors(network, safetensors.torch.load_file(path), Path(path))
+    network = load_network(path, MobileNetV1)
     accuracy = tuple(Accuracy(**row) for row in facts["accuracy"])
-    return Checkpoint(network.eval(), facts["training"], accuracy, files.sha256(path))
+    return Checkpoint(network, facts["training"], accuracy, files.sha256(path))
 
 
-def _load_tensors(network: MobileNetV1, tensors: dict[str, Tensor], path: Path) -> None:
+def load_network(path: str | Path, kind: type[Network]) -> Network:
+    """The network of a checkpoint that may hold another kind than MobileNetV1, in inference mode. Raises MnvError."""
+    facts = read_checkpoint_metadata(Path(path))
+    network = kind(ModelSpec.from_json(json.dumps(facts["spec"])))
+    _load_tensors(network, safetensors.torch.load_file(path), Path(path))
+    return network.eval()
+
+
+def _load_tensors(network: PixelNetwork, tensors: dict[str, Tensor], path: Path) -> None:
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:

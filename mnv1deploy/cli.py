@@ -44,6 +44,21 @@ DataOption = Annotated[
         show_default=False,
     ),
 ]
+CheckpointOption = Annotated[Path | None, typer.Option(help="Default: the bundled one.", show_default=False)]
+CalibrationOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of pictures to calibrate int8 on. Default: the bundled ones, for CIFAR-10's classes.",
+        show_default=False,
+    ),
+]
+RangesOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Calibration method of int8: minmax, moving-average, percentile, entropy or mse. Default: percentile.",
+        show_default=False,
+    ),
+]
 
 
 def _version(wanted: bool) -> None:
@@ -165,20 +180,15 @@ def export(
     ] = None,
     quantize: Annotated[Quantize, typer.Option(help="none is fp32.")] = Quantize.none,
     output: Annotated[Path, typer.Option(help="Folder for the artifacts and their manifests.")] = Path("artifacts"),
-    checkpoint: Annotated[Path | None, typer.Option(help="Default: the bundled one.", show_default=False)] = None,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of pictures to calibrate int8 on. Default: the bundled ones, for CIFAR-10's classes.",
-            show_default=False,
-        ),
-    ] = None,
+    checkpoint: CheckpointOption = None,
+    calibration: CalibrationOption = None,
+    ranges: RangesOption = None,
     data: DataOption = None,
     json: JsonOption = False,
 ) -> None:
     """Write a checkpoint in edge formats and prove each file against it."""
     engine("torch", "export")
-    from mnv1deploy import bundled, exporting
+    from mnv1deploy import bundled, exporting, quantization
 
     names = [name.strip() for group in (format or ["onnx"]) for name in group.split(",")]
     done = []
@@ -190,6 +200,7 @@ def export(
             output=output,
             calibration=calibration,
             data=data,
+            scheme=quantization.Scheme.named(ranges),
         ):
             done.append(item)
             advance(1)
@@ -205,6 +216,52 @@ def export(
             )
     if any(item.failures for item in done):
         raise typer.Exit(1)
+
+
+@app.command()
+def quantize_report(
+    checkpoint: CheckpointOption = None,
+    calibration: CalibrationOption = None,
+    ranges: RangesOption = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Instead of the layers, compare calibration methods and rounding.")
+    ] = False,
+    data: DataOption = None,
+    json: JsonOption = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw the layers to this PNG or SVG.")] = None,
+) -> None:
+    """Show what int8 costs: ranges, noise and loss of accuracy, layer by layer, on pictures not trained on."""
+    engine("torch", "export")
+    from mnv1deploy import bundled, datasets, exporting, quantization, sensitivity
+    from mnv1deploy import checkpoint as checkpoints
+
+    if compare and plot:
+        raise MnvError("--plot draws the layers, and --compare leaves them out.", "Leave out one of the two.")
+    network = checkpoints.load(checkpoint or bundled.CHECKPOINT).network
+    pictures, name = exporting.calibration_images(network.spec, calibration)
+    unseen = datasets.load_unseen(data, network.spec.input_size)
+    scheme = quantization.Scheme.named(ranges)
+    if compare:
+        schemes = sensitivity.schemes(scheme)
+        trials = []
+        with report.progress("quantizing", len(schemes)) as advance:
+            for trial in sensitivity.compare(network.folded(), pictures, unseen, schemes):
+                trials.append(trial)
+                advance(1)
+        if json:
+            report.show_json(report.trials_as_dicts(trials, unseen))
+        else:
+            report.show_trials(trials, unseen)
+        return
+    integers = quantization.quantize(network.folded(), pictures, name, scheme)
+    with report.progress("quantizing one layer at a time", len(integers.weights)) as advance:
+        found = sensitivity.measure(integers, unseen, lambda: advance(1))
+    if plot:
+        report.plot_quantization(found, plot)
+    if json:
+        report.show_json(report.quantization_as_dict(found, integers))
+    else:
+        report.show_quantization(found, integers)
 
 
 @app.command()
@@ -241,66 +298,117 @@ def train(
     ctx: typer.Context,
     data: DataOption = None,
     output: Annotated[Path, typer.Option(help="Folder for checkpoint, log, curves and state.")] = Path("runs/cifar10"),
+    recipe: Annotated[
+        str, typer.Option(help="quick, best, or a .toml file; the options below change single settings of it.")
+    ] = "quick",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --output, with its settings.")
     ] = False,
+    init: Annotated[
+        Path | None, typer.Option(help="A checkpoint to start from; its classifier only if the classes are the same.")
+    ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the teacher's run, if the recipe has one; made if need be. Default: in --output."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write a TensorBoard log to --output too.")
+    ] = False,
+    sync_batchnorm: Annotated[
+        bool, typer.Option("--sync-batchnorm", help="Under torchrun on GPUs: normalise over all processes.")
+    ] = False,
     json: JsonOption = False,
     width: Annotated[float, typer.Option(help="Width multiplier.")] = 1.0,
     input_size: Annotated[
         int, typer.Option(help="Height and width of the pictures: a multiple of 16, from 32 up.")
     ] = 32,
-    epochs: Annotated[int, typer.Option(help="Passes over the training part.")] = 30,
-    batch_size: Annotated[int, typer.Option(help="Pictures per step.")] = 128,
-    optimizer: Annotated[str, typer.Option(help="sgd (Nesterov momentum) or adamw.")] = "sgd",
-    learning_rate: Annotated[float, typer.Option(help="Its peak; about 0.002 suits adamw.")] = 0.2,
-    momentum: Annotated[float, typer.Option(help="Of SGD.")] = 0.9,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training part.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pictures per step, over all processes.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="sgd (Nesterov momentum) or adamw.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Its peak; about 0.002 suits adamw.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="Of SGD.")] = None,
+    muon: Annotated[
+        float | None, typer.Option(help="Peak learning rate of Muon for pointwise convolutions; 0 for none.")
+    ] = None,
+    muon_decay: Annotated[float | None, typer.Option(help="Its weight decay.")] = None,
     weight_decay: Annotated[
-        float, typer.Option(help="On full and pointwise convolutions and the classifier only.")
-    ] = 5e-4,
-    schedule: Annotated[str, typer.Option(help="one-cycle or cosine.")] = "one-cycle",
-    warmup: Annotated[float, typer.Option(help="Fraction of the run in which the learning rate rises.")] = 0.25,
-    label_smoothing: Annotated[float, typer.Option(help="0 for none.")] = 0.05,
+        float | None, typer.Option(help="On full and pointwise convolutions and the classifier only.")
+    ] = None,
+    schedule: Annotated[str | None, typer.Option(help="one-cycle or cosine.")] = None,
+    warmup: Annotated[float | None, typer.Option(help="Fraction of the run in which the learning rate rises.")] = None,
+    label_smoothing: Annotated[float | None, typer.Option(help="0 for none.")] = None,
     ema: Annotated[
-        float, typer.Option(help="Decay per step of the moving average of the weights; 0 for none.")
-    ] = 0.998,
-    crop: Annotated[int, typer.Option(help="Padding of the random crop in pixels; 0 for none.")] = 4,
-    flip: Annotated[bool, typer.Option(help="Mirror half the pictures.")] = True,
-    cutout: Annotated[int, typer.Option(help="Side of the blanked square in pixels; 0 for none.")] = 8,
-    holdout: Annotated[float, typer.Option(help="Part of the training split to choose the best epoch by.")] = 0.05,
-    seed: Annotated[int, typer.Option(help="Of weights, held-out part, order and augmentation.")] = 0,
+        float | None, typer.Option(help="Decay per step of the moving average of the weights; 0 for none.")
+    ] = None,
+    crop: Annotated[int | None, typer.Option(help="Padding of the random crop in pixels; 0 for none.")] = None,
+    flip: Annotated[bool | None, typer.Option(help="Mirror half the pictures.")] = None,
+    cutout: Annotated[int | None, typer.Option(help="Side of the blanked square in pixels; 0 for none.")] = None,
+    mixup: Annotated[float | None, typer.Option(help="With a teacher: a of Beta(a, a); 0 for none.")] = None,
+    views: Annotated[
+        int | None, typer.Option(help="Different views of the pictures, in turn; 0 for a new one every epoch.")
+    ] = None,
+    small: Annotated[
+        float | None, typer.Option(help="Fraction of the run with pictures at three quarters of their side.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of the teacher's and the network's answers.")] = None,
+    holdout: Annotated[
+        float | None, typer.Option(help="Part of the training split to choose the best epoch by.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, order and augmentation.")] = None,
 ) -> None:
     """Train a network on CIFAR-10 or on your own folder of pictures."""
     from dataclasses import fields
 
     engine("torch", "train")
-    from mnv1deploy import datasets, training
+    from mnv1deploy import datasets, distributed, training
+    from mnv1deploy.settings import Settings
 
-    names = [field.name for field in fields(training.Settings)]
+    if tensorboard:
+        engine("tensorboard", "tensorboard")
+    names = {field.name for field in fields(Settings)} & set(ctx.params) - {"teacher"}
     if resume:
         given = [
             name
-            for name in (*names, "width", "input_size")
-            if str(ctx.get_parameter_source(name)).endswith("COMMANDLINE")
+            for name in ctx.params
+            if name in {*names, "recipe", "init", "width", "input_size"}
+            and str(ctx.get_parameter_source(name)).endswith("COMMANDLINE")
         ]
         if given:
             flags = ", ".join("--" + name.replace("_", "-") for name in given)
             raise MnvError(f"A run is resumed with the settings it was begun with; leave out {flags}.")
         spec, settings = training.read_settings(output)
     else:
-        settings = training.Settings(**{name: ctx.params[name] for name in names})
+        changes = {name: ctx.params[name] for name in names if ctx.params[name] is not None}
+        settings = Settings.recipe(recipe, **changes)
         spec = None
-    train_split, test_split = datasets.load(data, spec.input_size if spec else input_size, seed=settings.seed)
-    run = training.Run(
-        spec or training.spec_for(train_split, width), train_split, settings, output, device=device, resume=resume
-    )
-    try:
-        with report.training_progress(settings.epochs) as (on_step, on_epoch):
-            run.fit(on_step, on_epoch)
-    except KeyboardInterrupt:
-        where = f"{len(run.log)} epochs are kept" if run.log else "before the first epoch was done"
-        report.show_error(f"Interrupted; {where}.", f"Go on with: mnv1 train --resume --output {output}")
-        raise typer.Exit(130) from None
+    train_split, test_split = datasets.load(data, spec.input_size if spec else input_size)
+    spec = spec or training.spec_for(train_split, width, init)
+    with distributed.joined():
+        run = training.Run(
+            spec,
+            train_split,
+            settings,
+            output,
+            device=device,
+            init=init,
+            resume=resume,
+            sync_batchnorm=sync_batchnorm,
+        )
+        try:
+            if settings.teacher:
+                first = run.teacher(teacher)
+                with report.training_progress(first, "teacher, ", tensorboard=tensorboard) as (on_step, on_epoch):
+                    teacher = first.fit(on_step, on_epoch)
+            with report.training_progress(run, tensorboard=tensorboard) as (on_step, on_epoch):
+                run.fit(on_step, on_epoch, teacher=teacher)
+        except KeyboardInterrupt:
+            report.show_error(
+                f"Interrupted; {len(run.log)} epochs are kept.", f"Go on with: mnv1 train --resume --output {output}"
+            )
+            raise typer.Exit(130) from None
+        if distributed.rank():
+            return
     evaluation = run.measure(test_split)
     report.plot_curves(run.log, output / "curves.png")
     report.plot_confusion(evaluation, output / "confusion.png")

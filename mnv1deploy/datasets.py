@@ -128,6 +128,20 @@ def load_test(data: str | Path | None, size: int) -> Dataset:
     return resized(cifar10("test", data), size)
 
 
+def load_unseen(data: str | Path | None, size: int) -> Dataset:
+    """Labelled pictures to choose settings by, which are not CIFAR-10's test split.
+
+    A twentieth of CIFAR-10's training split where that is at hand, the one that training holds out by default;
+    the test part of a folder of class folders; without either the bundled sample.
+    """
+    if _is_class_folder(data):
+        return image_folder(str(data), size)[1]
+    if not has_cifar10(data):
+        return resized(sample(), size)
+    held_out = cifar10("train", data).split(0.05, 0, ("", "held-out part of the CIFAR-10 training split"))[1]
+    return resized(held_out, size)
+
+
 def resized(dataset: Dataset, size: int) -> Dataset:
     """The same pictures at another size."""
     if dataset.images.shape[1] == size:

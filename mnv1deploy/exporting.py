@@ -14,6 +14,7 @@ from mnv1deploy.errors import MnvError
 from mnv1deploy.files import atomic, sha256
 from mnv1deploy.formats.base import CPU, Images
 from mnv1deploy.formats.torch_session import TorchSession
+from mnv1deploy.quantization import Scheme
 from mnv1deploy.spec import CIFAR10_CLASSES, ModelSpec
 
 WRITERS = ("torch", "onnx", "onnxsim", "onnxscript", "onnxruntime")
@@ -42,6 +43,7 @@ def export(
     output: str | Path = "artifacts",
     calibration: str | Path | None = None,
     data: str | Path | None = None,
+    scheme: Scheme = quantization.DEFAULT,
 ) -> Iterator[Exported]:
     """Exports a checkpoint to one or more formats and proves each artifact against it.
 
@@ -54,6 +56,7 @@ def export(
             classes than CIFAR-10's needs it in every precision: its logits are compared on these pictures.
         data: labelled data to measure accuracy on, as for training; else CIFAR-10's test split where it is at hand,
             else the bundled sample, for a network with CIFAR-10's classes.
+        scheme: how int8 is calibrated and rounded.
 
     Yields:
         Each artifact as soon as it is proved.
@@ -68,13 +71,13 @@ def export(
             raise MnvError(f"{entry.name} cannot be exported in {precision}.", f"It can in {there}.")
     source = checkpoint.load(checkpoint_path)
     spec = source.spec
-    pictures, pictures_name = _calibration_images(spec, calibration)
+    pictures, pictures_name = calibration_images(spec, calibration)
     # whatever int8 is calibrated on, a network with CIFAR-10's classes is compared on the bundled images
-    parity = _calibration_images(spec, None) if spec.classes == CIFAR10_CLASSES else (pictures, pictures_name)
+    parity = calibration_images(spec, None) if spec.classes == CIFAR10_CLASSES else (pictures, pictures_name)
     session = TorchSession(source.network, spec, "cpu", None)
     reference = verification.Reference(session, *parity, _labelled(spec, data))
     folded = source.network.folded()
-    integers = quantization.quantize(folded, pictures, pictures_name) if precision == "int8" else None
+    integers = quantization.quantize(folded, pictures, pictures_name, scheme) if precision == "int8" else None
     for entry in chosen:
         path = Path(output) / f"{spec.name}_{precision}{entry.suffix}"
         provenance = Provenance(
@@ -88,7 +91,7 @@ def export(
         )
         try:
             with atomic(path) as temporary:
-                entry.export(copy.deepcopy(folded), temporary, provenance, integers)
+                entry.export(copy.deepcopy(integers.network if integers else folded), temporary, provenance, integers)
                 proof, failures = reference.prove(entry.open(temporary, provider=CPU, threads=None), precision)
                 facts = {path.name: {"bytes": temporary.stat().st_size, "sha256": sha256(temporary)}}
                 result = Exported(path, Manifest(provenance, facts, proof), tuple(failures))
@@ -104,7 +107,8 @@ class _NotProvedError(Exception):
     """Leaves :func:`files.atomic` without giving the file its name."""
 
 
-def _calibration_images(spec: ModelSpec, calibration: str | Path | None) -> tuple[Images, str]:
+def calibration_images(spec: ModelSpec, calibration: str | Path | None) -> tuple[Images, str]:
+    """The pictures in a folder, by default the bundled ones, and their name. Raises MnvError if they do not fit."""
     if calibration is not None:
         if not Path(calibration).is_dir():
             raise MnvError(f"There is no folder {calibration}.", "--calibration names a folder of pictures.")

@@ -31,12 +31,8 @@ def _convolution(layer: Layer) -> nn.Sequential:
     )
 
 
-class MobileNetV1(nn.Module):
-    """The network of a spec, with the project's one contract: raw pixels in, logits out.
-
-    Its submodules have the names of ``spec.layers()``: ``stem``, ``block1.depthwise``, ..., ``classifier``.
-    Every convolution is a Sequential of ``conv``, ``norm`` and ``relu``; :meth:`folded` has no ``norm``.
-    """
+class PixelNetwork(nn.Module):
+    """A network that knows its spec and takes raw pixels: uint8 ``[N, H, W, 3]`` -> float32 ``[N, classes]``."""
 
     mean: Tensor
     std: Tensor
@@ -47,6 +43,24 @@ class MobileNetV1(nn.Module):
         for name in ("mean", "std"):
             values = torch.tensor(getattr(spec.normalization, name)).view(1, 3, 1, 1)
             self.register_buffer(name, values, persistent=False)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """uint8 ``[N, H, W, 3]`` -> the first convolution's input, ``[N, 3, H, W]`` in the weights' dtype.
+
+        The result is in channels_last memory format, being a view of the pixels' own layout.
+        """
+        return (images.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean) / self.std
+
+
+class MobileNetV1(PixelNetwork):
+    """The network of a spec, with the project's one contract: raw pixels in, logits out.
+
+    Its submodules have the names of ``spec.layers()``: ``stem``, ``block1.depthwise``, ..., ``classifier``.
+    Every convolution is a Sequential of ``conv``, ``norm`` and ``relu``; :meth:`folded` has no ``norm``.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__(spec)
         for layer in spec.layers():
             if layer.kind == "pool":
                 self.pool = nn.AvgPool2d(layer.kernel)
@@ -73,13 +87,6 @@ class MobileNetV1(nn.Module):
     def feature_layers(self) -> list[str]:
         """Names of the convolutions, in order."""
         return [layer.name for layer in self.spec.layers() if layer.kind not in ("pool", "linear")]
-
-    def normalize(self, images: Tensor) -> Tensor:
-        """uint8 ``[N, H, W, 3]`` -> the first convolution's input, ``[N, 3, H, W]`` in the weights' dtype.
-
-        The result is in channels_last memory format, being a view of the pixels' own layout.
-        """
-        return (images.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean) / self.std
 
     def forward(self, images: Tensor) -> Tensor:
         """Raw pixels, uint8 ``[N, H, W, 3]`` -> logits, float32 ``[N, classes]``."""

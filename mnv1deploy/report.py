@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnv1deploy import formats
+from mnv1deploy import distributed, formats
 from mnv1deploy.artifact import Accuracy, Manifest, Proof, read_checkpoint_metadata, versions
 from mnv1deploy.errors import MnvError
 from mnv1deploy.files import atomic, sha256
@@ -21,12 +22,16 @@ from mnv1deploy.spec import ModelSpec
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.progress import Progress
+    from torch.utils.tensorboard import SummaryWriter
 
     from mnv1deploy.benchmark import Result
     from mnv1deploy.classifier import Prediction
     from mnv1deploy.cost import Cost
+    from mnv1deploy.datasets import Dataset
     from mnv1deploy.exporting import Exported
-    from mnv1deploy.training import Epoch, Step
+    from mnv1deploy.quantization import Quantization
+    from mnv1deploy.sensitivity import Deviation, Sensitivity, Trial
+    from mnv1deploy.training import Epoch, Run, Step
     from mnv1deploy.verification import Evaluation
 
 PIPE_WIDTH = 120
@@ -128,10 +133,20 @@ def _progress_bar() -> Progress:
 
 
 @contextmanager
-def training_progress(epochs: int) -> Iterator[tuple[Callable[[Step], None], Callable[[Epoch], None]]]:
-    """(on_step, on_epoch): a bar with loss, accuracy, images/s and time left on a terminal, and a line per epoch."""
+def training_progress(
+    run: Run, prefix: str = "", *, tensorboard: bool = False
+) -> Iterator[tuple[Callable[[Step], None], Callable[[Epoch], None]]]:
+    """(on_step, on_epoch): a bar with loss, accuracy, images/s and time left on a terminal, and a line per epoch.
 
-    bar: Progress | None = _progress_bar() if sys.stderr.isatty() else None
+    Args:
+        run: to be told of.
+        prefix: of every line.
+        tensorboard: write the epochs to a TensorBoard log in the run's folder too.
+    """
+    epochs = run.settings.epochs
+    silent = distributed.rank() > 0
+    bar: Progress | None = _progress_bar() if sys.stderr.isatty() and not silent else None
+    log = _tensorboard_log(run.folder, len(run.log)) if tensorboard and not silent else None
     task = None
 
     def on_step(step: Step) -> None:
@@ -144,24 +159,31 @@ def training_progress(epochs: int) -> Iterator[tuple[Callable[[Step], None], Cal
             f"loss {step.loss.item():.3f}  top-1 {step.accuracy.item():.1%}  {step.images_per_second:,.0f} images/s"
         )
         done = (step.epoch - 1) * step.steps + step.step
-        bar.update(task, completed=done, description=f"epoch {step.epoch}/{epochs}", fields=fields)
+        bar.update(task, completed=done, description=f"{prefix}epoch {step.epoch}/{epochs}", fields=fields)
 
     def on_epoch(epoch: Epoch) -> None:
         holdout = "" if epoch.holdout_accuracy is None else f"  held-out top-1 {epoch.holdout_accuracy:.2%}"
         line = (
-            f"epoch {epoch.epoch:3}/{epochs}  loss {epoch.train_loss:.4f}  top-1 {epoch.train_accuracy:.2%}{holdout}"
-            f"  {epoch.images_per_second:,.0f} images/s"
+            f"{prefix}epoch {epoch.epoch:3}/{epochs}  loss {epoch.train_loss:.4f}  top-1 {epoch.train_accuracy:.2%}"
+            f"{holdout}  {epoch.images_per_second:,.0f} images/s"
         )
-        if bar is None:
-            sys.stderr.write(line + "\n")
-        else:
+        if bar is not None:
             bar.console.print(line, highlight=False)
+        elif not silent:
+            sys.stderr.write(line + "\n")
+        if log is not None:
+            for name, value in asdict(epoch).items():
+                if name != "epoch" and value is not None:
+                    log.add_scalar(name, value, epoch.epoch)
 
-    if bar is None:
+    with bar or nullcontext(), log or nullcontext():
         yield on_step, on_epoch
-    else:
-        with bar:
-            yield on_step, on_epoch
+
+
+def _tensorboard_log(folder: Path, epochs: int) -> SummaryWriter:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=epochs + 1)
 
 
 def show_exported(exported: Sequence[Exported]) -> None:
@@ -239,6 +261,105 @@ def show_evaluation(evaluation: Evaluation) -> None:
     ]
     headers = [f">{name[:5]}" for name in classes] if small else []
     show_table(["class", ">top-1", *headers], rows, caption=f"top-1 {evaluation.accuracy}")
+
+
+DEVIATION_COLUMNS = (">divergence", ">agreement", ">accuracy")
+
+
+def _deviation_columns(of: Deviation) -> tuple[str, ...]:
+    return (f"{1000 * of.divergence:.3f}", f"{of.agreement:.2%}", f"{100 * of.accuracy_change:+.2f}")
+
+
+def show_quantization(found: Sensitivity, quantization: Quantization) -> None:
+    """A row per layer and one for the whole network."""
+    rows: list[tuple[object, ...]] = [
+        (
+            row.name,
+            f"{row.weight_range[0]:.2f} .. {row.weight_range[1]:.2f}",
+            f"{row.weight_sqnr:.1f}",
+            "float" if row.activation_bound is None else f"0 .. {row.activation_bound:.2f}",
+            "" if row.clipped is None else f"{1e6 * row.clipped:,.0f}",
+            f"{row.output_sqnr:.1f}",
+            *_deviation_columns(row.alone),
+        )
+        for row in found.layers
+    ]
+    rows.append(("all of them", "", "", "", "", "", *_deviation_columns(found.together)))
+    facts = quantization.facts
+    show_table(
+        ["layer", ">weights", ">SQNR", ">output", ">clipped", ">SQNR", *DEVIATION_COLUMNS],
+        rows,
+        title="weights and outputs with their signal-to-quantization-noise ratio (dB); what each layer alone costs",
+        caption=(
+            f"Ranges by {facts['ranges']} over {facts['calibration']}. Clipped: outputs per million above the range. "
+            "Output SQNR: with all layers up to this one quantised. Cost of quantising this layer alone, on "
+            f"{found.images:,} images ({found.dataset}; float top-1 {found.accuracy:.2%}): Kullback-Leibler divergence "
+            "in thousandths of a nat, top-1 agreement, change of the top-1 accuracy in points."
+        ),
+    )
+
+
+def quantization_as_dict(found: Sensitivity, quantization: Quantization) -> dict[str, Any]:
+    """What :func:`show_quantization` shows, with every scale and zero point."""
+    content = asdict(found)
+    for row in content["layers"]:
+        grid = quantization.activations.get(row["name"])
+        row["activation"] = None if grid is None else asdict(grid)
+        row["weight_scales"] = [float(scale) for scale in quantization.weights[row["name"]].scales]
+        for key, value in row.items():
+            row[key] = None if value == math.inf else value
+    return {**content, "quantization": quantization.facts}
+
+
+def plot_quantization(found: Sensitivity, path: Path) -> None:
+    """Per layer: what it costs alone, and the noise in its weights and its output."""
+
+    def draw(figure: Figure) -> None:
+        left, right = figure.subplots(1, 2, sharey=True)
+        names = [row.name for row in found.layers]
+        left.barh(names, [1000 * row.alone.divergence for row in found.layers])
+        left.invert_yaxis()
+        left.set_xlabel("divergence when it alone is quantised (thousandths of a nat)")
+        right.plot([row.weight_sqnr for row in found.layers], names, "o-", label="its weights")
+        right.plot([row.output_sqnr for row in found.layers], names, "s-", label="its output, all before it quantised")
+        right.set_xlabel("signal-to-quantization-noise ratio (dB)")
+        right.legend(fontsize=8)
+        for axes in (left, right):
+            axes.grid(axis="x", alpha=0.3)
+        figure.suptitle(
+            f"int8 on {found.images:,} images ({found.dataset}): agreement {found.together.agreement:.2%}, "
+            f"top-1 {found.accuracy:.2%} {100 * found.together.accuracy_change:+.2f} points",
+            fontsize=9,
+        )
+
+    save_plot(path, draw, size=(11, 1 + 0.3 * len(found.layers)))
+
+
+def show_trials(trials: Sequence[Trial], data: Dataset) -> None:
+    """A row per quantization scheme."""
+    rows = [
+        (
+            trial.scheme.ranges,
+            f"{trial.scheme.equalization:g}" if trial.scheme.equalization else "none",
+            "compensated" if trial.scheme.compensation else "nearest",
+            "corrected" if trial.scheme.bias_correction else "as they are",
+            *_deviation_columns(trial.deviation),
+        )
+        for trial in trials
+    ]
+    show_table(
+        ["ranges", "equalization", "rounding", "biases", *DEVIATION_COLUMNS],
+        rows,
+        caption=(
+            f"Against the float network on {len(data):,} images ({data.name}): Kullback-Leibler divergence in "
+            "thousandths of a nat, top-1 agreement, change of the top-1 accuracy in points."
+        ),
+    )
+
+
+def trials_as_dicts(trials: Sequence[Trial], data: Dataset) -> dict[str, Any]:
+    """What :func:`show_trials` shows."""
+    return {"dataset": data.name, "images": len(data), "trials": [asdict(trial) for trial in trials]}
 
 
 def show_cost(cost: Cost) -> None:

@@ -1,107 +1,48 @@
 """The trainer: a spec and a data set in, a folder with the best checkpoint, log and curves out.
 
 The whole data set is in memory as uint8 and every batch is cropped, flipped and cut out by a few tensor operations;
-epoch k's order and augmentation depend on (seed, k) alone, so a resumed run is the run that was interrupted.
+epoch k's order and augmentation depend on (seed, k) alone, so a resumed run is the run that was interrupted. Under
+torchrun every process takes its share of every batch, and the first one writes the files.
 """
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from mnv1deploy import checkpoint
+from mnv1deploy import checkpoint, distributed
 from mnv1deploy.artifact import Accuracy
+from mnv1deploy.augmentation import View
 from mnv1deploy.datasets import Dataset
+from mnv1deploy.distillation import Targets, Teacher
 from mnv1deploy.errors import MnvError
-from mnv1deploy.files import atomic
+from mnv1deploy.files import atomic, sha256
 from mnv1deploy.formats.torch_session import TorchSession
-from mnv1deploy.network import MobileNetV1
+from mnv1deploy.network import MobileNetV1, PixelNetwork
+from mnv1deploy.optimizers import Optimizers
+from mnv1deploy.settings import Settings
 from mnv1deploy.spec import CIFAR, CIFAR10_CLASSES, ModelSpec
 from mnv1deploy.verification import Evaluation, evaluate
+
+NETWORKS: dict[str, type[PixelNetwork]] = {"mobilenetv1": MobileNetV1, "teacher": Teacher}
 
 STATE_FILE = "state.pt"
 CHECKPOINT_FILE = "checkpoint.safetensors"
 LOG_FILE = "log.jsonl"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to train; all of it is stored in the checkpoint.
-
-    Attributes:
-        epochs: passes over the training part.
-        batch_size: pictures a step.
-        optimizer: "sgd" (Nesterov momentum) or "adamw".
-        learning_rate: its peak.
-        momentum: of SGD; AdamW uses its usual (0.9, 0.999).
-        weight_decay: on the weights of full and pointwise convolutions and the classifier, on nothing else.
-        schedule: "one-cycle" (arXiv 1708.07120: rises for ``warmup`` of the run, falls to zero along a straight
-            line) or "cosine" (the same rise, falls along half a cosine, arXiv 1608.03983).
-        warmup: fraction of the run in which the learning rate rises linearly from zero.
-        label_smoothing: arXiv 1512.00567.
-        ema: decay per step of the moving average of weights and statistics that is evaluated and kept; 0 for none.
-        crop: pixels of padding of the random crop.
-        flip: whether half the pictures are mirrored.
-        cutout: side in pixels of the square blanked in every picture (arXiv 1708.04552); 0 for none.
-        holdout: fraction of the training split kept aside to choose the best epoch by; 0 keeps the last epoch.
-        seed: of the weights, the held-out part, the order and the augmentation.
-    """
-
-    epochs: int = 30
-    batch_size: int = 128
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: float = 0.2
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    schedule: Literal["one-cycle", "cosine"] = "one-cycle"
-    warmup: float = 0.25
-    label_smoothing: float = 0.05
-    ema: float = 0.998
-    crop: int = 4
-    flip: bool = True
-    cutout: int = 8
-    holdout: float = 0.05
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        rules = {
-            "epochs": self.epochs >= 1,
-            "batch_size": self.batch_size >= 2,
-            "optimizer": self.optimizer in ("sgd", "adamw"),
-            "learning_rate": self.learning_rate > 0,
-            "momentum": 0 <= self.momentum < 1,
-            "weight_decay": self.weight_decay >= 0,
-            "schedule": self.schedule in ("one-cycle", "cosine"),
-            "warmup": 0 <= self.warmup < 1,
-            "label_smoothing": 0 <= self.label_smoothing < 1,
-            "ema": 0 <= self.ema < 1,
-            "crop": self.crop >= 0,
-            "cutout": self.cutout >= 0,
-            "holdout": 0 <= self.holdout < 1,
-        }
-        for name, fine in rules.items():
-            if not fine:
-                raise MnvError(f"{name} cannot be {getattr(self, name)}.", "mnv1 train --help names the ranges.")
-
-    def learning_rate_at(self, progress: float) -> float:
-        """The learning rate when ``progress`` (0 to 1) of the run is done."""
-        if progress < self.warmup:
-            return self.learning_rate * progress / self.warmup
-        fall = (progress - self.warmup) / (1 - self.warmup)
-        factor = 1 - fall if self.schedule == "one-cycle" else (1 + math.cos(math.pi * fall)) / 2
-        return self.learning_rate * factor
 
 
 @dataclass(frozen=True)
@@ -144,11 +85,14 @@ class Run:
         settings: how to train.
         folder: where checkpoint, state and log go; made if it is not there.
         device: "auto", "cpu", "cuda" or "cuda:1".
+        init: checkpoint whose weights to start from; the classifier's only if it has as many classes.
         resume: go on from the state in ``folder`` instead of starting.
+        sync_batchnorm: under torchrun on GPUs, normalise over the whole batch and not each process's share.
 
     Raises:
         MnvError: for a device that is not there, data whose classes or size are not the spec's, a folder that has
-            a run already (unless ``resume``), or has none or another one (if ``resume``).
+            a run already (unless ``resume``), or has none or another one (if ``resume``), or a batch that the
+            processes cannot share.
     """
 
     def __init__(
@@ -159,30 +103,52 @@ class Run:
         folder: str | Path,
         *,
         device: str = "auto",
+        init: str | Path | None = None,
         resume: bool = False,
+        sync_batchnorm: bool = False,
     ) -> None:
         if data.images.shape[1:3] != (spec.input_size, spec.input_size) or data.classes != spec.classes:
             raise MnvError("The data have other classes or another picture size than the network.")
         self.spec, self.settings, self.folder = spec, settings, Path(folder)
+        self._data = data
         self._data_name = f"{data.name}, {len(data)} images"
         self.device = select_device(device)
         self.train_part, self.holdout_part = data.split(
-            settings.holdout, settings.seed, (f"{data.name}, training part", f"{data.name}, held-out part")
+            settings.holdout, 0, (f"{data.name}, training part", f"{data.name}, held-out part")
         )
         if len(self.train_part) < settings.batch_size:
             raise MnvError(
                 f"{len(self.train_part)} pictures to train on are fewer than one batch of {settings.batch_size}.",
                 "Use a smaller --batch-size.",
             )
+        if settings.batch_size % distributed.processes():
+            raise MnvError(f"{distributed.processes()} processes cannot share a batch of {settings.batch_size}.")
+        if sync_batchnorm and self.device.type == "cpu":
+            raise MnvError("torch synchronises batch normalisation on GPUs only.", "Leave out --sync-batchnorm.")
         torch.manual_seed(settings.seed)
-        self.network = MobileNetV1(spec).to(self.device).to(memory_format=torch.channels_last)
+        self.network = NETWORKS[settings.network](spec).to(self.device).to(memory_format=torch.channels_last)
+        if init:
+            _start_from(self.network, checkpoint.load(init).network)
+        if isinstance(self.network, Teacher):
+            self.network.whiten(torch.from_numpy(self.train_part.images[:5000]).to(self.device))
+        # on CPUs dense convolutions are faster in bfloat16, depthwise ones slower
+        self._mixed = self.device.type == "cuda" or isinstance(self.network, Teacher)
         self.average = copy.deepcopy(self.network).eval()
-        self.optimizer = _optimizer(self.network, settings)
+        self._averaged = _pairs(self.average, self.network)
+        self.optimizers = Optimizers(self.network, settings)
         # float16 needs its losses scaled; the scaler does nothing where it is not enabled
         self.autocast_dtype = (
             torch.bfloat16 if self.device.type == "cpu" or torch.cuda.is_bf16_supported() else torch.float16
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.autocast_dtype == torch.float16)
+        self._parallel: nn.Module = self.network
+        if sync_batchnorm:
+            self._parallel = nn.SyncBatchNorm.convert_sync_batchnorm(self._parallel)  # type: ignore[no-untyped-call]
+        if self.device.type == "cuda":
+            self._parallel = torch.compile(self._parallel)  # type: ignore[assignment]
+        if distributed.processes() > 1:
+            self._parallel = DistributedDataParallel(self._parallel)
+        self.targets: Targets | None = None
         self.log: list[Epoch] = []
         self.best_accuracy = -1.0
         if resume:
@@ -194,16 +160,42 @@ class Run:
         self,
         on_step: Callable[[Step], None] = lambda step: None,
         on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+        *,
+        teacher: str | Path | None = None,
     ) -> Path:
-        """Trains to the end; returns the path of the best checkpoint, which has no test accuracy yet."""
+        """Trains to the end; returns the path of the best checkpoint, which has no test accuracy yet.
+
+        Args:
+            on_step, on_epoch: told of every step and every finished epoch.
+            teacher: the checkpoint of :meth:`teacher`, trained, where the settings name one.
+
+        Raises:
+            MnvError: if the loss is no longer a number, or the teacher is missing or of other classes.
+        """
+        self._begin()
+        if self.settings.teacher:
+            self.targets = self._targets(teacher)
         images = torch.from_numpy(self.train_part.images).to(self.device)
         labels = torch.from_numpy(self.train_part.labels).to(self.device)
         for number in range(len(self.log) + 1, self.settings.epochs + 1):
             epoch = self._epoch(number, images, labels, on_step)
             self.log.append(epoch)
-            self._keep(epoch)
+            if distributed.rank() == 0:
+                self._keep(epoch)
             on_epoch(epoch)
+            distributed.wait()
         return self.checkpoint
+
+    def teacher(self, folder: str | Path | None = None) -> Run:
+        """The run of the teacher that the settings name, begun, half done or done in ``folder``.
+
+        By default that is a subfolder of this run. It holds out the same pictures, which so stay unseen by both.
+        """
+        self._begin()
+        folder = Path(folder or self.folder / "teacher")
+        settings = Settings.recipe(self.settings.teacher, holdout=self.settings.holdout)
+        resume = (folder / STATE_FILE).exists()
+        return Run(self.spec, self._data, settings, folder, device=str(self.device), resume=resume)
 
     @property
     def checkpoint(self) -> Path:
@@ -220,48 +212,77 @@ class Run:
 
     def _epoch(self, number: int, images: Tensor, labels: Tensor, on_step: Callable[[Step], None]) -> Epoch:
         self.network.train()
-        size = self.settings.batch_size
+        size, share = self.settings.batch_size, distributed.processes()
         steps = len(labels) // size
         loss_sum = torch.zeros((), device=self.device)
         correct = torch.zeros((), device=self.device)
         start = time.perf_counter()
         rate = 0.0
-        batches = augmented_batches(images, labels, self.settings, number, fill=self.spec.normalization.mean)
-        for step, (pixels, targets) in enumerate(batches, 1):
+        view, soft = self._view(number, images)
+        order = torch.randperm(len(labels), generator=self._generator(number)).to(self.device)
+        order = order[: steps * size].view(steps, share, size // share)[:, distributed.rank()]
+        for step, chosen in enumerate(order, 1):
+            pixels, targets = view(chosen), labels[chosen]
+            if number <= self.settings.small * self.settings.epochs:
+                pixels = reduced(pixels)
             rate = self.settings.learning_rate_at(((number - 1) * steps + step) / (self.settings.epochs * steps))
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
+            self.optimizers.set_rate(rate)
             with self._autocast():
-                logits = self.network(pixels)
-            loss = F.cross_entropy(logits, targets, label_smoothing=self.settings.label_smoothing)
-            self.optimizer.zero_grad(set_to_none=True)
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
+                logits = self._parallel(pixels)
+            if soft is None:
+                loss = F.cross_entropy(logits, targets, label_smoothing=self.settings.label_smoothing)
+            else:
+                heat = self.settings.temperature  # squared, so that gradients keep their size (arXiv 1503.02531)
+                loss = heat**2 * F.cross_entropy(logits / heat, (soft[chosen] / heat).softmax(1))
+            self.optimizers.step(loss, self.scaler)
             self._update_average((number - 1) * steps + step)
             loss_sum += loss.detach()
-            correct += (logits.detach().argmax(1) == targets).sum()
+            correct += (logits.detach().argmax(1) == targets).double().mean()
             speed = step * size / (time.perf_counter() - start)
-            on_step(Step(number, step, steps, loss_sum / step, correct / (step * size), speed))
-        loss_mean = loss_sum.item() / steps
+            on_step(Step(number, step, steps, loss_sum / step, correct / step, speed))
+        loss_mean, accuracy = distributed.mean(torch.stack([loss_sum, correct]) / steps).tolist()
         if not math.isfinite(loss_mean):
             raise MnvError(f"The loss is no longer a number in epoch {number}.", "Use a lower --learning-rate.")
         seconds = time.perf_counter() - start
         holdout = self._accuracy(self.holdout_part) if len(self.holdout_part) else None
-        return Epoch(number, rate, loss_mean, correct.item() / (steps * size), holdout, steps * size / seconds, seconds)
+        return Epoch(number, rate, loss_mean, accuracy, holdout, steps * size / seconds, seconds)
+
+    def _generator(self, epoch: int) -> torch.Generator:
+        return torch.Generator().manual_seed(self.settings.seed * 1_000_003 + epoch)
+
+    def _view(self, epoch: int, images: Tensor) -> tuple[View, Tensor | None]:
+        """The view of the epoch, and the teacher's logits for it where there is a teacher."""
+        number = (epoch - 1) % self.settings.views + 1 if self.settings.views else epoch
+        seed = number if self.settings.views else self._generator(epoch).initial_seed()
+        view = View(images, seed, fill=self.spec.normalization.mean, **self._augmentation)
+        return view, None if self.targets is None else self.targets.of(number, view, len(images), self.device)
+
+    @property
+    def _augmentation(self) -> dict[str, Any]:
+        return {name: getattr(self.settings, name) for name in ("crop", "flip", "cutout", "mixup")}
+
+    def _targets(self, teacher: str | Path | None) -> Targets:
+        if teacher is None:
+            raise MnvError("These settings learn from a teacher, and none was given.", "Run.teacher makes one.")
+        network = checkpoint.load_network(teacher, Teacher).to(self.device).to(memory_format=torch.channels_last)
+        if network.spec.classes != self.spec.classes:
+            raise MnvError(f"The teacher {teacher} has other classes than the data.")
+        key = {
+            **self._augmentation,
+            "teacher": sha256(teacher),
+            "data": hashlib.sha256(self.train_part.images.tobytes()).hexdigest(),
+            "seed": None if self.settings.views else self.settings.seed,
+        }
+        return Targets(network, Path(teacher).parent, key)
 
     @torch.no_grad()
     def _update_average(self, count: int) -> None:
         """The ``count``-th step of the moving average, with the bias correction of arXiv 1412.6980."""
         weight = (1 - self.settings.ema) / (1 - self.settings.ema**count)
-        for mean, value in zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(value, weight)
-            else:
-                mean.copy_(value)
+        torch._foreach_lerp_(*self._averaged, weight)
 
     def _autocast(self) -> AbstractContextManager[object]:
-        return torch.autocast(self.device.type, self.autocast_dtype, enabled=self.device.type == "cuda")
+        return torch.autocast(self.device.type, self.autocast_dtype, enabled=self._mixed)
 
     @torch.inference_mode()
     def _accuracy(self, part: Dataset) -> float:
@@ -283,6 +304,15 @@ class Run:
             checkpoint.save(self.checkpoint, self.average, training=training, accuracy=accuracy)
         with atomic(self.folder / LOG_FILE) as path:
             path.write_text("".join(json.dumps(asdict(row)) + "\n" for row in self.log))
+        self._save()
+
+    def _begin(self) -> None:
+        """Writes the state before the first epoch too, so that a run can be resumed wherever it stops."""
+        distributed.wait()
+        if not self.log and distributed.rank() == 0:
+            self._save()
+
+    def _save(self) -> None:
         state = {
             "spec": self.spec.to_json(),
             "settings": asdict(self.settings),
@@ -295,7 +325,7 @@ class Run:
             torch.save(state, path)
 
     def _parts(self) -> dict[str, Any]:
-        return {"network": self.network, "average": self.average, "optimizer": self.optimizer, "scaler": self.scaler}
+        return {"network": self.network, "average": self.average, "optimizers": self.optimizers, "scaler": self.scaler}
 
     def _load_state(self) -> None:
         state = _read_state(self.folder)
@@ -312,12 +342,33 @@ class Run:
         self.best_accuracy = state["best_accuracy"]
 
 
-def spec_for(data: Dataset, width: float = 1.0) -> ModelSpec:
-    """The CIFAR network for a data set's classes and picture size, named after both."""
+def _pairs(average: nn.Module, network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """The tensors of the moving average, and those they are averages of."""
+    pairs = zip(average.state_dict().values(), network.state_dict().values(), strict=True)
+    first, second = zip(*((mean, value) for mean, value in pairs if mean.is_floating_point()), strict=True)
+    return list(first), list(second)
+
+
+def spec_for(data: Dataset, width: float = 1.0, init: str | Path | None = None) -> ModelSpec:
+    """The CIFAR network, or that of the checkpoint ``init``, for a data set's classes and picture size, named so.
+
+    Raises:
+        MnvError: if ``init`` cannot be read.
+    """
+    base = checkpoint.load(init).spec if init else CIFAR.replace(width=width)
     name = "cifar10" if data.classes == CIFAR10_CLASSES else re.sub(r"\W+", "_", data.name.split()[0]).lower()
     size = data.images.shape[1]
-    suffix = ("" if width == 1 else f"_w{width:g}") + ("" if size == CIFAR.input_size else f"_{size}px")
-    return CIFAR.replace(name=f"mobilenetv1_{name}{suffix}", classes=data.classes, width=width, input_size=size)
+    suffix = ("" if base.width == 1 else f"_w{base.width:g}") + ("" if size == CIFAR.input_size else f"_{size}px")
+    return base.replace(name=f"mobilenetv1_{name}{suffix}", classes=data.classes, input_size=size)
+
+
+def _start_from(network: PixelNetwork, trained: MobileNetV1) -> None:
+    """Copies the trained weights; a classifier for another number of classes stays as it was initialised."""
+    weights = trained.state_dict()
+    if len(trained.spec.classes) != len(network.spec.classes):
+        weights = {name: tensor for name, tensor in weights.items() if not name.startswith("classifier.")}
+    missing, unexpected = network.load_state_dict(weights, strict=False)
+    assert not unexpected and all(name.startswith("classifier.") for name in missing)
 
 
 def read_settings(folder: str | Path) -> tuple[ModelSpec, Settings]:
@@ -338,9 +389,9 @@ def _read_state(folder: str | Path) -> dict[str, Any]:
 
 
 def select_device(device: str) -> torch.device:
-    """ "auto" is the GPU where there is one; anything else is used or refused. Raises MnvError."""
+    """ "auto" is the GPU where there is one (each process's own); anything else is used or refused. Raises MnvError."""
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda", distributed.local_rank()) if torch.cuda.is_available() else torch.device("cpu")
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
@@ -355,49 +406,8 @@ def select_device(device: str) -> torch.device:
     return chosen
 
 
-def augmented_batches(
-    images: Tensor, labels: Tensor, settings: Settings, epoch: int, *, fill: tuple[float, float, float]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch in random order: batches of uint8 ``[B, H, W, 3]`` and int64 ``[B]``; the last short one is dropped.
-
-    Crop and flip are one gather from the padded data set; padding and cutout have the normalisation's mean, which
-    the network sees as zero.
-    """
-    size, side = settings.batch_size, images.shape[1]
-    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)
-
-    def random(high: int, *shape: int) -> Tensor:
-        return torch.randint(high, shape, generator=generator).to(images.device, non_blocking=True)
-
-    colour = torch.tensor(fill, device=images.device).round().clamp(0, 255).to(torch.uint8)
-    padded = colour.expand(len(images), side + 2 * settings.crop, side + 2 * settings.crop, 3).clone()
-    padded[:, settings.crop : settings.crop + side, settings.crop : settings.crop + side] = images
-    order = torch.randperm(len(labels), generator=generator).to(images.device)
-    pixel = torch.arange(side, device=images.device)
-    for start in range(0, len(labels) - size + 1, size):
-        chosen = order[start : start + size]
-        rows = random(2 * settings.crop + 1, size, 1) + pixel
-        columns = random(2 * settings.crop + 1, size, 1) + pixel
-        if settings.flip:
-            columns = torch.where(random(2, size, 1).bool(), columns.flip(1), columns)
-        batch = padded[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
-        if settings.cutout:
-            half = settings.cutout / 2
-            near_row = (pixel + 0.5 - random(side + 1, size, 1)).abs() < half
-            near_column = (pixel + 0.5 - random(side + 1, size, 1)).abs() < half
-            batch = torch.where((near_row[:, :, None] & near_column[:, None, :])[..., None], colour, batch)
-        yield batch, labels[chosen]
-
-
-def _optimizer(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    decayed: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    for module in network.modules():
-        dense = isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
-        for name, parameter in module.named_parameters(recurse=False):
-            (decayed if dense and name == "weight" else others).append(parameter)
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    if settings.optimizer == "sgd":
-        nesterov = settings.momentum > 0
-        return torch.optim.SGD(groups, settings.learning_rate, momentum=settings.momentum, nesterov=nesterov)
-    return torch.optim.AdamW(groups, settings.learning_rate)
+def reduced(pixels: Tensor) -> Tensor:
+    """Pictures at 3/4 of their side, antialiased: uint8 ``[B, S, S, 3]`` -> float32 ``[B, 3S/4, 3S/4, 3]``."""
+    side = pixels.shape[1] * 3 // 4
+    planes = pixels.permute(0, 3, 1, 2).float()
+    return F.interpolate(planes, (side, side), mode="bilinear", antialias=True).permute(0, 2, 3, 1)

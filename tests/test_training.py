@@ -8,27 +8,28 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
 from mnv1deploy import checkpoint, training
 from mnv1deploy.datasets import Dataset, calibration
+from mnv1deploy.distillation import Teacher
 from mnv1deploy.errors import MnvError
-from mnv1deploy.network import MobileNetV1
+from mnv1deploy.network import MobileNetV1, PixelNetwork
+from mnv1deploy.optimizers import Optimizers
+from mnv1deploy.settings import Settings, recipes
 from mnv1deploy.spec import CIFAR
-from mnv1deploy.training import Run, Settings, augmented_batches
+from mnv1deploy.training import Run
 
 SMALL = CIFAR.replace(width=0.25)
-QUICK = Settings(epochs=2, batch_size=64, holdout=0.2, ema=0.9)
-PIXELS = calibration().images
-GREY = (128.0, 128.0, 128.0)
+QUICK = Settings.recipe("quick", epochs=2, batch_size=64, holdout=0.2, ema=0.9)
 
 
 @pytest.mark.parametrize(
@@ -42,12 +43,12 @@ GREY = (128.0, 128.0, 128.0)
 )  # fmt: skip
 def test_settings_that_cannot_be(wrong: dict[str, object]) -> None:
     with pytest.raises(MnvError, match=f"{next(iter(wrong))} cannot be"):
-        Settings(**wrong)  # type: ignore[arg-type]
+        Settings.recipe("quick", **wrong)
 
 
 @pytest.mark.parametrize("schedule", ["one-cycle", "cosine"])
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero(schedule: str) -> None:
-    chosen = Settings(schedule=schedule, warmup=0.25, learning_rate=0.4)  # type: ignore[arg-type]
+    chosen = Settings.recipe("quick", schedule=schedule, warmup=0.25, learning_rate=0.4)
     rates = [chosen.learning_rate_at(step / 100) for step in range(101)]
     assert rates[0] == 0
     assert rates[10] == pytest.approx(0.4 * 10 / 25)
@@ -56,87 +57,99 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero(schedule: str) ->
     assert rates[25:] == sorted(rates[25:], reverse=True)
     middle = chosen.learning_rate_at(0.25 + 0.75 / 4)
     assert middle == pytest.approx(0.3 if schedule == "one-cycle" else 0.2 * (1 + math.cos(math.pi / 4)))
-    assert Settings(warmup=0.0).learning_rate_at(0.0) == 0.2
+    assert Settings.recipe("quick", warmup=0.0).learning_rate_at(0.0) == 0.2
 
 
-# Augmentation ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", recipes())
+def test_recipes_are_whole(name: str) -> None:
+    found = Settings.recipe(name)
+    assert found.teacher == "" or Settings.recipe(found.teacher).network == "teacher"
+    assert Settings.recipe(name, epochs=3) == replace(found, epochs=3)
 
 
-def batches(chosen: Settings, epoch: int = 1, count: int = 200) -> tuple[np.ndarray, np.ndarray]:
-    """All pictures of an epoch; the labels are the pictures' numbers."""
-    images = torch.from_numpy(PIXELS[:count])
-    parts = list(augmented_batches(images, torch.arange(count), chosen, epoch, fill=GREY))
-    return np.concatenate([p.numpy() for p, _ in parts]), np.concatenate([n.numpy() for _, n in parts])
-
-
-PLAIN = Settings(batch_size=32, crop=0, flip=False, cutout=0)
-
-
-def test_without_augmentation_every_picture_comes_once_and_untouched() -> None:
-    pixels, numbers = batches(PLAIN)
-    assert len(set(numbers)) == len(numbers) == 200 // 32 * 32
-    np.testing.assert_array_equal(pixels, PIXELS[numbers])
-    assert pixels.dtype == np.uint8
-
-
-def test_order_and_augmentation_depend_on_seed_and_epoch_alone() -> None:
-    chosen = Settings(batch_size=32)
-    torch.manual_seed(1)
-    first = batches(chosen, 3)
-    torch.manual_seed(2)
-    np.testing.assert_array_equal(first[0], batches(chosen, 3)[0])
-    assert not np.array_equal(first[1], batches(chosen, 4)[1])
-    assert not np.array_equal(first[1], batches(replace(chosen, seed=1), 3)[1])
-
-
-def test_crops_are_windows_of_the_padded_picture_and_flips_mirror_it() -> None:
-    pixels, numbers = batches(replace(PLAIN, crop=3, flip=True))
-    seen = set()
-    for found, number in zip(pixels, numbers, strict=True):
-        padded = np.full((38, 38, 3), 128, np.uint8)
-        padded[3:35, 3:35] = PIXELS[number]
-        candidates = {
-            (dy, dx, flip)
-            for dy in range(7)
-            for dx in range(7)
-            for flip in (False, True)
-            if np.array_equal(found, padded[dy : dy + 32, dx : dx + 32][:, :: -1 if flip else 1])
-        }
-        assert candidates
-        seen |= candidates
-    assert {flip for _, _, flip in seen} == {False, True}
-    assert {dy for dy, _, _ in seen} == {dx for _, dx, _ in seen} == set(range(7))
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.integers(1, 20))
-def test_cutout_blanks_one_square_at_most(side: int) -> None:
-    pixels, numbers = batches(replace(PLAIN, cutout=side, batch_size=50), count=50)
-    for found, number in zip(pixels, numbers, strict=True):
-        rows, columns = np.where((found != PIXELS[number]).any(-1))
-        if len(rows):
-            top, left = rows.min(), columns.min()
-            assert rows.max() - top < side
-            assert columns.max() - left < side
-            assert (found[rows, columns] == 128).all()
+def test_recipes_of_ones_own(tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    text = (resources.files("mnv1deploy") / "recipes" / "quick.toml").read_text()
+    own.write_text(text.replace("epochs = 30", "epochs = 7"))
+    assert Settings.recipe(own) == Settings.recipe("quick", epochs=7)
+    for change, message in (
+        (("epochs = 30", ""), "lacks epochs"),
+        (("epochs = 30", "epochs = 30\nepoch = 1"), "has an unknown epoch"),
+        (("epochs = 30", 'epochs = "many"'), "epochs = 'many', which is no int"),
+        (("epochs = 30", "epochs = "), "is not TOML"),
+        (("epochs = 30", "epochs = 0"), "epochs cannot be 0"),
+    ):
+        own.write_text(text.replace(*change))
+        with pytest.raises(MnvError, match=message):
+            Settings.recipe(own)
+    with pytest.raises(MnvError, match="There is no recipe fastest") as missing:
+        Settings.recipe("fastest")
+    assert "best, quick, teacher" in missing.value.hint
 
 
 # The optimiser and the average -------------------------------------------------------------------------------------
 
 
-def test_weight_decay_is_on_dense_weights_alone(tmp_path: Path) -> None:
-    run = Run(SMALL, calibration(), QUICK, tmp_path / "run")
-    decayed, others = run.optimizer.param_groups
-    assert (decayed["weight_decay"], others["weight_decay"]) == (QUICK.weight_decay, 0.0)
-    dense = [
-        module.weight
-        for module in run.network.modules()
-        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
-    ]
-    assert {id(p) for p in decayed["params"]} == {id(p) for p in dense}
-    assert len(decayed["params"]) + len(others["params"]) == len(list(run.network.parameters()))
-    adamw = Run(SMALL, calibration(), replace(QUICK, optimizer="adamw"), tmp_path / "adamw").optimizer
-    assert isinstance(adamw, torch.optim.AdamW)
+def groups_of(network: PixelNetwork, settings: Settings) -> dict[int, dict[str, Any]]:
+    """Optimizer and its parameter group by parameter, after one step at rate 1 on a loss that has a gradient."""
+    optimizers = Optimizers(network, settings)
+    optimizers.set_rate(1.0)
+    found = {}
+    for optimizer in optimizers._all:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                found[parameter.data_ptr()] = {"optimizer": type(optimizer).__name__, **group}
+    assert {parameter.data_ptr() for parameter in network.parameters() if parameter.requires_grad} <= set(found)
+    return found
+
+
+def dense_weights(network: nn.Module) -> set[int]:
+    modules = [m for m in network.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    return {m.weight.data_ptr() for m in modules if isinstance(m, nn.Linear) or m.groups == 1}
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("muon", [0.0, 0.03])
+def test_weight_decay_is_on_dense_weights_alone(optimizer: str, muon: float) -> None:
+    network = MobileNetV1(SMALL)
+    settings = Settings.recipe("quick", optimizer=optimizer, muon=muon, muon_decay=0.01)
+    pointwise = {m.weight.data_ptr() for m in network.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)}
+    dense = dense_weights(network)
+    for pointer, group in groups_of(network, settings).items():
+        if muon and pointer in pointwise:
+            assert (group["optimizer"], group["weight_decay"]) == ("Muon", 0.01)
+            assert group["lr"] == pytest.approx(muon / settings.learning_rate)
+        else:
+            assert group["optimizer"] == {"sgd": "SGD", "adamw": "AdamW"}[optimizer]
+            assert group["weight_decay"] == (settings.weight_decay if pointer in dense else 0)
+            assert group["lr"] == 1
+
+
+def test_muon_moves_the_weights_of_the_network_itself() -> None:
+    network = MobileNetV1(SMALL).to(memory_format=torch.channels_last)
+    before = {name: weight.clone() for name, weight in network.named_parameters()}
+    optimizers = Optimizers(network, Settings.recipe("quick", muon=0.03, momentum=0.0))
+    optimizers.set_rate(0.2)
+    pixels, labels = (torch.from_numpy(part[:32]) for part in (calibration().images, calibration().labels))
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    optimizers.step(nn.functional.cross_entropy(network(pixels), labels), scaler)
+    for name, weight in network.named_parameters():
+        change = (weight - before[name]).detach()
+        assert change.any(), name
+        if name.endswith("pointwise.conv.weight"):
+            # an orthogonalised step: all its singular values are about the learning rate
+            values = torch.linalg.svdvals(change.flatten(1)) / 0.03
+            assert 0.3 < values.median() < 2, name
+
+
+def test_the_teachers_biases_learn_faster() -> None:
+    network = Teacher(CIFAR)
+    settings = Settings.recipe("teacher")
+    fast = {m.bias.data_ptr() for m in network.modules() if isinstance(m, nn.BatchNorm2d)}
+    for pointer, group in groups_of(network, settings).items():
+        assert group["lr"] == (Teacher.bias_rate if pointer in fast else 1)
+        if pointer in fast:
+            assert group["lr"] * group["weight_decay"] == pytest.approx(settings.weight_decay)
 
 
 def test_the_average_is_the_bias_corrected_one(tmp_path: Path) -> None:
@@ -201,7 +214,7 @@ def test_a_run_that_diverges_says_so(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_it_learns(cifar10_train: Dataset, tmp_path: Path) -> None:
     part = cifar10_train.subset(np.arange(4000), "4,000 images")
-    run = Run(CIFAR, part, Settings(epochs=8, batch_size=64, ema=0.95, holdout=0.1), tmp_path)
+    run = Run(CIFAR, part, Settings.recipe("quick", epochs=8, batch_size=64, ema=0.95, holdout=0.1), tmp_path)
     run.fit()
     assert run.log[-1].train_loss < run.log[0].train_loss - 0.3
     best = max(row.holdout_accuracy or 0 for row in run.log)
@@ -227,8 +240,9 @@ def test_without_a_held_out_part_the_last_epoch_is_kept(tmp_path: Path) -> None:
 RUN_SCRIPT = """
 import sys
 from mnv1deploy import datasets, training
+from mnv1deploy.settings import Settings
 from mnv1deploy.spec import CIFAR
-settings = training.Settings(epochs=4, batch_size=64, holdout=0.2, ema=0.9)
+settings = Settings.recipe("quick", epochs=4, batch_size=64, holdout=0.2, ema=0.9)
 spec, resume = CIFAR.replace(width=0.25), "resume" in sys.argv
 run = training.Run(spec, datasets.calibration(), settings, sys.argv[1], resume=resume)
 run.fit(on_epoch=lambda epoch: print(epoch.epoch, flush=True))
@@ -292,9 +306,9 @@ def test_the_command_on_an_own_folder(class_folders: Path, tmp_path: Path) -> No
 def test_ctrl_c_keeps_the_run(class_folders: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     options = ["--data", class_folders, "--output", output]
-    command = mnv1_train(*options, "--epochs", 12, "--batch-size", 16, "--width", 0.25)
+    command = mnv1_train(*options, "--epochs", 200, "--batch-size", 16, "--width", 0.25)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
-    while not (output / "state.pt").exists():
+    while not (output / "log.jsonl").exists():
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
@@ -304,7 +318,7 @@ def test_ctrl_c_keeps_the_run(class_folders: Path, tmp_path: Path) -> None:
     assert "Traceback" not in errors
     done = subprocess.run(mnv1_train(*options, "--resume"), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert (output / "log.jsonl").read_text().count("\n") == 12
+    assert (output / "log.jsonl").read_text().count("\n") == 200
 
 
 def test_wrong_settings_are_one_sentence(class_folders: Path, tmp_path: Path) -> None:

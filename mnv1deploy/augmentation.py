@@ -1,0 +1,83 @@
+"""Augmentation as batched tensor operations: one numbered view of every picture, drawn once, made batch by batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class View:
+    """One augmented version of every picture of a data set; asking for a picture twice gives the same version.
+
+    Every picture is cropped at random from itself padded by ``crop`` pixels, mirrored or not, has a square of
+    ``cutout`` pixels blanked (arXiv 1708.04552) and may then be mixed with another picture's version (arXiv
+    1710.09412). Padding and cutout have the colour that the network sees as zero.
+
+    Args:
+        images: uint8 ``[N, S, S, 3]``, on any device.
+        seed: of everything drawn here; the same seed and settings give the same view.
+        crop: pixels of padding of the random crop.
+        flip: whether half the pictures are mirrored.
+        cutout: side of the blanked square in pixels; 0 for none.
+        mixup: a of the Beta(a, a) distribution the share of the other picture is drawn from; 0 for none.
+        fill: the colour of padding and cutout, RGB in 0..255.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        seed: int,
+        *,
+        crop: int,
+        flip: bool,
+        cutout: int,
+        mixup: float,
+        fill: tuple[float, float, float],
+    ) -> None:
+        self._images = images
+        self._cutout = cutout
+        self._side = images.shape[1]
+        count, device = len(images), images.device
+        generator = torch.Generator().manual_seed(seed)
+
+        def random(high: int) -> Tensor:
+            return torch.randint(high, (count, 1), generator=generator).to(device)
+
+        self._pixel = torch.arange(self._side, device=device)
+        self._colour = torch.tensor(fill, device=device).round().clamp(0, 255).to(torch.uint8)
+        self._top, self._left = random(2 * crop + 1) - crop, random(2 * crop + 1) - crop
+        self._mirrored = random(2).bool() if flip else None
+        self._cut_row, self._cut_column = random(self._side + 1), random(self._side + 1)
+        self._share: Tensor | None = None
+        if mixup:
+            # Beta(a, a) as the share of one of two gamma variates, so that it can be drawn with a generator's seed
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                share = torch.distributions.Beta(mixup, mixup).sample((count,))
+            self._share = torch.minimum(share, 1 - share).view(-1, 1, 1, 1).to(device)
+            self._partner = torch.randperm(count, generator=generator).to(device)
+
+    def __call__(self, chosen: Tensor) -> Tensor:
+        """The pictures at the indices ``chosen``, int64 ``[B]`` -> uint8 ``[B, S, S, 3]``."""
+        pixels = self._unmixed(chosen)
+        if self._share is None:
+            return pixels
+        partners = self._unmixed(self._partner[chosen])
+        return torch.lerp(pixels.float(), partners.float(), self._share[chosen]).round().byte()
+
+    def _unmixed(self, chosen: Tensor) -> Tensor:
+        rows = self._top[chosen] + self._pixel
+        columns = self._left[chosen] + self._pixel
+        if self._mirrored is not None:
+            columns = torch.where(self._mirrored[chosen], columns.flip(1), columns)
+        blank = self._outside(rows)[:, :, None] | self._outside(columns)[:, None, :]
+        if self._cutout:
+            near_row = (self._pixel + 0.5 - self._cut_row[chosen]).abs() < self._cutout / 2
+            near_column = (self._pixel + 0.5 - self._cut_column[chosen]).abs() < self._cutout / 2
+            blank |= near_row[:, :, None] & near_column[:, None, :]
+        rows, columns = rows.clamp(0, self._side - 1), columns.clamp(0, self._side - 1)
+        pixels = self._images[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
+        return torch.where(blank[..., None], self._colour, pixels)
+
+    def _outside(self, index: Tensor) -> Tensor:
+        return (index < 0) | (index >= self._side)

@@ -1,0 +1,81 @@
+"""Which optimizer moves which parameters, and how far."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mnv1deploy.distillation import Teacher
+from mnv1deploy.network import PixelNetwork
+from mnv1deploy.settings import Settings
+
+
+class Optimizers:
+    """SGD or AdamW, and Muon for the pointwise convolutions where the settings ask for it.
+
+    Weight decay is on the weights of full and pointwise convolutions and the classifier alone.
+    """
+
+    def __init__(self, network: PixelNetwork, settings: Settings) -> None:
+        self._network = network
+        parts: dict[str, list[Tensor]] = {"pointwise": [], "dense": [], "others": [], "fast": []}
+        for module in network.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                if parameter.requires_grad:
+                    parts[_part(network, module, name)].append(parameter)
+        self._pointwise = parts["pointwise"] if settings.muon else []
+        decayed = parts["dense"] + ([] if settings.muon else parts["pointwise"])
+        decay, factor = settings.weight_decay, Teacher.bias_rate
+        groups: list[dict[str, Any]] = [
+            {"params": decayed, "weight_decay": decay, "factor": 1.0},
+            {"params": parts["others"], "weight_decay": 0.0, "factor": 1.0},
+            {"params": parts["fast"], "weight_decay": decay / factor, "factor": float(factor)},
+        ]
+        groups = [group for group in groups if group["params"]]
+        rate, momentum = settings.learning_rate, settings.momentum
+        self._all: list[torch.optim.Optimizer] = [
+            torch.optim.SGD(groups, rate, momentum=momentum, nesterov=momentum > 0, fused=True)
+            if settings.optimizer == "sgd"
+            else torch.optim.AdamW(groups, rate, fused=True)
+        ]
+        # Muon takes matrices; these share their memory with the convolutions' weights
+        self._matrices = [nn.Parameter(weight.detach().flatten(1)) for weight in self._pointwise]
+        if self._matrices:
+            group = {"params": self._matrices, "factor": settings.muon / rate}
+            self._all.append(torch.optim.Muon([group], settings.muon, weight_decay=settings.muon_decay, momentum=0.9))
+
+    def set_rate(self, rate: float) -> None:
+        """Every learning rate, in proportion, so that the main one is ``rate``."""
+        for optimizer in self._all:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["factor"]
+
+    def step(self, loss: Tensor, scaler: torch.amp.GradScaler) -> None:
+        """Gradients of the loss, and one step along them."""
+        self._network.zero_grad(set_to_none=True)
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        for weight, matrix in zip(self._pointwise, self._matrices, strict=True):
+            assert weight.grad is not None
+            matrix.grad = weight.grad.flatten(1)
+        for optimizer in self._all:
+            scaler.step(optimizer)
+        scaler.update()
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """For :meth:`load_state_dict`."""
+        return [optimizer.state_dict() for optimizer in self._all]
+
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        """What :meth:`state_dict` gave."""
+        for optimizer, state in zip(self._all, states, strict=True):
+            optimizer.load_state_dict(state)
+
+
+def _part(network: PixelNetwork, module: nn.Module, name: str) -> str:
+    if name == "weight" and isinstance(module, (nn.Conv2d, nn.Linear)):
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
+            return "pointwise"
+        return "dense" if isinstance(module, nn.Linear) or module.groups == 1 else "others"
+    return "fast" if isinstance(network, Teacher) and isinstance(module, nn.BatchNorm2d) else "others"
