@@ -1,5 +1,6 @@
 """What all tests share: the real CIFAR-10, the bundled checkpoint, and no skips where CI is set."""
 
+import copy
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnv1deploy import datasets
+from mnv1deploy import datasets, formats
+from mnv1deploy.artifact import Manifest, Precision, Provenance, hashes
+from mnv1deploy.files import staged
+from mnv1deploy.network import MobileNetV1
+from mnv1deploy.quantization import DEFAULT, Scheme, quantize
 
 ROOT = Path(__file__).parent.parent
 NEIGHBOUR = ROOT.parent / "shared" / "cifar10"
@@ -49,6 +54,23 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     folder.mkdir()
     monkeypatch.setenv(datasets.DATA_VARIABLE, str(folder))
     return folder
+
+
+def export(
+    network: MobileNetV1, name: str, precision: Precision, folder: Path, images: np.ndarray, scheme: Scheme = DEFAULT
+) -> Path:
+    """Folds, quantises and exports a network, with a manifest but without the proof."""
+    entry = formats.get(name)
+    folded = network.folded()
+    integers = quantize(folded, images, "test", scheme) if precision == "int8" else None
+    provenance = Provenance(name, precision, network.spec, "0" * 64, (), integers.facts if integers else None, {})
+    path = folder / f"net_{precision}{entry.suffix}"
+    with staged(folder) as temporary:
+        entry.export(
+            integers.network if integers else copy.deepcopy(folded), temporary / path.name, provenance, integers
+        )
+        Manifest(provenance, hashes(temporary), None).write(temporary / path.name)
+    return path
 
 
 @pytest.fixture
