@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnv1deploy import datasets, formats
+from mnv1deploy import bundled, checkpoint, datasets, formats
 from mnv1deploy.artifact import Manifest, Precision, Provenance, hashes
 from mnv1deploy.files import staged
 from mnv1deploy.network import MobileNetV1
-from mnv1deploy.quantization import DEFAULT, Scheme, quantize
+from mnv1deploy.quantization import DEFAULT, Quantization, Scheme, quantize
 
 ROOT = Path(__file__).parent.parent
 NEIGHBOUR = ROOT.parent / "shared" / "cifar10"
@@ -45,6 +45,19 @@ def cifar10_train() -> datasets.Dataset:
     if not datasets.has_cifar10():
         pytest.skip(f"CIFAR-10 is not in {datasets.data_folder()}; set {datasets.DATA_VARIABLE}")
     return datasets.cifar10("train")
+
+
+@pytest.fixture(scope="session")
+def folded() -> MobileNetV1:
+    """The bundled network with its batch normalisations folded; not to be changed."""
+    return checkpoint.load(bundled.CHECKPOINT).network.folded()
+
+
+@pytest.fixture(scope="session")
+def integers(folded: MobileNetV1) -> Quantization:
+    """It quantised as an export does it; not to be changed."""
+    pictures = datasets.calibration()
+    return quantize(folded, pictures.images, pictures.name)
 
 
 @pytest.fixture
