@@ -141,7 +141,7 @@ class Manifest:
         try:
             data = json.loads(path.read_text("utf-8"))
             proof = Proof.from_dict(data["proof"]) if data["proof"] else None
-            manifest = cls(Provenance.from_dict(data["provenance"]), data["files"], proof, data["not_run"])
+            manifest = cls(Provenance.from_dict(data["provenance"]), data["files"], proof, data.get("not_run", ""))
             for name, facts in manifest.files.items():
                 if sha256(path.parent / name) != facts["sha256"]:
                     raise MnvError(

@@ -86,16 +86,20 @@ def export(
     return path
 
 
-@pytest.fixture
-def class_folders(tmp_path: Path) -> Path:
-    """Real pictures as a user has them: 40 of each of two CIFAR-10 classes, ``<class>/<n>.png``."""
+def write_class_folders(root: Path, labels: tuple[int, ...]) -> Path:
+    """Real pictures as a user has them: 40 of each of these CIFAR-10 classes, ``<class>/<n>.png``."""
     from PIL import Image
 
     pictures = datasets.calibration()
-    root = tmp_path / "pets"
-    for label in (3, 5):
+    for label in labels:
         name = pictures.classes[label]
         (root / name).mkdir(parents=True)
         for number, index in enumerate(np.flatnonzero(pictures.labels == label)[:40]):
             Image.fromarray(pictures.images[index]).save(root / name / f"{number}.png")
     return root
+
+
+@pytest.fixture
+def class_folders(tmp_path: Path) -> Path:
+    """A folder called pets with cats and dogs."""
+    return write_class_folders(tmp_path / "pets", (3, 5))
