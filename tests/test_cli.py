@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from mnv1deploy import bundled, datasets, formats
+from mnv1deploy.artifact import Manifest
 from mnv1deploy.formats.base import CUDA
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -183,6 +184,52 @@ def test_export_json(offline: Path, tmp_path: Path) -> None:
         assert item["proof"]["agreement"] == 1.0
 
 
+def test_several_artifacts_are_compared_in_speed(offline: Path, tmp_path: Path) -> None:
+    table = succeed("export", "--format", "onnx", "--format", "torchscript", cwd=tmp_path)
+    assert "p50 of one picture on one thread" in table
+    for item in json.loads(succeed("export", "--format", "onnx,torchscript", "--json", cwd=tmp_path)):
+        assert 0.01 < item["p50"] < 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantize", ["none", "fp16", "int8"])
+def test_export_all_writes_every_format_there_is(offline: Path, tmp_path: Path, quantize: str) -> None:
+    table = succeed("export", "--format", "all", "--quantize", quantize, cwd=tmp_path)
+    precision = "fp32" if quantize == "none" else quantize
+    for name in formats.exportable():
+        entry = formats.get(name)
+        path = tmp_path / "artifacts" / f"mobilenetv1_cifar10_{precision}{entry.suffix}"
+        if precision not in entry.precisions:
+            assert not path.exists()
+        elif name in formats.absent():
+            assert f"{name} was left out; it comes with: pip install 'mnv1deploy[{entry.export_extra}]'" in table
+        else:
+            assert path.exists()
+            assert (f"{path.name} was not run here: " in table) == bool(entry.elsewhere)
+            assert succeed("info", path).count("sha256") == len(Manifest.read(path).files)  # type: ignore[union-attr]
+
+
+def test_formats_are_listed_with_what_they_need(tmp_path: Path) -> None:
+    table = succeed("formats")
+    rows = {row["format"]: row for row in json.loads(succeed("formats", "--json"))}
+    assert list(rows) == formats.exportable()
+    for name, row in rows.items():
+        assert name in table
+        assert row["precisions"] == list(formats.get(name).precisions)
+    assert rows["onnx"]["runners"]["onnxruntime"][0].isdigit()
+    assert rows["onnx"]["quantizer"] == "mnv1deploy"
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util as u, sys\n"
+        "find = u.find_spec\n"
+        "u.find_spec = lambda name, *rest: None if name == 'onnxscript' else find(name, *rest)\n"
+    )
+    command = [sys.executable, "-m", "mnv1deploy.cli", "formats"]
+    without = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=True
+    )
+    assert "pip install 'mnv1deploy[export]'" in without.stdout
+
+
 def test_an_export_that_fails_its_proof_exits_1(offline: Path, tmp_path: Path, class_folders: Path) -> None:
     """Calibrated on nothing but black pictures, int8 cannot work."""
     black = tmp_path / "black"
@@ -279,7 +326,18 @@ def test_providers() -> None:
 
 def test_help_and_version() -> None:
     text = succeed("--help")
-    for command in ("train", "import", "export", "predict", "bench", "evaluate", "info", "cost", "providers"):
+    for command in (
+        "train",
+        "import",
+        "export",
+        "predict",
+        "bench",
+        "evaluate",
+        "info",
+        "cost",
+        "providers",
+        "formats",
+    ):
         assert command in text
         assert "Usage" in succeed(command, "--help")
     assert succeed("--version").startswith("mnv1 ")
