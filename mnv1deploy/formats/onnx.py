@@ -113,7 +113,7 @@ class OnnxSession:
             self._session = self._start()
 
     def _start(self, profile: Path | None = None) -> Any:
-        """An InferenceSession; with ``profile``, one that writes down every operator's time to a file of that prefix."""
+        """An InferenceSession; with ``profile``, one that writes every operator's time to a file so named."""
         ort = self._ort
         options = ort.SessionOptions()
         options.log_severity_level = 3
