@@ -285,7 +285,7 @@ def show_profiles(profiles: Sequence[Profile]) -> None:
         for operator in profile.operators:
             if operator.name not in order:
                 order.insert(position, operator.name)
-            position = order.index(operator.name) + 1
+            position = max(position, order.index(operator.name) + 1)
             mine[operator.name] = mine.get(operator.name, 0) + 1000 * operator.mean
             kinds.setdefault(operator.name, operator.kind)
         spent.append(mine)
@@ -301,9 +301,9 @@ def show_profiles(profiles: Sequence[Profile]) -> None:
     show_table(
         ["operator", *(["type", ">mean", ">share"] if alone else (f">{profile.artifact}" for profile in profiles))],
         [*rows, ["all", *([""] if alone else []), *(f"{total:.1f}" for total in sums), *([""] if alone else [])]],
-        title=f"{profiles[0].artifact if alone else 'profiles'} on {profiles[0].provider}, batch "
-        f"{profiles[0].batch_size}: mean microseconds per operator",
-        caption=f"Profiling costs time itself; mnv1 bench without --profile has the true latency.\n{machine_line()}",
+        title="mean microseconds per operator",
+        caption=f"{', '.join(profile.artifact for profile in profiles)} on {profiles[0].provider}, batch "
+        f"{profiles[0].batch_size}, with the engine's profiler on, which costs time itself.\n{machine_line()}",
     )
 
 

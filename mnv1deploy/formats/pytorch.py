@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,7 @@ class PyTorchFormat(Format):
         from mnv1deploy import checkpoint
 
         network = checkpoint.load(path).network.folded().to(device)
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a GPU it does not find
         compiled = torch.compile(network, dynamic=False)
         session = TorchSession(compiled, network.spec, device, threads)
         try:
