@@ -147,17 +147,17 @@ def bench(
     """Measure latency, throughput, load time and memory, side by side."""
     from mnv1deploy import benchmark, bundled
 
+    batch_sizes = _numbers(batch_size, "--batch-size")
+    counts: list[int | None] = [*_numbers(threads, "--threads")] if threads else [None]
+    if profile and (all or plot or include_copies or len(counts) > 1 or len(batch_sizes) > 1):
+        raise typer.BadParameter(
+            "--profile takes artifacts, one --batch-size and one --threads; not --all, --plot or --include-copies."
+        )
     contestants = [*(artifacts or [str(bundled.INT8), str(bundled.FP32)])]
     if all:
         found = [str(path) for folder in artifacts or ["artifacts"] for path in benchmark.find(folder)]
         contestants = [*found, *benchmark.REFERENCES]
-    batch_sizes = _numbers(batch_size, "--batch-size")
-    counts: list[int | None] = [*_numbers(threads, "--threads")] if threads else [None]
     if profile:
-        if all or plot or include_copies or len(counts) > 1 or len(batch_sizes) > 1:
-            raise typer.BadParameter(
-                "--profile takes artifacts, one --batch-size and one --threads; not --all, --plot or --include-copies."
-            )
         with report.progress("profiling", len(contestants)) as advance:
             profiles = benchmark.profile(
                 contestants,

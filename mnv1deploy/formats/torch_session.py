@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -25,10 +24,10 @@ _DEVICES = {CPU: "cpu", CUDA: "cuda"}
 
 def torch_providers() -> tuple[str, ...]:
     """The CPU and, where torch sees one, the GPU; empty where torch is not installed."""
-    if importlib.util.find_spec("torch") is None:
+    try:
+        torch = engine("torch", "train")
+    except MnvError:
         return ()
-    import torch
-
     return (CPU, CUDA) if torch.cuda.is_available() else (CPU,)
 
 
