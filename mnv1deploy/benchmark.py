@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnv1deploy import bundled, datasets, formats
+from mnv1deploy.artifact import manifest_path
 from mnv1deploy.errors import MnvError
-from mnv1deploy.formats.base import CPU, resolve_provider
+from mnv1deploy.formats.base import CPU, OperatorTime, Profiling, Session, resolve_provider
 
 PYTORCH = "pytorch"
 """Names the bundled checkpoint in PyTorch's eager mode among the artifacts."""
 
+COMPILED = "pytorch-compiled"
+"""Names the bundled checkpoint, batch-norms folded, under torch.compile."""
+
+REFERENCES = (PYTORCH, COMPILED)
+
 ROUNDS = 10
 WARM_UP_SECONDS = 0.3
+PROFILED_CALLS = 500
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ class Result:
     """One contestant at one batch size. Times are per call, in milliseconds, unless the name says otherwise.
 
     Attributes:
-        artifact: its file name, or "pytorch".
+        artifact: its file name, or one of REFERENCES.
         provider: the one that ran, asked of the engine.
         threads: asked for; None left the number to the engine.
         batch_size: images per call.
@@ -69,6 +76,28 @@ class Result:
     ratio: float
 
 
+@dataclass(frozen=True)
+class Profile:
+    """One artifact's time by operator, in the order they run.
+
+    Attributes:
+        artifact: its file name, or one of REFERENCES.
+        provider: the one that ran.
+        batch_size: images per call.
+        operators: what each takes with the engine's profiler on, which costs time itself.
+    """
+
+    artifact: str
+    provider: str
+    batch_size: int
+    operators: tuple[OperatorTime, ...]
+
+
+def raise_refusal(artifact: str, error: MnvError) -> None:
+    """What :func:`bench` does, unless told otherwise, about an artifact that cannot be measured."""
+    raise error
+
+
 def bench(
     artifacts: Sequence[str | Path] = (bundled.INT8, bundled.FP32),
     *,
@@ -78,50 +107,101 @@ def bench(
     duration: float = 2.0,
     include_copies: bool = False,
     on_slice: Callable[[], None] = lambda: None,
+    on_refusal: Callable[[str, MnvError], None] = raise_refusal,
 ) -> list[Result]:
     """Measures every artifact with every number of threads at every batch size.
 
     Args:
-        artifacts: paths of artifacts or checkpoints, or "pytorch".
+        artifacts: paths of artifacts or checkpoints, or REFERENCES.
         provider: for all of them; used or refused.
         batch_sizes: images per call.
-        threads: numbers of threads; None leaves it to each engine.
+        threads: numbers of threads, one after the other; None leaves it to each engine.
         duration: seconds of timed calls per contestant and batch size.
         include_copies: on GPU providers, time the copies to and from the device too.
-        on_slice: called after every slice of work, ``slices(...)`` times in all.
+        on_slice: called after every slice of work, ``slices(...)`` times in all if nothing is refused.
+        on_refusal: called with the name of an artifact that cannot be measured, and why; it is then left out.
 
     Raises:
-        MnvError: for an artifact that cannot be opened, or a provider that is not there.
+        MnvError: for an artifact that cannot be opened, or a provider that is not there, if ``on_refusal`` raises it.
     """
     results = []
-    with ExitStack() as stack:
-        workers = [
-            stack.enter_context(_worker(artifact, resolve_provider(provider), count, include_copies))
-            for artifact in artifacts
-            for count in threads
-        ]
-        for batch_size in batch_sizes:
-            for worker in workers:
-                worker.ask(batch_size=batch_size, seconds=WARM_UP_SECONDS)
+    for count in threads:
+        with ExitStack() as stack:
+            workers = []
+            for artifact in artifacts:
+                try:
+                    opened = _worker(artifact, resolve_provider(provider), count, include_copies)
+                    workers.append(stack.enter_context(opened))
+                except MnvError as error:
+                    on_refusal(_name(artifact), error)
                 on_slice()
-            times: list[list[NDArray[np.float64]]] = [[] for _ in workers]
-            for turn in range(ROUNDS):
-                for index in np.roll(np.arange(len(workers)), turn):
-                    answer = workers[index].ask(batch_size=batch_size, seconds=duration / ROUNDS)
-                    times[index].append(np.array(answer["nanoseconds"]) / 1e6)
-                    on_slice()
-            medians = [float(np.median(np.concatenate(rounds))) for rounds in times]
-            for worker, rounds in zip(workers, times, strict=True):
-                rivals = [
-                    median for other, median in zip(workers, medians, strict=True) if other.threads == worker.threads
-                ]
-                results.append(_result(worker, batch_size, rounds, min(rivals)))
+            for batch_size in batch_sizes:
+                results += _race(workers, batch_size, duration, on_slice, on_refusal)
     return results
 
 
 def slices(artifacts: int, threads: int, batch_sizes: int) -> int:
     """How often :func:`bench` calls ``on_slice``."""
-    return artifacts * threads * batch_sizes * (ROUNDS + 1)
+    return artifacts * threads * (1 + batch_sizes * (ROUNDS + 1))
+
+
+def profile(
+    artifacts: Sequence[str | Path] = (bundled.INT8, bundled.FP32),
+    *,
+    provider: str = CPU,
+    batch_size: int = 1,
+    threads: int | None = None,
+    on_artifact: Callable[[], None] = lambda: None,
+) -> list[Profile]:
+    """Measures every operator of every artifact, each in a process of its own.
+
+    Raises:
+        MnvError: for an artifact that cannot be opened, a provider that is not there, or an engine without a profiler.
+    """
+    profiles = []
+    for artifact in artifacts:
+        with _worker(artifact, resolve_provider(provider), threads, include_copies=False) as worker:
+            answer = worker.ask(batch_size=batch_size, profiled_calls=PROFILED_CALLS)
+            operators = tuple(OperatorTime(**operator) for operator in answer["operators"])
+            profiles.append(Profile(worker.name, worker.provider, batch_size, operators))
+        on_artifact()
+    return profiles
+
+
+def find(folder: str | Path) -> list[Path]:
+    """The artifacts in a folder that a manifest stands for. Raises MnvError if there is none."""
+    manifests = sorted(Path(folder).glob("*.json"))
+    found = [path.with_suffix("") for path in manifests if path == manifest_path(path.with_suffix(""))]
+    found = [path for path in found if path.exists()]
+    if not found:
+        raise MnvError(f"There are no artifacts with their manifests in {folder}.", "mnv1 export makes some.")
+    return found
+
+
+def _race(
+    workers: list[_Worker],
+    batch_size: int,
+    duration: float,
+    on_slice: Callable[[], None],
+    on_refusal: Callable[[str, MnvError], None],
+) -> list[Result]:
+    """Has the workers take turns; one that fails is out of the race."""
+    workers = [*workers]
+    times: dict[_Worker, list[NDArray[np.float64]]] = {worker: [] for worker in workers}
+    for turn in range(-1, ROUNDS):
+        seconds = duration / ROUNDS if turn >= 0 else WARM_UP_SECONDS
+        for worker in np.roll(np.array(workers, object), turn):
+            try:
+                answer = worker.ask(batch_size=batch_size, seconds=seconds)
+            except MnvError as error:
+                on_refusal(worker.name, error)
+                workers.remove(worker)
+                continue
+            if turn >= 0:
+                times[worker].append(np.array(answer["nanoseconds"]) / 1e6)
+            on_slice()
+    fastest = min((float(np.median(np.concatenate(times[worker]))) for worker in workers), default=0.0)
+    return [_result(worker, batch_size, times[worker], fastest) for worker in workers]
 
 
 def _result(worker: _Worker, batch_size: int, rounds: list[NDArray[np.float64]], fastest: float) -> Result:
@@ -158,10 +238,11 @@ class _Worker:
         self.provider, self.load = str(opened["provider"]), float(opened["load"])
 
     def ask(self, **request: float) -> dict[str, Any]:
-        """Has calls timed (``batch_size``, ``seconds``), or, without arguments, asks for the peak memory."""
+        """Has calls timed or profiled (see :func:`_serve`), or, without arguments, asks for the peak memory."""
         assert self._process.stdin
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # that it died is found out on receiving
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
         return self._receive()
 
     def _receive(self) -> dict[str, Any]:
@@ -175,20 +256,32 @@ class _Worker:
         return answer
 
 
+def _name(artifact: str | Path) -> str:
+    return str(artifact) if artifact in REFERENCES else Path(artifact).name
+
+
 @contextmanager
 def _worker(artifact: str | Path, provider: str, threads: int | None, include_copies: bool) -> Iterator[_Worker]:
-    path = bundled.CHECKPOINT if str(artifact) == PYTORCH else Path(artifact)
+    path = bundled.CHECKPOINT if artifact in REFERENCES else Path(artifact)
     formats.of_file(path)  # refuse a wrong name before any process is started
-    name = PYTORCH if str(artifact) == PYTORCH else path.name
-    settings = {"path": str(path), "provider": provider, "threads": threads, "include_copies": include_copies}
+    settings = {
+        "path": str(path),
+        "compiled": artifact == COMPILED,
+        "provider": provider,
+        "threads": threads,
+        "include_copies": include_copies,
+    }
+    # engines that take their threads from OpenMP may start more than they were asked for otherwise
+    limit = {"OMP_NUM_THREADS": str(threads)} if threads else {}
     process = subprocess.Popen(
         [sys.executable, "-m", "mnv1deploy.benchmark", json.dumps(settings)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        env={**os.environ, **limit},
         text=True,
     )
     try:
-        yield _Worker(process, name, threads)
+        yield _Worker(process, _name(artifact), threads)
     finally:
         process.kill()
         process.communicate()
@@ -206,21 +299,48 @@ def _serve(settings: dict[str, Any]) -> None:
 
     try:
         path = Path(settings["path"])
-        formats.of_file(path).providers()  # imports the engine
+        format_ = formats.of_file(path)
+        if format_.elsewhere:
+            raise MnvError(f"{format_.name} cannot be run here: {format_.elsewhere}")
+        format_.providers()  # imports the engine
         start = time.perf_counter()
-        session = formats.open_session(path, provider=settings["provider"], threads=settings["threads"])
+        session = _open(path, settings)
         answer(load=(time.perf_counter() - start) * 1000, provider=session.provider)
         pictures = datasets.resized(datasets.calibration(), session.spec.input_size).images
-        for line in sys.stdin:
-            request = json.loads(line)
-            if request:
-                batch = np.ascontiguousarray(np.resize(pictures, (request["batch_size"], *pictures.shape[1:])))
+    except Exception as error:
+        answer(error=_sentences(error))
+        return
+    for line in sys.stdin:
+        request = json.loads(line)
+        if not request:
+            answer(peak_memory=_peak_memory())
+            continue
+        try:
+            batch = np.ascontiguousarray(np.resize(pictures, (request["batch_size"], *pictures.shape[1:])))
+            if "seconds" in request:
                 call = session.runner(batch, include_copies=settings["include_copies"])
                 answer(nanoseconds=_time(call, request["seconds"]))
+            elif isinstance(session, Profiling):
+                answer(operators=[asdict(operator) for operator in session.profile(batch, request["profiled_calls"])])
             else:
-                answer(peak_memory=_peak_memory())
-    except MnvError as error:
-        answer(error=[error.message, error.hint])
+                raise MnvError(f"{format_.name} cannot be profiled: its engine tells nothing of single operators.")
+        except Exception as error:
+            answer(error=_sentences(error))
+
+
+def _sentences(error: Exception) -> tuple[str, str]:
+    """An error's message and hint; an engine's own, which may be of any type, becomes one sentence."""
+    if isinstance(error, MnvError):
+        return error.message, error.hint
+    return f"The engine failed: {type(error).__name__}: {MnvError.reason(error)}.", ""
+
+
+def _open(path: Path, settings: dict[str, Any]) -> Session:
+    if settings["compiled"]:
+        from mnv1deploy.formats.pytorch import PyTorchFormat
+
+        return PyTorchFormat().open_compiled(path, provider=settings["provider"], threads=settings["threads"])
+    return formats.open_session(path, provider=settings["provider"], threads=settings["threads"])
 
 
 def _time(call: Callable[[], object], seconds: float) -> list[int]:
@@ -252,7 +372,7 @@ def _peak_memory() -> float | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
-def as_dicts(results: Sequence[Result]) -> list[dict[str, Any]]:
+def as_dicts(results: Sequence[Result] | Sequence[Profile]) -> list[dict[str, Any]]:
     """For JSON."""
     return [asdict(result) for result in results]
 

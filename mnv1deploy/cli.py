@@ -116,8 +116,8 @@ def bench(
     artifacts: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Artifacts, checkpoints, or the word pytorch for the bundled checkpoint in eager mode. "
-            "Default: the bundled int8 and fp32 ONNX.",
+            help="Artifacts, checkpoints, or pytorch and pytorch-compiled for the bundled checkpoint in eager mode "
+            "and under torch.compile. Default: the bundled int8 and fp32 ONNX. With --all: folders.",
             show_default=False,
         ),
     ] = None,
@@ -132,15 +132,52 @@ def bench(
     include_copies: Annotated[
         bool, typer.Option("--include-copies", help="On a GPU, time the copies to and from it too.")
     ] = False,
+    all: Annotated[
+        bool,
+        typer.Option(
+            "--all", help="Every artifact in the folders (default: artifacts), and pytorch and pytorch-compiled."
+        ),
+    ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Instead, the time per operator, where the engine tells it.")
+    ] = False,
     json: JsonOption = False,
     plot: Annotated[Path | None, typer.Option(help="Draw the result to this PNG or SVG.")] = None,
 ) -> None:
     """Measure latency, throughput, load time and memory, side by side."""
     from mnv1deploy import benchmark, bundled
 
-    contestants = artifacts or [str(bundled.INT8), str(bundled.FP32)]
     batch_sizes = _numbers(batch_size, "--batch-size")
     counts: list[int | None] = [*_numbers(threads, "--threads")] if threads else [None]
+    if profile and (all or plot or include_copies or len(counts) > 1 or len(batch_sizes) > 1):
+        raise typer.BadParameter(
+            "--profile takes artifacts, one --batch-size and one --threads; not --all, --plot or --include-copies."
+        )
+    contestants = [*(artifacts or [str(bundled.INT8), str(bundled.FP32)])]
+    if all:
+        found = [str(path) for folder in artifacts or ["artifacts"] for path in benchmark.find(folder)]
+        contestants = [*found, *benchmark.REFERENCES]
+    if profile:
+        with report.progress("profiling", len(contestants)) as advance:
+            profiles = benchmark.profile(
+                contestants,
+                provider=provider,
+                batch_size=batch_sizes[0],
+                threads=counts[0],
+                on_artifact=lambda: advance(1),
+            )
+        if json:
+            report.show_json(
+                {
+                    "machine": report.machine(),
+                    "settings": {"threads": counts[0], "calls": benchmark.PROFILED_CALLS},
+                    "profiles": benchmark.as_dicts(profiles),
+                }
+            )
+        else:
+            report.show_profiles(profiles)
+        return
+    refused: dict[str, MnvError] = {}
     total = benchmark.slices(len(contestants), len(counts), len(batch_sizes))
     with report.progress("measuring", total) as advance:
         results = benchmark.bench(
@@ -151,14 +188,23 @@ def bench(
             duration=duration,
             include_copies=include_copies,
             on_slice=lambda: advance(1),
+            on_refusal=refused.__setitem__ if all else benchmark.raise_refusal,
         )
+    if not results:
+        raise next(iter(refused.values()))
     if plot:
         report.plot_bench(results, plot)
     if json:
-        settings = {"duration": duration, "include_copies": include_copies, "rounds": benchmark.ROUNDS}
-        report.show_json({"machine": report.machine(), "settings": settings, "results": benchmark.as_dicts(results)})
+        report.show_json(
+            {
+                "machine": report.machine(),
+                "settings": {"duration": duration, "include_copies": include_copies, "rounds": benchmark.ROUNDS},
+                "results": benchmark.as_dicts(results),
+                "not_measured": {name: str(error) for name, error in refused.items()},
+            }
+        )
     else:
-        report.show_bench(results)
+        report.show_bench(results, refused)
 
 
 @app.command()

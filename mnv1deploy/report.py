@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from torch.utils.tensorboard import SummaryWriter
 
-    from mnv1deploy.benchmark import Result
+    from mnv1deploy.benchmark import Profile, Result
     from mnv1deploy.classifier import Prediction
     from mnv1deploy.cost import Cost
     from mnv1deploy.datasets import Dataset
@@ -46,6 +46,7 @@ def machine() -> dict[str, Any]:
     model = fields.get("model name") or platform.processor() or platform.machine()
     flags = fields.get("flags", fields.get("Features", ""))
     known = ("avx2", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
+    engines = [package for name in formats.NAMES for package in formats.get(name).runners]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "cpu": model,
@@ -53,7 +54,7 @@ def machine() -> dict[str, Any]:
         "instructions": [flag for flag in known if flag in flags.split()],
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "versions": versions("numpy", "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "torch"),
+        "versions": versions("numpy", *dict.fromkeys(engines), "onnxruntime-gpu", "onnxruntime-openvino"),
     }
 
 
@@ -240,10 +241,10 @@ def _figure(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
 
 
-def show_bench(results: Sequence[Result]) -> None:
-    """Two tables of one benchmark run: times per call, then what every contestant costs once."""
+def show_bench(results: Sequence[Result], refused: dict[str, MnvError]) -> None:
+    """Two tables of one benchmark run: times per call, then what every contestant costs once; and who is missing."""
     names = ("min", "mean", "std", "p50", "p90", "p99")
-    ordered = sorted(results, key=lambda r: (r.batch_size, r.threads or 0))
+    ordered = sorted(results, key=lambda r: (r.batch_size, r.threads or 0, r.p50))
     times = [
         (
             r.artifact,
@@ -268,6 +269,41 @@ def show_bench(results: Sequence[Result]) -> None:
         ["artifact", ">threads", ">load (ms)", ">peak memory of the process (MiB)"],
         [(*contestant, *facts) for contestant, facts in once.items()],
         caption=machine_line(),
+    )
+    for name, error in refused.items():
+        show_line(f"{name} was not measured: {error}")
+
+
+def show_profiles(profiles: Sequence[Profile]) -> None:
+    """The time per operator: of one artifact with its share, of several side by side, in the order they run."""
+    order: list[str] = []
+    spent: list[dict[str, float]] = []
+    kinds: dict[str, str] = {}
+    for profile in profiles:
+        mine: dict[str, float] = {}
+        position = 0
+        for operator in profile.operators:
+            if operator.name not in order:
+                order.insert(position, operator.name)
+            position = max(position, order.index(operator.name) + 1)
+            mine[operator.name] = mine.get(operator.name, 0) + 1000 * operator.mean
+            kinds.setdefault(operator.name, operator.kind)
+        spent.append(mine)
+    alone = len(profiles) == 1
+    rows = [
+        [name, *([kinds[name]] if alone else []), *(f"{mine[name]:.1f}" if name in mine else "" for mine in spent)]
+        for name in order
+    ]
+    sums = [sum(mine.values()) for mine in spent]
+    if alone:
+        for row, name in zip(rows, order, strict=True):
+            row.append(f"{spent[0][name] / sums[0]:.1%}")
+    show_table(
+        ["operator", *(["type", ">mean", ">share"] if alone else (f">{profile.artifact}" for profile in profiles))],
+        [*rows, ["all", *([""] if alone else []), *(f"{total:.1f}" for total in sums), *([""] if alone else [])]],
+        title="mean microseconds per operator",
+        caption=f"{', '.join(profile.artifact for profile in profiles)} on {profiles[0].provider}, batch "
+        f"{profiles[0].batch_size}, with the engine's profiler on, which costs time itself.\n{machine_line()}",
     )
 
 
@@ -660,30 +696,30 @@ def plot_confusion(evaluation: Evaluation, path: Path) -> None:
 
 
 def plot_bench(results: Sequence[Result], path: Path) -> None:
-    """Bars of p50 per image, one group per batch size; the whiskers span the medians of the rounds."""
-    import numpy as np
-
-    batches = list(dict.fromkeys(r.batch_size for r in results))
-    contestants = list(dict.fromkeys((r.artifact, r.threads) for r in results))
+    """Bars of p50, a panel per number of threads and batch size; the whiskers span the medians of the rounds."""
+    settings = sorted({(r.threads or 0, r.batch_size) for r in results})
+    batches = sorted({batch for _, batch in settings})
+    counts = sorted({count for count, _ in settings})
+    most = max(sum((r.threads or 0, r.batch_size) == setting for r in results) for setting in settings)
 
     def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        height = 0.8 / len(contestants)
-        for number, (artifact, threads) in enumerate(contestants):
-            mine = [r for r in results if (r.artifact, r.threads) == (artifact, threads)]
-            p50 = np.array([1000 * r.p50 / r.batch_size for r in mine])
-            low = p50 - [1000 * r.p50_lowest / r.batch_size for r in mine]
-            high = [1000 * r.p50_highest / r.batch_size for r in mine] - p50
-            positions = np.arange(len(batches)) + (number - (len(contestants) - 1) / 2) * height
-            name = f"{artifact}, threads {threads or 'auto'}"
-            bars = axes.barh(positions, p50, height, xerr=np.clip([low, high], 0, None), label=name, capsize=2)
-            axes.bar_label(bars, fmt="%.1f", padding=4, fontsize=7)
-        axes.set_yticks(range(len(batches)), [f"batch {size}" for size in batches])
-        axes.invert_yaxis()
-        axes.margins(x=0.12)
-        axes.set_xlabel("microseconds per image, p50 (whiskers: lowest and highest median of the rounds)")
-        axes.set_title(f"{results[0].provider} on {machine()['cpu']}, {machine()['cores']} cores", fontsize=9)
-        axes.legend(fontsize=8)
-        axes.grid(axis="x", alpha=0.3)
+        panels = figure.subplots(len(counts), len(batches), squeeze=False)
+        for count, batch in settings:
+            axes = panels[counts.index(count), batches.index(batch)]
+            mine = sorted((r for r in results if (r.threads or 0, r.batch_size) == (count, batch)), key=lambda r: r.p50)
+            p50 = [1000 * r.p50 for r in mine]
+            whiskers = (
+                [1000 * (r.p50 - r.p50_lowest) for r in mine],
+                [1000 * (r.p50_highest - r.p50) for r in mine],
+            )
+            bars = axes.barh(range(len(mine)), p50, xerr=whiskers, capsize=2)
+            axes.bar_label(bars, labels=[_figure(value) for value in p50], padding=4, fontsize=7)
+            axes.set_yticks(range(len(mine)), [r.artifact for r in mine], fontsize=8)
+            axes.invert_yaxis()
+            axes.margins(x=0.15)
+            axes.set_title(f"batch {batch}, threads {count or 'auto'}", fontsize=9)
+            axes.grid(axis="x", alpha=0.3)
+        figure.supxlabel("microseconds per call, p50 (whiskers: lowest and highest median of the rounds)", fontsize=9)
+        figure.suptitle(f"{results[0].provider} on {machine()['cpu']}, {machine()['cores']} cores", fontsize=10)
 
-    save_plot(path, draw, size=(9, 2 + 0.35 * len(results)))
+    save_plot(path, draw, size=(1 + 6 * len(batches), 1.2 + (0.6 + 0.28 * most) * len(counts)))

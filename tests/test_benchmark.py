@@ -1,14 +1,20 @@
 """The benchmark: real runs, their bookkeeping, and its refusals. No assertion is about how fast anything is."""
 
 import math
+import shutil
 from dataclasses import asdict
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from mnv1deploy import benchmark, bundled
-from mnv1deploy.benchmark import PYTORCH, bench
+from mnv1deploy import benchmark, bundled, datasets, formats
+from mnv1deploy.artifact import manifest_path
+from mnv1deploy.benchmark import COMPILED, PYTORCH, bench
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import CPU, CUDA
+from mnv1deploy.formats.pytorch import PyTorchFormat
+from mnv1deploy.spec import CIFAR
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +71,6 @@ def test_an_artifact_that_is_not_there() -> None:
 
 
 def test_a_provider_that_is_not_there_never_becomes_the_cpu() -> None:
-    from mnv1deploy import formats
-
     if CUDA in formats.get("onnx").providers():
         assert {r.provider for r in bench([bundled.INT8], provider="cuda", duration=0.05)} == {CUDA}
     else:
@@ -78,3 +82,101 @@ def test_a_process_that_dies_is_an_error(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(benchmark.sys, "executable", "/bin/false")
     with pytest.raises(MnvError, match="died with exit code 1"):
         bench([bundled.INT8])
+
+
+# Every artifact there is -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The bundled int8 artifact with its manifest, and others that are not what a manifest stands for."""
+    for path in (bundled.INT8, manifest_path(bundled.INT8)):
+        shutil.copy(path, tmp_path)
+    shutil.copy(bundled.FP32, tmp_path / "loose.onnx")
+    (tmp_path / "gone.onnx.json").write_text("{}")
+    (tmp_path / "notes.json").write_text("{}")
+    return tmp_path
+
+
+def test_find_goes_by_the_manifests(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    assert benchmark.find(folder) == [folder / bundled.INT8.name]
+    for empty in (tmp_path_factory.mktemp("empty"), folder / "none"):
+        with pytest.raises(MnvError, match="no artifacts with their manifests"):
+            benchmark.find(empty)
+
+
+def test_what_cannot_be_measured_is_named_and_the_rest_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A damaged file, one of no known format, and one whose engine cannot be imported."""
+    (folder / "damaged.onnx").write_bytes(bundled.INT8.read_bytes()[:5000])
+    (folder / "net.caffemodel").touch()
+    hidden = folder / "hidden"
+    hidden.mkdir()
+    (hidden / "torch.py").write_text("raise ImportError('there is none')")
+    monkeypatch.setenv("PYTHONPATH", str(hidden))
+    refused: dict[str, MnvError] = {}
+    results = bench(
+        [folder / bundled.INT8.name, folder / "damaged.onnx", folder / "net.caffemodel", PYTORCH],
+        duration=0.05,
+        on_refusal=refused.__setitem__,
+    )
+    assert [r.artifact for r in results] == [bundled.INT8.name]
+    assert results[0].ratio == 1
+    assert list(refused) == ["damaged.onnx", "net.caffemodel", PYTORCH]
+    for error, reason in zip(refused.values(), ("onnxruntime cannot run", "no known format", "torch"), strict=True):
+        assert reason in error.message
+
+
+def in_workers(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str) -> None:
+    """Has every process that is started from now on run ``code`` first."""
+    (folder / "sitecustomize.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+
+
+def test_an_engine_that_fails_at_one_batch_size_is_in_the_race_at_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "from mnv1deploy.formats.onnx import OnnxSession\n"
+        "runner = OnnxSession.runner\n"
+        "def picky(self, images, **options):\n"
+        "    if len(images) == 2:\n"
+        "        raise RuntimeError('one or three\\nand more that nobody reads')\n"
+        "    return runner(self, images, **options)\n"
+        "OnnxSession.runner = picky\n"
+    )
+    in_workers(monkeypatch, tmp_path, code)
+    refused: dict[str, MnvError] = {}
+    results = bench([bundled.INT8], batch_sizes=(2, 3), duration=0.05, on_refusal=refused.__setitem__)
+    assert [r.batch_size for r in results] == [3]
+    assert refused[bundled.INT8.name].message == "The engine failed: RuntimeError: one or three."
+    with pytest.raises(MnvError, match="one or three"):
+        bench([bundled.INT8], batch_sizes=(2,))
+
+
+@pytest.mark.slow
+def test_the_compiled_reference() -> None:
+    (result,) = bench([COMPILED], threads=(1,), duration=0.05)
+    assert (result.artifact, result.provider) == (COMPILED, CPU)
+    images = datasets.calibration().images[:1]
+    compiled = PyTorchFormat().open_compiled(bundled.CHECKPOINT, provider=CPU, threads=1)
+    np.testing.assert_allclose(compiled(images), formats.open_session(bundled.CHECKPOINT)(images), atol=1e-4)
+
+
+# The time per operator ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("artifact", [bundled.INT8, bundled.FP32, PYTORCH], ids=str)
+def test_a_profile_has_every_layer(artifact: str | Path) -> None:
+    (profile,) = benchmark.profile([artifact], threads=1, batch_size=2)
+    assert (profile.provider, profile.batch_size) == (CPU, 2)
+    names = [operator.name for operator in profile.operators]
+    layers = [layer.name for layer in CIFAR.layers()]
+    assert [name for name in names if name in layers] == layers
+    assert all(0 < operator.mean < 1000 for operator in profile.operators)
+    assert sum("conv" in operator.kind.lower() for operator in profile.operators) == 17
+
+
+def test_an_engine_without_a_profiler_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_workers(monkeypatch, tmp_path, "from mnv1deploy.formats.onnx import OnnxSession\ndel OnnxSession.profile\n")
+    with pytest.raises(MnvError, match=r"^onnx cannot be profiled"):
+        benchmark.profile([bundled.INT8])

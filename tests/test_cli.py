@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import select
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,17 +13,19 @@ import pytest
 from PIL import Image
 
 from mnv1deploy import bundled, datasets, formats
-from mnv1deploy.artifact import Manifest
+from mnv1deploy.artifact import Manifest, manifest_path
 from mnv1deploy.formats.base import CUDA
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CAT = EXAMPLES / "cat.png"
 
 
-def mnv1(*arguments: object, stdin: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def mnv1(
+    *arguments: object, stdin: bytes = b"", cwd: Path | None = None, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Runs the command; a traceback on either stream fails the test."""
     command = [sys.executable, "-W", "error", "-m", "mnv1deploy.cli", *map(str, arguments)]
-    done = subprocess.run(command, input=stdin, capture_output=True, cwd=cwd)
+    done = subprocess.run(command, input=stdin, capture_output=True, cwd=cwd, env=env)
     result = subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
     assert "Traceback" not in result.stdout + result.stderr, result.stderr
     return result
@@ -130,6 +133,44 @@ def test_bench_json_and_plot(tmp_path: Path) -> None:
     assert width(plot) > 500
 
 
+def test_bench_all(tmp_path: Path) -> None:
+    """What cannot be measured is named below the table, and is an error only where it was asked for by name."""
+    folder = tmp_path / "artifacts"
+    folder.mkdir()
+    for path in (bundled.INT8, manifest_path(bundled.INT8)):
+        shutil.copy(path, folder)
+    (folder / "net.onnx").write_bytes(b"no network")
+    (folder / "net.onnx.json").write_text("{}")
+    (tmp_path / "torch.py").write_text("raise ImportError('there is none')")
+    without_torch = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    options = ["--duration", "0.02", "--plot", str(tmp_path / "bench.svg")]
+    table = succeed("bench", "--all", *options, cwd=tmp_path, env=without_torch)
+    assert table.count(bundled.INT8.name) == 2
+    for name in ("net.onnx", "pytorch", "pytorch-compiled"):
+        assert f"\n{name} was not measured: " in table
+    assert "pip install 'mnv1deploy[train]'" in table
+    found = json.loads(succeed("bench", "--all", folder, *options, "--json", env=without_torch))
+    assert [row["artifact"] for row in found["results"]] == [bundled.INT8.name]
+    assert list(found["not_measured"]) == ["net.onnx", "pytorch", "pytorch-compiled"]
+    assert mnv1("bench", folder / bundled.INT8.name, folder / "net.onnx", *options).returncode == 1
+    assert "no artifacts" in mnv1("bench", "--all", tmp_path).stderr
+    (folder / bundled.INT8.name).unlink()
+    assert mnv1("bench", "--all", folder, *options, env=without_torch).returncode == 1
+
+
+def test_bench_profile() -> None:
+    alone = succeed("bench", "--profile", "--threads", 1, bundled.INT8)
+    for word in ("stem", "QLinearConv", "block8.pointwise", "share", "%", "onnxruntime"):
+        assert word in alone
+    beside = succeed("bench", "--profile")
+    assert beside.count("block4.depthwise") == 1
+    assert bundled.FP32.name in beside
+    found = json.loads(succeed("bench", "--profile", "--batch-size", 4, "--json"))
+    assert [profile["artifact"] for profile in found["profiles"]] == [bundled.INT8.name, bundled.FP32.name]
+    assert {"name", "kind", "mean"} == set(found["profiles"][0]["operators"][0])
+    assert found["settings"]["calls"] > 0
+
+
 def test_bench_refuses_a_gpu_that_is_not_there() -> None:
     if CUDA in formats.get("onnx").providers():
         assert CUDA in succeed("bench", "--provider", CUDA, "--duration", "0.02")
@@ -150,6 +191,8 @@ def test_bench_refuses_a_gpu_that_is_not_there() -> None:
         ["bench", "--batch-size", "0"],
         ["bench", "--threads", "two"],
         ["bench", "--duration", "-1"],
+        ["bench", "--profile", "--all"],
+        ["bench", "--profile", "--threads", "1,2"],
         ["export", "--quantize", "int4"],
         ["cost", "--preset", "resnet"],
         ["no-such-command"],

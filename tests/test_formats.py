@@ -1,5 +1,6 @@
 """Every format in every precision: the contract, parity, determinism, and what is inside the files."""
 
+import copy
 import json
 import re
 import subprocess
@@ -17,10 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mnv1deploy import bundled, checkpoint, datasets, formats, verification
-from mnv1deploy.artifact import Manifest, Precision
+from mnv1deploy.artifact import Manifest, Precision, Provenance
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import CPU, CUDA, OPENVINO, Session
+from mnv1deploy.formats.onnx import OnnxSession, build
 from mnv1deploy.network import MobileNetV1
+from mnv1deploy.quantization import quantize
 from mnv1deploy.spec import CIFAR, PAPER, Block, ModelSpec, Normalization
 
 CASES = [(name, precision) for name in formats.exportable() for precision in formats.get(name).precisions]
@@ -153,7 +156,7 @@ def test_onnx_interface_and_metadata(artifacts: dict[tuple[str, str], Path], pre
     assert image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
     assert logits.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     assert [d.dim_param or d.dim_value for d in image.type.tensor_type.shape.dim] == ["batch", 32, 32, 3]
-    assert [entry.key for entry in model.metadata_props] == ["mnv1deploy"]
+    assert [entry.key for entry in model.metadata_props] == ["mnv1deploy", "ort_config"]
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
     assert all(node.domain == "" for node in model.graph.node), "standard operators only"
     assert not any(tensor.external_data for tensor in model.graph.initializer)
@@ -195,7 +198,46 @@ def test_onnxruntime_fuses_every_layer_to_integers(artifacts: dict[tuple[str, st
     onnxruntime.InferenceSession(str(artifacts["onnx", "int8"]), options, providers=[CPU])
     kinds = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
     assert kinds.count("QLinearConv") == 17
+    assert kinds.count("Transpose") == 1, "after the pooling: pixels in, channels last to the end"
     assert not {"Conv", "Gemm", "QuantizeLinear", "DequantizeLinear"} & set(kinds)
+
+
+@pytest.mark.parametrize(("stride", "size"), [(1, 32), (2, 32), (2, 34)], ids=str)
+def test_pairing_the_stems_pixels_changes_no_integer(stride: int, size: int, tmp_path: Path) -> None:
+    """34 pixels make 17, which are left alone."""
+    torch.manual_seed(1)
+    spec = CIFAR.replace(input_size=size, stem=Block(8, stride), blocks=(Block(16, 1),))
+    images = datasets.resized(datasets.calibration(), size).images[:40]
+    integers = quantize(MobileNetV1(spec).eval().folded(), images, "test")
+    provenance = Provenance("onnx", "int8", spec, "0" * 64, (), integers.facts, {})
+    logits = []
+    for pairs in (False, True):
+        path = tmp_path / f"{pairs}.onnx"
+        model = build(copy.deepcopy(integers.network), provenance, integers, pairs=pairs)
+        onnx.save(model, path)
+        logits.append(formats.open_session(path)(images))
+        parted = [node.name for node in model.graph.node if node.name == "stem.parted"]
+        assert bool(parted) == (pairs and size == 32)
+    np.testing.assert_array_equal(*logits)
+    assert np.ptp(logits[0], 0).min() > 0, "not all alike"
+
+
+def test_the_session_options_in_the_file_are_used(artifacts: dict[tuple[str, str], Path], tmp_path: Path) -> None:
+    """Without optimizations, which only the file asks for, nothing is fused."""
+    model = onnx.load(artifacts["onnx", "int8"])
+    entry = model.metadata_props[1]
+    images = datasets.calibration().images[:1]
+    kinds = {operator.kind for operator in OnnxSession(artifacts["onnx", "int8"], CPU, 1).profile(images, 2)}
+    assert "DequantizeLinear" not in kinds
+    entry.value = entry.value.replace('"graph_optimization_level": 99', '"graph_optimization_level": 0')
+    onnx.save(model, tmp_path / "plain.onnx")
+    kinds = {operator.kind for operator in OnnxSession(tmp_path / "plain.onnx", CPU, 1).profile(images, 2)}
+    assert "DequantizeLinear" in kinds
+    for nonsense in ("[1]", "}", '{"session_options": {"execution_mode": "fast"}}'):
+        entry.value = nonsense
+        onnx.save(model, tmp_path / "nonsense.onnx")
+        with pytest.raises(MnvError, match="session options in the file"):
+            OnnxSession(tmp_path / "nonsense.onnx", CPU, 1)
 
 
 def test_onnx_runs_without_mnv1deploy_and_without_torch(artifacts: dict[tuple[str, str], Path]) -> None:

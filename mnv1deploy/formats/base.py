@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +64,29 @@ class Session(Protocol):
         On a GPU provider input and output stay in the device's memory unless ``include_copies``; on the CPU the
         two are the same.
         """
+
+
+@dataclass(frozen=True)
+class OperatorTime:
+    """What one operator of an opened artifact takes.
+
+    Attributes:
+        name: of the layer it computes where the engine keeps that, else the engine's.
+        kind: as the engine calls it.
+        mean: per call, in milliseconds.
+    """
+
+    name: str
+    kind: str
+    mean: float
+
+
+@runtime_checkable
+class Profiling(Protocol):
+    """What a Session may offer besides, if its engine has a profiler."""
+
+    def profile(self, images: Images, calls: int) -> list[OperatorTime]:
+        """Every operator, in the order they run, over ``calls`` calls after a warm-up."""
 
 
 class Format(Protocol):

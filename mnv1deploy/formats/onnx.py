@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import pkgutil
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -25,6 +27,7 @@ from mnv1deploy.formats.base import (
     Format,
     Images,
     Logits,
+    OperatorTime,
     check_images,
     engine,
     refuse_provider,
@@ -39,6 +42,12 @@ if TYPE_CHECKING:
 
 OPSET = 18
 """The oldest that torch.onnx writes without a conversion; any onnxruntime since 1.14 (2023) runs it."""
+
+OPTIONS_KEY = "ort_config"
+"""Under which onnxruntime looks for session options in a file's metadata, if told to by its environment variable."""
+
+OPTIONS = {"execution_mode": 0, "graph_optimization_level": 99, "inter_op_num_threads": 1}
+"""The session options that were measured best, by onnxruntime's names: one operator at a time, all optimizations."""
 
 
 class OnnxFormat(Format):
@@ -56,16 +65,7 @@ class OnnxFormat(Format):
         self, network: MobileNetV1, path: Path, provenance: Provenance, quantization: Quantization | None
     ) -> None:
         """See Format.export. Needs onnx, onnxsim, onnxscript and, for int8, onnxruntime."""
-        onnx = engine("onnx", self.export_extra)
-        model = _export_graph(network.half() if provenance.precision == "fp16" else network)
-        _name_tensors(model, network)
-        if quantization:
-            model = _quantize_graph(model, network, quantization)
-        _strip(model)
-        model.metadata_props.add(key=METADATA_KEY, value=provenance.to_json())
-        model.producer_name, model.producer_version = "mnv1deploy", provenance.versions.get("mnv1deploy", "")
-        model.graph.name = network.spec.name
-        onnx.checker.check_model(model, full_check=True)
+        model = build(network, provenance, quantization, pairs=True)
         path.write_bytes(model.SerializeToString(deterministic=True))
 
     def providers(self) -> tuple[str, ...]:
@@ -94,34 +94,47 @@ class OnnxSession:
     """An ONNX model in onnxruntime. With any provider but the CPU's, no operator may fall back to the CPU."""
 
     def __init__(self, path: Path, provider: str, threads: int | None) -> None:
-        self._ort = ort = engine("onnxruntime", "cpu")
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.inter_op_num_threads = 1
-        if threads:
-            options.intra_op_num_threads = threads
-        if provider != CPU:
-            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        try:
-            provider_options = {"num_of_threads": str(threads)} if provider == OPENVINO and threads else {}
-            if provider in _built_in():
-                self._session = ort.InferenceSession(str(path), options, providers=[(provider, provider_options)])
-            else:
-                options.add_provider_for_devices([_plugin_devices()[provider]], provider_options)
-                self._session = ort.InferenceSession(str(path), options)
-        except Exception as error:  # onnxruntime's own exceptions have no common public base
-            reason = MnvError.reason(error).rpartition(" : ")[2]
-            raise MnvError(f"onnxruntime cannot run {path} on {provider}: {reason}.") from error
-        if provider not in self._session.get_providers():
+        self._ort = engine("onnxruntime", "cpu")
+        self._path, self._asked, self._threads, self._options = path, provider, threads, OPTIONS
+        self._session = self._start()
+        if self._asked not in self._session.get_providers():
             raise MnvError(
                 f"onnxruntime could not start {provider} for {path}; it would have used "
                 f"{', '.join(self._session.get_providers())}.",
                 "Its driver or libraries are missing or of another version.",
             )
-        text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-        if not text:
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        if METADATA_KEY not in metadata:
             raise MnvError(f"{path} was not written by mnv1deploy: it carries no spec.", "Export the checkpoint again.")
-        self.provenance = Provenance.from_json(text)
+        self.provenance = Provenance.from_json(metadata[METADATA_KEY])
+        options = _recorded_options(metadata.get(OPTIONS_KEY, "{}"))
+        if options != self._options:
+            self._options = options
+            self._session = self._start()
+
+    def _start(self, profile: Path | None = None) -> Any:
+        """An InferenceSession; with ``profile``, one that writes every operator's time to a file so named."""
+        ort = self._ort
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.execution_mode = ort.ExecutionMode(self._options["execution_mode"])
+        options.graph_optimization_level = ort.GraphOptimizationLevel(self._options["graph_optimization_level"])
+        options.inter_op_num_threads = self._options["inter_op_num_threads"]
+        if self._threads:
+            options.intra_op_num_threads = self._threads
+        if self._asked != CPU:
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        if profile:
+            options.enable_profiling, options.profile_file_prefix = True, str(profile)
+        provider_options = {"num_of_threads": str(self._threads)} if self._asked == OPENVINO and self._threads else {}
+        try:
+            if self._asked in _built_in():
+                return ort.InferenceSession(str(self._path), options, providers=[(self._asked, provider_options)])
+            options.add_provider_for_devices([_plugin_devices()[self._asked]], provider_options)
+            return ort.InferenceSession(str(self._path), options)
+        except Exception as error:  # onnxruntime's own exceptions have no common public base
+            reason = MnvError.reason(error).rpartition(" : ")[2]
+            raise MnvError(f"onnxruntime cannot run {self._path} on {self._asked}: {reason}.") from error
 
     @property
     def spec(self) -> ModelSpec:
@@ -140,20 +153,57 @@ class OnnxSession:
         return logits
 
     def runner(self, images: Images, *, include_copies: bool) -> Callable[[], object]:
-        """See Session. On CUDA and TensorRT input and output are bound to the device's memory."""
+        """See Session. Input and output are bound once: to host memory, or on CUDA and TensorRT to the device's."""
         check_images(images, self.spec)
-        if include_copies or self.provider not in (CUDA, TENSORRT):
-            feed = {"image": images}
-            return lambda: self._session.run(["logits"], feed)
+        on_gpu = self.provider in (CUDA, TENSORRT)
+        if on_gpu and include_copies:
+            return lambda: self._session.run(["logits"], {"image": images})
+        value = self._ort.OrtValue.ortvalue_from_numpy
         binding = self._session.io_binding()
-        binding.bind_ortvalue_input("image", self._ort.OrtValue.ortvalue_from_numpy(images, "cuda", 0))
-        binding.bind_output("logits", "cuda", 0)
+        binding.bind_ortvalue_input("image", value(images, "cuda", 0) if on_gpu else value(images))
+        logits = np.empty((len(images), len(self.spec.classes)), np.float32)
+        if on_gpu:
+            binding.bind_output("logits", "cuda", 0)
+        else:
+            binding.bind_ortvalue_output("logits", value(logits))
 
-        def run() -> None:
+        def run() -> Logits:
             self._session.run_with_iobinding(binding)
             binding.synchronize_outputs()
+            return logits
 
         return run
+
+    def profile(self, images: Images, calls: int) -> list[OperatorTime]:
+        """See Profiling: by onnxruntime's own profiler, in a session of its own, after as many calls again."""
+        check_images(images, self.spec)
+        with tempfile.TemporaryDirectory() as folder:
+            session = self._start(Path(folder) / "profile")
+            for _ in range(2 * calls):
+                session.run(["logits"], {"image": images})
+            events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
+        times: dict[tuple[str, str], list[int]] = {}
+        for event in events:
+            name, kernel, _ = event["name"].partition("_kernel_time")
+            if event.get("cat") == "Node" and kernel:
+                times.setdefault((name, event["args"]["op_name"]), []).append(event["dur"])
+        return [
+            OperatorTime(FUSED_NAME.sub("", name), kind, float(np.mean(spent[-calls:])) / 1000)
+            for (name, kind), spent in times.items()
+        ]
+
+
+FUSED_NAME = re.compile(r"(_token_\d+|_nchwc)+$")
+"""What onnxruntime's optimizations append to the name of the node they made an operator from."""
+
+
+def _recorded_options(text: str) -> dict[str, int]:
+    """OPTIONS, with those changed that a file's metadata say otherwise. Raises MnvError if they cannot be read."""
+    try:
+        recorded = json.loads(text).get("session_options", {})
+        return {name: int(recorded.get(name, value)) for name, value in OPTIONS.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise MnvError(f"The session options in the file's metadata cannot be read: {error}.") from error
 
 
 @cache
@@ -183,6 +233,33 @@ def _plugin_devices() -> dict[str, Any]:
     devices = [device for device in ort.get_ep_devices() if device.ep_name in names]
     devices.sort(key=lambda device: device.device.type == ort.OrtHardwareDeviceType.CPU)
     return {device.ep_name: device for device in devices}
+
+
+def build(
+    network: MobileNetV1, provenance: Provenance, quantization: Quantization | None, *, pairs: bool
+) -> ModelProto:
+    """The model that :meth:`OnnxFormat.export` writes.
+
+    Args:
+        network, provenance, quantization: see Format.export.
+        pairs: has the stem of an int8 model compute two pixels at once, which is faster in onnxruntime and slower in
+            OpenVINO; False for other engines' converters.
+    """
+    onnx = engine("onnx", OnnxFormat.export_extra)
+    model = _export_graph(network.half() if provenance.precision == "fp16" else network)
+    _name_tensors(model, network)
+    if quantization:
+        model = _quantize_graph(model, network, quantization)
+        if pairs:
+            _pair_pixels(model, network.spec)
+        _compact(model)
+    _strip(model)
+    model.metadata_props.add(key=METADATA_KEY, value=provenance.to_json())
+    model.metadata_props.add(key=OPTIONS_KEY, value=json.dumps({"session_options": OPTIONS}))
+    model.producer_name, model.producer_version = "mnv1deploy", provenance.versions.get("mnv1deploy", "")
+    model.graph.name = network.spec.name
+    onnx.checker.check_model(model, full_check=True)
+    return model
 
 
 def _export_graph(network: MobileNetV1) -> ModelProto:
@@ -293,7 +370,6 @@ def _quantize_graph(model: ModelProto, network: MobileNetV1, quantization: Quant
         quantized = onnx.load(result)
     if network.spec.normalization.quantization:
         _feed_pixels(quantized)
-    _compact(quantized)
     return quantized
 
 
@@ -329,6 +405,53 @@ def _feed_pixels(model: ModelProto) -> None:
         before = producer[chain.input[0]]
         graph.node.remove(chain)
         chain = before
+
+
+def _pair_pixels(model: ModelProto, spec: ModelSpec) -> None:
+    """Has the stem compute two neighbouring pixels at once, from one window as wide as the two need.
+
+    Half as many windows are gathered and requantised. The weights are there twice, a stride apart among zeros, so
+    every integer stays what it was. Where convolutions are channels last, as onnxruntime's integer ones are, parting
+    the pixels is a Reshape that moves nothing.
+    """
+    from onnx import helper, numpy_helper
+
+    layer = next(spec.layers())
+    if layer.out_size % 2:
+        return
+    graph = model.graph
+    producer = {name: node for node in graph.node for name in node.output}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    stem = next(node for node in graph.node if node.name == "stem")
+    weight, bias = (producer[name] for name in stem.input[1:])
+    for name in (*weight.input, *bias.input):
+        once = numpy_helper.to_array(constants[name])
+        if name == weight.input[0]:
+            width = [(0, 0)] * 3
+            left, right = (np.pad(once, [*width, side]) for side in ((0, layer.stride), (layer.stride, 0)))
+        else:
+            left = right = once
+        constants[name].CopyFrom(numpy_helper.from_array(np.concatenate([left, right]), name))
+    for attribute in stem.attribute:
+        if attribute.name == "kernel_shape":
+            attribute.ints[1] += layer.stride
+        elif attribute.name == "strides":
+            attribute.ints[1] *= 2
+    graph.initializer.append(
+        numpy_helper.from_array(np.array([0, layer.out_size, layer.out_size, layer.out_channels]), "stem.shape")
+    )
+    position, quantize = next(
+        (i, node) for i, node in enumerate(graph.node) if node.op_type == "QuantizeLinear" and node.input[0] == "stem"
+    )
+    parted = quantize.output[0]
+    quantize.output[0] = "stem.pairs"
+    nodes = [
+        helper.make_node("Transpose", ["stem.pairs"], ["stem.pairs.last"], "stem.pairs.last", perm=[0, 2, 3, 1]),
+        helper.make_node("Reshape", ["stem.pairs.last", "stem.shape"], ["stem.last"], "stem.parted"),
+        helper.make_node("Transpose", ["stem.last"], [parted], "stem.first", perm=[0, 3, 1, 2]),
+    ]
+    for offset, node in enumerate(nodes, 1):
+        graph.node.insert(position + offset, node)
 
 
 SHORTER = {

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mnv1deploy.errors import MnvError
-from mnv1deploy.formats.base import CPU, CUDA, Images, Logits, check_images, engine, refuse_provider
+from mnv1deploy.formats.base import CPU, CUDA, Images, Logits, OperatorTime, check_images, engine, refuse_provider
 from mnv1deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+LAYER_OF = {"pool": "pool", "linear": "classifier", "addmm": "classifier"}
+"""The layer that an operator computes whose kind has this in it; convolutions come in the spec's order."""
 
 _DEVICES = {CPU: "cpu", CUDA: "cuda"}
 
 
 def torch_providers() -> tuple[str, ...]:
     """The CPU and, where torch sees one, the GPU; empty where torch is not installed."""
-    if importlib.util.find_spec("torch") is None:
+    try:
+        torch = engine("torch", "train")
+    except MnvError:
         return ()
-    import torch
-
     return (CPU, CUDA) if torch.cuda.is_available() else (CPU,)
 
 
@@ -82,6 +85,39 @@ class TorchSession:
             self._torch.cuda.synchronize()
 
         return run
+
+    def profile(self, images: Images, calls: int) -> list[OperatorTime]:
+        """See Profiling: by torch.profiler, of the CPU's operators; convolutions have the names of their layers."""
+        check_images(images, self._spec)
+        if self._device != "cpu":
+            raise MnvError("PyTorch is profiled on the CPU only.", "Leave out --provider.")
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it reports its own start and stop
+        pixels = self._torch.from_numpy(images)
+        for _ in range(calls):
+            self._run(pixels)
+        with self._torch.profiler.profile(activities=[self._torch.profiler.ProfilerActivity.CPU]) as recorded:
+            for _ in range(calls):
+                self._run(pixels)
+        events = list(_operators(event for event in recorded.events() if event.cpu_parent is None))
+        layers = (layer.name for layer in self._spec.layers() if layer.kind not in ("pool", "linear"))
+        operators = []
+        for position in range(len(events) // calls):
+            kind = events[position].name
+            name = next((name for part, name in LAYER_OF.items() if part in kind), kind.rpartition("::")[2])
+            if "conv" in kind:
+                name = next(layers, kind)
+            spent = [event.cpu_time_total for event in events[position :: len(events) // calls]]
+            operators.append(OperatorTime(name, kind, float(np.mean(spent)) / 1000))
+        return operators
+
+
+def _operators(events: Iterable[Any]) -> Iterator[Any]:
+    """The outermost operators of a profile, without the scopes around them."""
+    for event in events:
+        if "::" in event.name:
+            yield event
+        else:
+            yield from _operators(event.cpu_children)
 
 
 def load_error(path: Path, error: Exception) -> MnvError:
