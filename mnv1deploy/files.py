@@ -37,6 +37,11 @@ def atomic(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def cache_folder() -> Path:
+    """Where what can be made again is kept: the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mnv1deploy"
+
+
 def sha256(path: str | Path) -> str:
     """The file's SHA-256, in hexadecimal."""
     with Path(path).open("rb") as file:
