@@ -133,6 +133,7 @@ def _values(
         "pool_factor": _float(scale / (scale * np.float32(size**2))),
         "pixels": "\n".join(_pixels(spec, input)),
         "portable": _template("portable.c"),
+        "x86": _template("x86.c"),
         "arrays": "\n".join(line for integers in layers for line in _arrays(integers)),
         "layers": "\n".join(_layer_row(integers.layer) for integers in layers),
         "steps": "\n".join(_step_rows(spec, buffers)),

@@ -15,8 +15,8 @@ from mnv1deploy.spec import Layer, ModelSpec
 LANES = 16
 """Channels of a vector register's int32 accumulators in AVX-512; every other back end divides it."""
 
-PATCH = 28
-"""Bytes of the 3x3x3 pixels that the stem reads, padded to whole groups of four."""
+PATCH = 32
+"""Bytes from one patch of 3x3x3 pixels, which one output of the stem reads, to the next."""
 
 ROWS_BYTES = 4096
 """What the buffer of rows between two fused convolutions may take: a fraction of the smallest first-level cache."""

@@ -22,7 +22,7 @@ $plan
 #define ALIGNED
 #endif
 
-#define PATCH $patch /* bytes of the pixels that one output of the stem reads, and zeros */
+#define PATCH $patch /* bytes from the pixels that one output of the stem reads to the next ones */
 #define PADDING $padding /* the pixels' zero point */
 #define POOL_FACTOR $pool_factor /* one over the number of pixels that are averaged */
 $pixels
@@ -30,7 +30,7 @@ const char *const mobilenetv1_classes[MOBILENETV1_CLASSES] = {
 $class_names
 };
 
-$portable
+$portable$x86
 /* ---- The network ------------------------------------------------------------------------------------------- */
 
 $arrays
@@ -64,8 +64,8 @@ typedef struct {
 static const Kernels kernels[MOBILENETV1_BACKENDS] = {
     {patches_portable, depthwise_portable, pointwise_portable, pool_portable, classify_portable},
 #ifdef X86
-    {patches_portable, depthwise_avx2, pointwise_avx2, pool_avx2, classify_avx2},
-    {patches_portable, depthwise_avx512, pointwise_avx512, pool_avx2, classify_avx512},
+    {patches_portable, depthwise_portable, pointwise_portable, pool_portable, classify_portable},
+    {patches_avx512, depthwise_avx512, pointwise_avx512, pool_avx512, classify_avx512},
 #endif
 };
 

@@ -42,21 +42,17 @@ static uint8_t requantize(int32_t sum, float factor)
 /* The pixels that rows `row` to `row + rows` of the stem's output read: [pixels][PATCH], row, column, colour. */
 static void patches_portable(const Layer *l, const uint8_t *image, uint8_t *out, int row, int rows)
 {
-    int y, x, ky, kx;
+    int y, x, k, colour;
     for (y = row; y < row + rows; y++)
-        for (x = 0; x < l->out_size; x++) {
-            for (ky = -1; ky <= 1; ky++)
-                for (kx = -1; kx <= 1; kx++, out += 3) {
-                    int top = y * l->stride + ky, left = x * l->stride + kx;
-                    if (top >= 0 && top < l->in_size && left >= 0 && left < l->in_size) {
-                        const uint8_t *pixel = image + (top * l->in_size + left) * 3;
-                        out[0] = PIXEL(0, pixel[0]);
-                        out[1] = PIXEL(1, pixel[1]);
-                        out[2] = PIXEL(2, pixel[2]);
-                    } else
-                        out[0] = out[1] = out[2] = PADDING;
-                }
-            *out++ = 0;
+        for (x = 0; x < l->out_size; x++, out += PATCH) {
+            for (k = 0; k < 9; k++) {
+                const int top = y * l->stride + k / 3 - 1, left = x * l->stride + k % 3 - 1;
+                const int inside = top >= 0 && top < l->in_size && left >= 0 && left < l->in_size;
+                for (colour = 0; colour < 3; colour++)
+                    out[3 * k + colour] =
+                        inside ? PIXEL(colour, image[(top * l->in_size + left) * 3 + colour]) : PADDING;
+            }
+            out[27] = 0;
         }
 }
 
