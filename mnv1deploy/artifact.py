@@ -104,11 +104,24 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Manifest:
-    """An artifact's provenance, its files (name -> {"bytes", "sha256"}) and its proof."""
+    """What an export leaves beside an artifact.
+
+    Attributes:
+        provenance: where it comes from.
+        files: path relative to the manifest's folder -> {"bytes", "sha256"}.
+        proof: None where the artifact was not run, and ``not_run`` says why.
+        not_run: "" where it was.
+    """
 
     provenance: Provenance
     files: dict[str, dict[str, Any]]
-    proof: Proof
+    proof: Proof | None
+    not_run: str = ""
+
+    @property
+    def bytes(self) -> int:
+        """Of all its files."""
+        return sum(facts["bytes"] for facts in self.files.values())
 
     def write(self, artifact: Path) -> None:
         """Writes the manifest of ``artifact`` beside it."""
@@ -127,7 +140,8 @@ class Manifest:
             return None
         try:
             data = json.loads(path.read_text("utf-8"))
-            manifest = cls(Provenance.from_dict(data["provenance"]), data["files"], Proof.from_dict(data["proof"]))
+            proof = Proof.from_dict(data["proof"]) if data["proof"] else None
+            manifest = cls(Provenance.from_dict(data["provenance"]), data["files"], proof, data.get("not_run", ""))
             for name, facts in manifest.files.items():
                 if sha256(path.parent / name) != facts["sha256"]:
                     raise MnvError(
@@ -137,6 +151,15 @@ class Manifest:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise MnvError(f"The manifest {path} cannot be read: {error}.", "Export the artifact again.") from error
         return manifest
+
+
+def hashes(folder: Path) -> dict[str, dict[str, Any]]:
+    """All files below a folder, as a manifest's ``files``."""
+    return {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def manifest_path(artifact: Path) -> Path:
@@ -155,6 +178,24 @@ def versions(*packages: str) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def is_installed(package: str) -> bool:
+    """Whether the module of that name can be imported, whichever distribution brings it."""
+    from importlib.util import find_spec
+
+    return find_spec(package.replace("-", "_")) is not None
+
+
+def provenance_beside(path: Path) -> Provenance:
+    """Of an artifact whose format has no room for it. Raises MnvError if the manifest is missing or not its own."""
+    manifest = Manifest.read(path)
+    if manifest is None:
+        raise MnvError(
+            f"{path} has no manifest {manifest_path(path).name} beside it, and cannot itself say what it is.",
+            "Copy the manifest along with the artifact.",
+        )
+    return manifest.provenance
 
 
 def read_checkpoint_metadata(path: Path) -> dict[str, Any]:

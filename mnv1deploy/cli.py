@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from mnv1deploy import report
+from mnv1deploy.artifact import Precision
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import engine
 
@@ -22,14 +22,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-
-class Quantize(str, Enum):
-    """What ``--quantize`` takes."""
-
-    none = "none"
-    fp16 = "fp16"
-    int8 = "int8"
 
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
@@ -174,11 +166,11 @@ def export(
     format: Annotated[
         list[str] | None,
         typer.Option(
-            help="A format, or several with commas or by repeating: onnx, torchscript. Default: onnx.",
+            help="A format, several with commas or by repeating, or all; mnv1 formats lists them. Default: onnx.",
             show_default=False,
         ),
     ] = None,
-    quantize: Annotated[Quantize, typer.Option(help="none is fp32.")] = Quantize.none,
+    quantize: Annotated[Literal["none", "fp16", "int8"], typer.Option(help="none is fp32.")] = "none",
     output: Annotated[Path, typer.Option(help="Folder for the artifacts and their manifests.")] = Path("artifacts"),
     checkpoint: CheckpointOption = None,
     calibration: CalibrationOption = None,
@@ -188,14 +180,16 @@ def export(
 ) -> None:
     """Write a checkpoint in edge formats and prove each file against it."""
     engine("torch", "export")
-    from mnv1deploy import bundled, exporting, quantization
+    from mnv1deploy import benchmark, bundled, exporting, formats, quantization
 
+    precision: Precision = "fp32" if quantize == "none" else quantize
     names = [name.strip() for group in (format or ["onnx"]) for name in group.split(",")]
+    everything = names == ["all"]
     done = []
-    with report.progress("exporting and proving", len(names)) as advance:
+    with report.progress("exporting and proving", len(formats.present(precision) if everything else names)) as advance:
         for item in exporting.export(
             names,
-            "fp32" if quantize is Quantize.none else quantize.value,
+            precision,
             checkpoint_path=checkpoint or bundled.CHECKPOINT,
             output=output,
             calibration=calibration,
@@ -204,10 +198,15 @@ def export(
         ):
             done.append(item)
             advance(1)
+    runnable = [item.path for item in done if item.proof and not item.failures]
+    latency: dict[Path, float] = {}
+    if len(runnable) > 1:
+        results = benchmark.bench(runnable, threads=[1], duration=0.5)
+        latency = {path: result.p50 for path, result in zip(runnable, results, strict=True)}
     if json:
-        report.show_json(report.exported_as_dicts(done))
+        report.show_json(report.exported_as_dicts(done, latency))
     else:
-        report.show_exported(done)
+        report.show_exported(done, latency, formats.absent() if everything else {})
     for item in done:
         if item.failures:
             report.show_error(
@@ -521,6 +520,16 @@ def cost(
         report.show_json(result.to_dict())
     else:
         report.show_cost(result)
+
+
+@app.command(name="formats")
+def formats_(json: JsonOption = False) -> None:
+    """List the formats, and what writes and runs each on this machine."""
+    rows = report.formats_as_dicts()
+    if json:
+        report.show_json(rows)
+    else:
+        report.show_formats(rows)
 
 
 @app.command()

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mnv1deploy import checkpoint, datasets, formats, images, quantization, verification
-from mnv1deploy.artifact import Manifest, Precision, Proof, Provenance, versions
+from mnv1deploy.artifact import Manifest, Precision, Proof, Provenance, hashes, versions
 from mnv1deploy.bundled import CHECKPOINT
 from mnv1deploy.errors import MnvError
-from mnv1deploy.files import atomic, sha256
-from mnv1deploy.formats.base import CPU, Images
+from mnv1deploy.files import staged
+from mnv1deploy.formats.base import Images, missing
 from mnv1deploy.formats.torch_session import TorchSession
 from mnv1deploy.quantization import Scheme
 from mnv1deploy.spec import CIFAR10_CLASSES, ModelSpec
-
-WRITERS = ("torch", "onnx", "onnxsim", "onnxscript", "onnxruntime")
-"""Packages whose versions decide an artifact's bytes."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class Exported:
     failures: tuple[str, ...]
 
     @property
-    def proof(self) -> Proof:
+    def proof(self) -> Proof | None:
         """The manifest's."""
         return self.manifest.proof
 
@@ -48,7 +45,8 @@ def export(
     """Exports a checkpoint to one or more formats and proves each artifact against it.
 
     Args:
-        format: names from formats.exportable().
+        format: names from formats.exportable(), or "all" for those of them that know the precision and whose
+            packages are installed; formats.absent() names the others.
         precision: "fp32", "fp16" or "int8".
         checkpoint_path: a checkpoint of mnv1deploy; the bundled one by default.
         output: folder for ``<name>_<precision><suffix>`` and its manifest.
@@ -64,11 +62,17 @@ def export(
     Raises:
         MnvError: for a format, precision, file or folder that is not there.
     """
-    chosen = [formats.get(name) for name in ([format] if isinstance(format, str) else format)]
+    names = [format] if isinstance(format, str) else list(format)
+    chosen = [formats.get(name) for name in (formats.present(precision) if names == ["all"] else names)]
     for entry in chosen:
         if precision not in entry.precisions:
             there = ", ".join(entry.precisions) or "nothing: it is what is exported"
             raise MnvError(f"{entry.name} cannot be exported in {precision}.", f"It can in {there}.")
+        if lacking := missing(entry.writers if entry.elsewhere else (*entry.writers, *entry.runners)):
+            raise MnvError(
+                f"Exporting to {entry.name} needs {', '.join(lacking)}, not installed here.",
+                f"Install with: pip install 'mnv1deploy[{entry.export_extra}]'",
+            )
     source = checkpoint.load(checkpoint_path)
     spec = source.spec
     pictures, pictures_name = calibration_images(spec, calibration)
@@ -86,25 +90,30 @@ def export(
             spec,
             source.sha256,
             source.accuracy,
-            integers.facts if integers else None,
-            versions(*WRITERS),
+            {**integers.facts, "quantizer": entry.quantizer} if integers else None,
+            versions(*entry.writers),
         )
         try:
-            with atomic(path) as temporary:
+            with staged(output) as folder:
+                temporary = folder / path.name
                 entry.export(copy.deepcopy(integers.network if integers else folded), temporary, provenance, integers)
-                proof, failures = reference.prove(entry.open(temporary, provider=CPU, threads=None), precision)
-                facts = {path.name: {"bytes": temporary.stat().st_size, "sha256": sha256(temporary)}}
-                result = Exported(path, Manifest(provenance, facts, proof), tuple(failures))
+                manifest = Manifest(provenance, hashes(folder), None, entry.elsewhere)
+                manifest.write(temporary)  # some formats know their spec from it alone
+                failures: list[str] = []
+                if not entry.elsewhere:
+                    proof, failures = reference.prove(formats.open_session(temporary), precision)
+                    manifest = replace(manifest, proof=proof)
+                    manifest.write(temporary)
+                result = Exported(path, manifest, tuple(failures))
                 if failures:
                     raise _NotProvedError
-            result.manifest.write(path)
         except _NotProvedError:
             pass
         yield result
 
 
 class _NotProvedError(Exception):
-    """Leaves :func:`files.atomic` without giving the file its name."""
+    """Leaves :func:`files.staged` without giving the files their names."""
 
 
 def calibration_images(spec: ModelSpec, calibration: str | Path | None) -> tuple[Images, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,30 @@ def atomic(path: str | Path) -> Iterator[Path]:
 def cache_folder() -> Path:
     """Where what can be made again is kept: the user's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mnv1deploy"
+
+
+@contextmanager
+def staged(folder: str | Path) -> Iterator[Path]:
+    """A temporary folder inside ``folder``; what it holds is moved to ``folder`` on success, and thrown away if not.
+
+    Raises:
+        MnvError: if nothing can be written there.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".staged-", dir=folder))
+    except OSError as error:
+        raise MnvError(f"Cannot write {folder}: {error.strerror}.") from error
+    try:
+        yield temporary
+        for path in sorted(temporary.iterdir()):
+            target = folder / path.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            path.replace(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def sha256(path: str | Path) -> str:

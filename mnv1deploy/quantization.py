@@ -172,7 +172,7 @@ def quantize(network: MobileNetV1, images: NDArray[np.uint8], source: str, schem
     activations["pool"] = activations[network.feature_layers[-1]]
     means = {name: observation.channel_mean for name, observation in seen.items()}
     weights = _round(network, images, activations, means, scheme)
-    facts = {**asdict(scheme), "calibration": source, "images": len(images)}
+    facts = {"quantizer": "mnv1deploy", **asdict(scheme), "calibration": source, "images": len(images)}
     return Quantization(activations, weights, _network_of(network, activations, weights), network, facts)
 
 

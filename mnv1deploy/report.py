@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnv1deploy import distributed, formats
-from mnv1deploy.artifact import Accuracy, Manifest, Proof, read_checkpoint_metadata, versions
+from mnv1deploy.artifact import Accuracy, Manifest, Proof, is_installed, read_checkpoint_metadata, versions
 from mnv1deploy.errors import MnvError
 from mnv1deploy.files import atomic, sha256
 from mnv1deploy.spec import ModelSpec
@@ -186,33 +186,53 @@ def _tensorboard_log(folder: Path, epochs: int) -> SummaryWriter:
     return SummaryWriter(str(folder), purge_step=epochs + 1)
 
 
-def show_exported(exported: Sequence[Exported]) -> None:
-    """The proofs of what one export command wrote."""
+def show_exported(exported: Sequence[Exported], latency: dict[Path, float], absent: dict[str, str]) -> None:
+    """The proofs of what one export command wrote.
+
+    Args:
+        exported: in order.
+        latency: p50 of one picture on one thread, in milliseconds; empty where it was not measured.
+        absent: formats left out for want of a package, and the pip extra that brings it.
+    """
     rows = []
     for item in exported:
         proof = item.proof
-        accuracy, before = proof.accuracy, proof.checkpoint_accuracy
+        accuracy, before = (proof.accuracy, proof.checkpoint_accuracy) if proof else (None, None)
         rows.append(
             (
                 item.path.name,
-                f"{next(iter(item.manifest.files.values()))['bytes']:,}",
-                f"{proof.max_logit_difference:.1e}",
-                f"{proof.agreement:.2%}",
+                f"{item.manifest.bytes:,}",
+                f"{proof.max_logit_difference:.1e}" if proof else "",
+                f"{proof.agreement:.2%}" if proof else "",
                 f"{accuracy.top1:.2%}" if accuracy else "not measured",
                 f"{100 * (accuracy.top1 - before.top1):+.2f}" if accuracy and before else "",
-                "failed" if item.failures else "proved",
+                *([_figure(1000 * latency[item.path]) if item.path in latency else ""] if latency else []),
+                "failed" if item.failures else "proved" if proof else "not run here",
             )
         )
-    proof = exported[0].proof
-    on = f"; accuracy and its change in points on {proof.accuracy.on}" if proof.accuracy else ""
+    proofs = [item.proof for item in exported if item.proof]
+    on = f"; accuracy and its change in points on {proofs[0].accuracy.on}" if proofs and proofs[0].accuracy else ""
+    speed = "; p50 of one picture on one thread, in microseconds" if latency else ""
     show_table(
-        ["artifact", ">bytes", ">max logit difference", ">agreement", ">top-1", ">change", "proof"],
+        [
+            *("artifact", ">bytes", ">max logit difference", ">agreement", ">top-1", ">change"),
+            *([">p50"] if latency else []),
+            "proof",
+        ],
         rows,
-        caption=f"Against the checkpoint: logits and top-1 agreement on {proof.images}{on}.",
+        caption=f"Against the checkpoint: logits and top-1 agreement on {proofs[0].images}{on}{speed}."
+        if proofs
+        else "",
     )
     for item in exported:
+        if item.manifest.not_run:
+            show_line(f"{item.path.name} was not run here: {item.manifest.not_run}")
+    for name, extra in absent.items():
+        show_line(f"{name} was left out; it comes with: pip install 'mnv1deploy[{extra}]'")
+    for item in exported:
         if not item.failures:
-            show_line(f"{item.path}  sha256 {next(iter(item.manifest.files.values()))['sha256']}")
+            for name, facts in item.manifest.files.items():
+                show_line(f"{item.path.parent / name}  sha256 {facts['sha256']}")
 
 
 def _figure(value: float) -> str:
@@ -418,12 +438,13 @@ def show_predictions(predictions: Sequence[tuple[str, Prediction]]) -> None:
         show_line(line + (f"  ({others})" if others else ""))
 
 
-def exported_as_dicts(exported: Sequence[Exported]) -> list[dict[str, Any]]:
-    """For JSON: per artifact its path (None if it failed), its failures and its manifest."""
+def exported_as_dicts(exported: Sequence[Exported], latency: dict[Path, float]) -> list[dict[str, Any]]:
+    """For JSON: per artifact its path (None if it failed), its failures, its latency if measured, and its manifest."""
     return [
         {
             "path": None if item.failures else str(item.path),
             "failures": list(item.failures),
+            "p50": latency.get(item.path),
             **asdict(item.manifest),
         }
         for item in exported
@@ -451,19 +472,19 @@ def info_as_dict(path: Path) -> dict[str, Any]:
         MnvError: if it is of no known format, or says nothing.
     """
     format_ = formats.of_file(path)
-    facts: dict[str, Any] = {
-        "path": str(path),
-        "format": format_.name,
-        "bytes": path.stat().st_size,
-        "sha256": sha256(path),
-    }
     manifest = Manifest.read(path)
+    facts: dict[str, Any] = {"path": str(path), "format": format_.name}
+    if manifest:
+        facts |= {"bytes": manifest.bytes, "files": manifest.files}
+    else:
+        facts |= {"bytes": path.stat().st_size, "files": {path.name: {"sha256": sha256(path)}}}
     if format_.name == "pytorch":
         return facts | read_checkpoint_metadata(path)
     provenance = manifest.provenance if manifest else format_.provenance(path)
     if provenance is None:
         raise MnvError(f"{path} says nothing of where it comes from.", "It was not written by mnv1deploy.")
-    return facts | asdict(provenance) | {"proof": asdict(manifest.proof) if manifest else None}
+    proof = asdict(manifest.proof) if manifest and manifest.proof else None
+    return facts | asdict(provenance) | {"proof": proof, "not_run": manifest.not_run if manifest else ""}
 
 
 def spec_of(path: Path) -> ModelSpec:
@@ -481,7 +502,7 @@ def show_info(facts: dict[str, Any]) -> None:
     )
     rows: list[tuple[str, object]] = [
         ("file", f"{facts['path']} ({facts['bytes']:,} bytes, {facts['format']} {facts.get('precision', 'fp32')})"),
-        ("sha256", facts["sha256"]),
+        *(("sha256", f"{file['sha256']}  {name}") for name, file in facts["files"].items()),
         (
             "network",
             f"{spec.name}, width {spec.width:g}, stem {spec.channels(spec.stem)}/{spec.stem.stride}, blocks {blocks}",
@@ -513,10 +534,57 @@ def show_info(facts: dict[str, Any]) -> None:
         if proof.accuracy and proof.checkpoint_accuracy:
             rows.append(("", f"top-1 {proof.accuracy}; checkpoint {proof.checkpoint_accuracy.top1:.2%}"))
     elif "proof" in facts:
-        rows.append(("proof", "none: there is no manifest beside the file"))
+        reason = facts["not_run"] or "there is no manifest beside the file"
+        rows.append(("proof", f"none: {reason}"))
     rows.append(("written by", ", ".join(f"{name} {version}" for name, version in facts["versions"].items())))
     for name, value in rows:
         show_line(f"{name:14}{value}")
+
+
+def show_formats(rows: Sequence[dict[str, Any]]) -> None:
+    """Every format: what it can be exported in, and what writes and runs it here."""
+
+    def packages(found: dict[str, str | None], extra: str) -> str:
+        if None in found.values():
+            return f"pip install 'mnv1deploy[{extra}]'"
+        return ", ".join(f"{name} {version}" for name, version in found.items())
+
+    show_table(
+        ["format", "suffix", "precisions", "runs with", "written with"],
+        [
+            (
+                row["format"],
+                row["suffix"],
+                ", ".join(row["precisions"]),
+                row["elsewhere"] or packages(row["runners"], row["extra"]),
+                packages(row["writers"], row["export_extra"]),
+            )
+            for row in rows
+        ],
+    )
+
+
+def formats_as_dicts() -> list[dict[str, Any]]:
+    """The formats that can be exported to, with the version of every package, None for one that is not installed."""
+
+    def found(packages: Sequence[str]) -> dict[str, str | None]:
+        there = versions(*packages)
+        return {name: there.get(name, "") if is_installed(name) else None for name in packages}
+
+    return [
+        {
+            "format": entry.name,
+            "suffix": entry.suffix,
+            "precisions": list(entry.precisions),
+            "quantizer": entry.quantizer,
+            "extra": entry.extra,
+            "runners": found(entry.runners),
+            "export_extra": entry.export_extra,
+            "writers": found(entry.writers),
+            "elsewhere": entry.elsewhere,
+        }
+        for entry in map(formats.get, formats.exportable())
+    ]
 
 
 def show_providers(available: dict[str, list[str]], missing: dict[str, str]) -> None:

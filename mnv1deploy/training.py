@@ -15,7 +15,7 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +193,8 @@ class Run:
         """
         self._begin()
         folder = Path(folder or self.folder / "teacher")
-        settings = Settings.recipe(self.settings.teacher, holdout=self.settings.holdout)
+        recipe = Settings.recipe(self.settings.teacher, holdout=self.settings.holdout)
+        settings = replace(recipe, batch_size=min(recipe.batch_size, len(self.train_part)))
         resume = (folder / STATE_FILE).exists()
         return Run(self.spec, self._data, settings, folder, device=str(self.device), resume=resume)
 

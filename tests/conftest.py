@@ -1,5 +1,6 @@
 """What all tests share: the real CIFAR-10, the bundled checkpoint, and no skips where CI is set."""
 
+import copy
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnv1deploy import datasets
+from mnv1deploy import bundled, checkpoint, datasets, formats
+from mnv1deploy.artifact import Manifest, Precision, Provenance, hashes
+from mnv1deploy.files import staged
+from mnv1deploy.network import MobileNetV1
+from mnv1deploy.quantization import DEFAULT, Quantization, Scheme, quantize
 
 ROOT = Path(__file__).parent.parent
 NEIGHBOUR = ROOT.parent / "shared" / "cifar10"
@@ -42,6 +47,19 @@ def cifar10_train() -> datasets.Dataset:
     return datasets.cifar10("train")
 
 
+@pytest.fixture(scope="session")
+def folded() -> MobileNetV1:
+    """The bundled network with its batch normalisations folded; not to be changed."""
+    return checkpoint.load(bundled.CHECKPOINT).network.folded()
+
+
+@pytest.fixture(scope="session")
+def integers(folded: MobileNetV1) -> Quantization:
+    """It quantised as an export does it; not to be changed."""
+    pictures = datasets.calibration()
+    return quantize(folded, pictures.images, pictures.name)
+
+
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A fresh machine: no CIFAR-10 anywhere. The folder it would be looked for in."""
@@ -51,16 +69,37 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def class_folders(tmp_path: Path) -> Path:
-    """Real pictures as a user has them: 40 of each of two CIFAR-10 classes, ``<class>/<n>.png``."""
+def export(
+    network: MobileNetV1, name: str, precision: Precision, folder: Path, images: np.ndarray, scheme: Scheme = DEFAULT
+) -> Path:
+    """Folds, quantises and exports a network, with a manifest but without the proof."""
+    entry = formats.get(name)
+    folded = network.folded()
+    integers = quantize(folded, images, "test", scheme) if precision == "int8" else None
+    provenance = Provenance(name, precision, network.spec, "0" * 64, (), integers.facts if integers else None, {})
+    path = folder / f"net_{precision}{entry.suffix}"
+    with staged(folder) as temporary:
+        entry.export(
+            integers.network if integers else copy.deepcopy(folded), temporary / path.name, provenance, integers
+        )
+        Manifest(provenance, hashes(temporary), None).write(temporary / path.name)
+    return path
+
+
+def write_class_folders(root: Path, labels: tuple[int, ...]) -> Path:
+    """Real pictures as a user has them: 40 of each of these CIFAR-10 classes, ``<class>/<n>.png``."""
     from PIL import Image
 
     pictures = datasets.calibration()
-    root = tmp_path / "pets"
-    for label in (3, 5):
+    for label in labels:
         name = pictures.classes[label]
         (root / name).mkdir(parents=True)
         for number, index in enumerate(np.flatnonzero(pictures.labels == label)[:40]):
             Image.fromarray(pictures.images[index]).save(root / name / f"{number}.png")
     return root
+
+
+@pytest.fixture
+def class_folders(tmp_path: Path) -> Path:
+    """A folder called pets with cats and dogs."""
+    return write_class_folders(tmp_path / "pets", (3, 5))

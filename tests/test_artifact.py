@@ -32,7 +32,7 @@ provenances = st.builds(
     st.just(CIFAR),
     st.text(max_size=64),
     st.lists(accuracies, max_size=2).map(tuple),
-    st.none() | st.just({"method": "minmax", "images": 512}),
+    st.none() | st.just({"quantizer": "mnv1deploy", "images": 512}),
     st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3),
 )
 
@@ -68,7 +68,8 @@ def test_manifest_is_read_back(artifact: Path) -> None:
     manifest = Manifest.read(artifact)
     assert manifest is not None
     assert manifest.provenance.spec == CIFAR
-    assert manifest.proof.agreement == 1.0
+    assert manifest.proof == Proof("images", 1, 0.0, 1.0)
+    assert manifest.bytes == 7
     assert manifest_path(artifact).name == "net.onnx.json"
 
 
@@ -101,6 +102,7 @@ def test_the_shipped_artifacts_are_proved_and_from_the_shipped_checkpoint(path: 
     assert manifest is not None
     assert manifest.provenance.checkpoint_sha256 == files.sha256(bundled.CHECKPOINT)
     proof = manifest.proof
+    assert proof is not None
     assert proof.accuracy is not None
     assert proof.checkpoint_accuracy is not None
     assert proof.accuracy.images == 10_000
@@ -133,6 +135,23 @@ def test_atomic_replaces_the_whole_file_and_makes_its_folder(tmp_path: Path) -> 
     plain = tmp_path / "plain"
     plain.touch()
     assert target.stat().st_mode == plain.stat().st_mode
+
+
+def test_staged_moves_everything_or_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    for text in ("first", "second"):
+        with files.staged(target) as folder:
+            (folder / "net").mkdir()
+            (folder / "net" / text).write_text(text)
+            (folder / "file").write_text(text)
+        assert sorted(p.relative_to(target).as_posix() for p in target.rglob("*")) == ["file", "net", f"net/{text}"]
+    with pytest.raises(KeyboardInterrupt), files.staged(target) as folder:
+        (folder / "file").write_text("half")
+        raise KeyboardInterrupt
+    assert (target / "file").read_text() == "second"
+    assert len(list(target.iterdir())) == 2
+    with pytest.raises(MnvError, match="Cannot write"), files.staged(target / "file"):
+        pass
 
 
 def test_atomic_where_nothing_can_be_written(tmp_path: Path) -> None:

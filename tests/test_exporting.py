@@ -22,6 +22,7 @@ def test_int8_reaches_its_limits_on_the_10_000_test_images(cifar10_test: dataset
     for item in mnv1.export(["onnx", "torchscript"], "int8", output=tmp_path):
         proof = item.proof
         assert item.failures == ()
+        assert proof is not None
         assert proof.accuracy is not None
         assert proof.checkpoint_accuracy is not None
         assert proof.accuracy.on == "CIFAR-10 test split"
@@ -33,7 +34,11 @@ def test_int8_reaches_its_limits_on_the_10_000_test_images(cifar10_test: dataset
         assert manifest == item.manifest
         assert manifest.provenance.checkpoint_sha256 == sha256(bundled.CHECKPOINT)
         assert manifest.provenance.quantization == {
-            "method": "minmax",
+            "quantizer": "mnv1deploy",
+            "ranges": "percentile",
+            "equalization": 0.5,
+            "compensation": True,
+            "bias_correction": True,
             "images": 512,
             "calibration": "512 bundled CIFAR-10 training images",
         }
@@ -43,6 +48,7 @@ def test_int8_reaches_its_limits_on_the_10_000_test_images(cifar10_test: dataset
 def test_float_precisions(precision: exporting.Precision, limit: float, offline: Path, tmp_path: Path) -> None:
     for item in exporting.export(formats.exportable(), precision, output=tmp_path / "out"):
         assert item.failures == ()
+        assert item.proof is not None
         assert item.proof.max_logit_difference <= limit
         assert item.proof.accuracy is not None
         assert item.proof.accuracy.on == "1,000-image sample of the CIFAR-10 test split"
@@ -111,11 +117,13 @@ def test_other_classes_with_their_own_pictures(pets: Path, class_folders: Path, 
         "onnx", "fp32", checkpoint_path=pets, output=tmp_path, calibration=class_folders, data=class_folders
     )
     assert item.failures == ()
+    assert item.proof is not None
     assert item.proof.images == "80 pictures in pets"
     assert item.proof.accuracy is not None
     assert item.proof.accuracy.images == 16
     assert item.path.name == "pets_fp32.onnx"
     (bare,) = exporting.export("onnx", "fp32", checkpoint_path=pets, output=tmp_path, calibration=class_folders)
+    assert bare.proof is not None
     assert bare.proof.accuracy is None
 
 
@@ -138,7 +146,7 @@ def test_int8_is_calibrated_on_the_pictures_given(class_folders: Path, offline: 
 def test_manifest_is_plain_json(offline: Path, tmp_path: Path) -> None:
     (item,) = exporting.export("onnx", output=tmp_path / "out")
     data = json.loads((tmp_path / "out" / "mobilenetv1_cifar10_fp32.onnx.json").read_text())
-    assert set(data) == {"provenance", "files", "proof"}
+    assert set(data) == {"provenance", "files", "proof", "not_run"}
     assert data["files"][item.path.name] == {"bytes": item.path.stat().st_size, "sha256": sha256(item.path)}
 
 
@@ -148,6 +156,6 @@ def test_pictures_at_the_networks_size_are_read_as_they_are(tmp_path: Path) -> N
     pixels = datasets.calibration().images[:5]
     for number, picture in enumerate(pixels):
         Image.fromarray(picture).save(folder / f"{number}.png")
-    found, name = exporting._calibration_images(CIFAR, folder)
+    found, name = exporting.calibration_images(CIFAR, folder)
     np.testing.assert_array_equal(found, pixels)
     assert name == "5 pictures in pictures"

@@ -1,40 +1,37 @@
 """Every format in every precision: the contract, parity, determinism, and what is inside the files."""
 
-import copy
 import json
 import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from conftest import export
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mnv1deploy import bundled, checkpoint, datasets, formats, verification
-from mnv1deploy.artifact import Precision, Provenance
+from mnv1deploy.artifact import Manifest, Precision
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import CPU, CUDA, OPENVINO, Session
 from mnv1deploy.network import MobileNetV1
-from mnv1deploy.quantization import quantize
 from mnv1deploy.spec import CIFAR, PAPER, Block, ModelSpec, Normalization
 
 CASES = [(name, precision) for name in formats.exportable() for precision in formats.get(name).precisions]
 TUTORIAL = checkpoint.TUTORIAL_NORMALIZATION
 
 
-def export(network: MobileNetV1, name: str, precision: Precision, folder: Path, images: np.ndarray) -> Path:
-    """Folds, quantises and exports a network, without the proof."""
-    folded = network.folded()
-    integers = quantize(folded, images, "test") if precision == "int8" else None
-    path = folder / f"net_{precision}{formats.get(name).suffix}"
-    provenance = Provenance(name, precision, network.spec, "0" * 64, (), integers.facts if integers else None, {})
-    formats.get(name).export(copy.deepcopy(folded), path, provenance, integers)
-    return path
+def files_of(path: Path) -> dict[str, dict[str, Any]]:
+    """An artifact's files with their sizes and hashes."""
+    manifest = Manifest.read(path)
+    assert manifest is not None
+    return manifest.files
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +109,7 @@ def test_the_same_export_gives_the_same_bytes(
     tmp_path: Path,
 ) -> None:
     again = export(network, name, precision, tmp_path, datasets.calibration().images)
-    assert again.read_bytes() == artifacts[name, precision].read_bytes()
+    assert files_of(again) == files_of(artifacts[name, precision])
 
 
 def test_another_process_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -130,7 +127,7 @@ def test_no_file_names_the_machine_that_wrote_it(
     artifacts: dict[tuple[str, str], Path], name: str, precision: str
 ) -> None:
     path = artifacts[name, precision]
-    contents = [path.read_bytes()]
+    contents = [(path.parent / name).read_bytes() for name in files_of(path)]
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             contents += [archive.read(member) for member in archive.namelist()]
@@ -384,10 +381,15 @@ def test_an_onnx_model_of_somebody_else_is_refused(tmp_path: Path) -> None:
 
 def test_a_truncated_artifact_is_refused(tmp_path: Path, artifacts: dict[tuple[str, str], Path]) -> None:
     for path in artifacts.values():
-        cut = tmp_path / path.name
-        cut.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        files = files_of(path)
+        for name in files:
+            copied = tmp_path / name
+            copied.parent.mkdir(exist_ok=True)
+            copied.write_bytes((path.parent / name).read_bytes())
+        largest = tmp_path / max(files, key=lambda name: files[name]["bytes"])
+        largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
         with pytest.raises(MnvError):
-            formats.open_session(cut)
+            formats.open_session(tmp_path / path.name)
 
 
 def test_the_checkpoint_is_not_exported_to() -> None:

@@ -1,15 +1,37 @@
 """The integer grids: what the formulas promise, on real weights and real images."""
 
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from conftest import export
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
 
-from mnv1deploy import bundled, checkpoint, datasets
+from mnv1deploy import bundled, calibration, checkpoint, datasets, formats
+from mnv1deploy.calibration import BINS, METHODS, Observation, upper_bound
+from mnv1deploy.errors import MnvError
 from mnv1deploy.network import MobileNetV1
-from mnv1deploy.quantization import INPUT, Grid, Quantization, quantize
+from mnv1deploy.quantization import (
+    DEFAULT,
+    INPUT,
+    PAIR,
+    Grid,
+    Quantization,
+    Scheme,
+    _rounded,
+    layer_output,
+    parameters_of,
+    quantize,
+)
 from mnv1deploy.spec import CIFAR, Normalization
+
+PLAIN = Scheme("minmax", 0.0, compensation=False, bias_correction=False)
 
 reals = st.floats(-1e4, 1e4)
 
@@ -29,15 +51,61 @@ def test_relu_outputs_start_at_zero() -> None:
     assert Grid.of_range(0.0, 5.1) == Grid(float(np.float32(5.1 / 255)), 0)
 
 
-@pytest.fixture(scope="module")
-def folded() -> MobileNetV1:
-    return checkpoint.load(bundled.CHECKPOINT).network.folded()
+@given(st.integers(0, 255), st.floats(1e-3, 10))
+def test_integers_of_a_grid_survive_their_reals(zero_point: int, scale: float) -> None:
+    grid = Grid(scale, zero_point)
+    integers = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(grid.integers(grid.reals(integers)), integers)
+    assert grid.bound == pytest.approx(grid.reals(integers).max().item(), rel=1e-6)
+
+
+# Ranges ------------------------------------------------------------------------------------------------------------
+
+histograms = hnp.arrays(np.int64, BINS, elements=st.integers(0, 10**6))
+
+
+@given(histograms, st.floats(1e-3, 1e3), st.sampled_from(METHODS))
+def test_every_method_clips_within_what_was_seen(histogram: NDArray[np.int64], high: float, method: str) -> None:
+    seen = Observation(np.array([high / 2, high]), np.zeros(2), 0.9 * high, histogram)
+    bound = upper_bound(seen, method)  # type: ignore[arg-type]
+    assert 0 < bound <= high * 1.001
+    if method == "minmax":
+        assert bound == high
+
+
+def test_methods_on_a_distribution_with_an_outlier() -> None:
+    """Half-normal values up to 4 and one at 40: only minmax spends its grid on the outlier."""
+    values = np.abs(np.random.default_rng(0).standard_normal(200_000)).clip(max=4)
+    histogram = np.histogram(np.append(values, 40.0), BINS, (0, 40))[0]
+    seen = Observation(np.array([40.0]), np.zeros(1), 4.2, histogram)
+    bounds = {method: upper_bound(seen, method) for method in METHODS}
+    assert bounds["minmax"] == 40
+    assert bounds["moving-average"] == 4.2
+    assert bounds["percentile"] == pytest.approx(4, abs=0.1)
+
+    def squared_error(bound: float) -> float:
+        grid = Grid.of_range(0, bound)
+        pixels = torch.from_numpy(np.append(values, 40.0))
+        return float((grid.reals(grid.integers(pixels)) - pixels).square().mean())
+
+    assert squared_error(bounds["mse"]) == pytest.approx(min(map(squared_error, np.linspace(3, 40, 100))), rel=0.1)
+    assert 3 < bounds["entropy"] < 10
+
+
+def test_unknown_methods_are_refused_by_name() -> None:
+    with pytest.raises(MnvError, match="no calibration method median") as refusal:
+        Scheme.named("median")
+    assert "minmax, moving-average, percentile, entropy, mse" in refusal.value.hint
+    assert Scheme.named(None) == DEFAULT
+    assert Scheme.named("mse") == replace(DEFAULT, ranges="mse")
+
+
+# The bundled network -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def integers(folded: MobileNetV1) -> Quantization:
-    pictures = datasets.calibration()
-    return quantize(folded, pictures.images, pictures.name)
+def plain(folded: MobileNetV1) -> Quantization:
+    return quantize(folded, datasets.calibration().images, "test", PLAIN)
 
 
 def test_raw_pixels_are_the_quantised_input(integers: Quantization) -> None:
@@ -48,34 +116,127 @@ def test_every_layer_has_a_grid_and_the_logits_have_none(folded: MobileNetV1, in
     assert set(integers.activations) == {INPUT, *folded.feature_layers, "pool"}
     assert set(integers.weights) == {*folded.feature_layers, "classifier"}
     assert integers.activations["pool"] == integers.activations["block8.pointwise"]
-    assert integers.facts == {"method": "minmax", "images": 512, "calibration": datasets.calibration().name}
+    assert all(grid.zero_point == 0 for name, grid in integers.activations.items() if name != INPUT)
+    assert integers.facts["calibration"] == datasets.calibration().name
+    assert (integers.facts["quantizer"], integers.facts["images"]) == ("mnv1deploy", 512)
 
 
-def test_ranges_are_those_of_the_network(folded: MobileNetV1, integers: Quantization) -> None:
+def test_minmax_ranges_are_those_of_the_network(folded: MobileNetV1, plain: Quantization) -> None:
     images = torch.from_numpy(datasets.calibration().images)
     with torch.inference_mode():
         largest = folded.stem(folded.normalize(images)).max().item()
-    assert integers.activations["stem"].scale == pytest.approx(largest / 255, rel=1e-5)
-    assert all(grid.zero_point == 0 for name, grid in integers.activations.items() if name != INPUT)
+    assert plain.activations["stem"].scale == pytest.approx(largest / 255, rel=1e-5)
 
 
-def test_weights_and_biases_are_the_nearest_integers(folded: MobileNetV1, integers: Quantization) -> None:
-    previous = INPUT
+def test_plain_rounding_is_to_the_nearest_integers(folded: MobileNetV1, plain: Quantization) -> None:
+    step = plain.activations[INPUT].scale
     for layer in folded.spec.layers():
         if layer.kind != "pool":
-            prefix = layer.name if layer.kind == "linear" else f"{layer.name}.conv"
-            found = integers.weights[layer.name]
-            weight = folded.get_parameter(f"{prefix}.weight").detach().numpy()
-            bias = folded.get_parameter(f"{prefix}.bias").detach().numpy()
+            weight, bias = (part.numpy() for part in parameters_of(folded, layer))
+            found = plain.weights[layer.name]
             column = found.scales.reshape(-1, *[1] * (weight.ndim - 1))
+            steps = step * found.scales.astype(np.float64)
             assert found.values.dtype == np.int8
             assert np.abs(found.values * column - weight).max() <= column.max() * 0.501
-            step = integers.activations[previous].scale * found.scales.astype(np.float64)
-            assert (np.abs(found.bias * step - bias) <= step * 0.501).all()
-        previous = layer.name
+            assert (np.abs(found.bias * steps - bias) <= steps * 0.501).all()
+        step = plain.activations[layer.name].scale if layer.name in plain.activations else step
 
 
-def test_a_dead_channel_keeps_its_bias() -> None:
+@pytest.mark.parametrize("which", ["plain", "integers"])
+def test_the_network_is_the_integers_times_their_scales(which: str, request: pytest.FixtureRequest) -> None:
+    found: Quantization = request.getfixturevalue(which)
+    step = found.activations[INPUT].scale
+    for layer in found.network.spec.layers():
+        if layer.kind != "pool":
+            weight, bias = (part.numpy() for part in parameters_of(found.network, layer))
+            weights = found.weights[layer.name]
+            column = weights.scales.reshape(-1, *[1] * (weight.ndim - 1))
+            np.testing.assert_array_equal(weight, weights.values * column)
+            np.testing.assert_allclose(bias, weights.bias * (step * weights.scales.astype(np.float64)), rtol=1e-6)
+        step = found.activations[layer.name].scale if layer.name in found.activations else step
+
+
+@pytest.mark.parametrize("which", ["plain", "integers"])
+def test_neighbouring_weights_cannot_overflow_16_bits(which: str, request: pytest.FixtureRequest) -> None:
+    found: Quantization = request.getfixturevalue(which)
+    for layer in found.network.spec.layers():
+        if layer.kind != "pool":
+            size = np.abs(found.weights[layer.name].values.reshape(layer.out_channels, -1).astype(int))
+            if layer.kind == "conv":
+                assert size.max() <= PAIR // 2
+            assert np.add.reduceat(size, np.arange(0, size.shape[1], 2), 1).max() <= PAIR
+
+
+def test_equalization_leaves_the_logits_and_narrows_the_ranges(folded: MobileNetV1, integers: Quantization) -> None:
+    images = datasets.calibration().images[:100]
+    with torch.inference_mode():
+        np.testing.assert_allclose(
+            integers.equalized(torch.from_numpy(images)), folded(torch.from_numpy(images)), atol=1e-3
+        )
+    before, after = (calibration.channel_maxima(network, images) for network in (folded, integers.equalized))
+    for layer, reader in pairwise(folded.spec.layers()):
+        if layer.kind not in ("pool", "linear"):
+            spread = [np.log(np.maximum(maxima[layer.name], 1e-3)).std() for maxima in (before, after)]
+            assert spread[1] <= spread[0] * 1.01, layer.name
+            if reader.kind == "depthwise":
+                assert spread[1] < 0.3, layer.name
+
+
+def test_corrected_biases_give_every_channel_its_mean(folded: MobileNetV1) -> None:
+    pictures = datasets.calibration().images[:128]
+    found = quantize(folded, pictures, "test", replace(PLAIN, bias_correction=True))
+    wanted = calibration.observe(folded, pictures)
+    stem = next(iter(folded.spec.layers()))
+    weight, bias = parameters_of(found.network, stem)
+    with torch.inference_mode():
+        output = layer_output(stem, folded.normalize(torch.from_numpy(pictures)), weight, bias)
+    step = found.activations[INPUT].scale * found.weights["stem"].scales
+    assert (np.abs(output.double().mean((0, 2, 3)).numpy() - wanted["stem"].channel_mean) <= step).all()
+
+
+@given(st.integers(0, 2**31), st.integers(2, 24))
+def test_compensated_rounding_makes_the_smaller_error(seed: int, size: int) -> None:
+    """Of the outputs, over correlated inputs; that of a single channel may be larger."""
+    random = np.random.default_rng(seed)
+    layer = next(layer for layer in CIFAR.layers() if layer.kind == "pointwise")
+    inputs = random.standard_normal((4 * size, size)) @ random.standard_normal((size, size)) + 1
+    moments = (inputs.T @ inputs / len(inputs))[None]
+    weight = random.standard_normal((64, size))
+    scales = (np.abs(weight).max(1) / 60).astype(np.float32)
+    errors = []
+    for given_moments in (None, moments):
+        values = _rounded(layer, weight, scales, given_moments)
+        assert np.array_equal(values, np.rint(values))
+        loss = values * scales[:, None] - weight
+        errors.append(np.einsum("oi,ij,oj->", loss, moments[0], loss))
+    assert errors[1] <= errors[0] * 1.05
+
+
+def test_what_is_simulated_is_what_the_artifact_does(
+    folded: MobileNetV1, integers: Quantization, tmp_path: Path
+) -> None:
+    images = datasets.sample().images
+    network = checkpoint.load(bundled.CHECKPOINT).network
+    session = formats.open_session(export(network, "onnx", "int8", tmp_path, datasets.calibration().images))
+    with torch.inference_mode():
+        simulated = integers.simulated()(torch.from_numpy(images)).numpy()
+    logits = session(images)
+    # a value on the edge of two integers may fall either way
+    assert (simulated.argmax(1) == logits.argmax(1)).mean() >= 0.998
+    assert np.abs(simulated - logits).mean() < 0.01
+
+
+def test_simulating_no_layer_is_the_float_network(folded: MobileNetV1, integers: Quantization) -> None:
+    images = torch.from_numpy(datasets.sample().images[:50])
+    with torch.inference_mode():
+        np.testing.assert_array_equal(integers.simulated(())(images), integers.equalized(images))
+
+
+# Networks that are harder ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", [PLAIN, DEFAULT], ids=["plain", "default"])
+def test_a_dead_channel_keeps_its_bias(scheme: Scheme) -> None:
     """Weights of nearly zero must not make the bias's scale so fine that it overflows 32 bits."""
     torch.manual_seed(0)
     network = MobileNetV1(CIFAR).eval().folded()
@@ -85,12 +246,14 @@ def test_a_dead_channel_keeps_its_bias() -> None:
         convolution.bias[3] = 2.5
         convolution.weight[4] = 0
         convolution.bias[4] = 0
-    found = quantize(network, datasets.calibration().images[:64], "test")
+    found = quantize(network, datasets.calibration().images[:64], "test", replace(scheme, equalization=0.0))
     weights = found.weights["block2.pointwise"]
     step = found.activations["block2.depthwise"].scale * float(weights.scales[3])
-    assert weights.bias[3] * step == pytest.approx(2.5, rel=1e-6)
+    assert weights.bias[3] * step == pytest.approx(2.5, rel=1e-5)
     assert np.isfinite(weights.scales).all()
     assert (weights.scales > 0).all()
+    whole = quantize(network, datasets.calibration().images[:64], "test", scheme)
+    assert all(np.isfinite(part.scales).all() and (part.scales > 0).all() for part in whole.weights.values())
 
 
 def test_other_normalisations_calibrate_the_input() -> None:

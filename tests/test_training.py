@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import write_class_folders
 from PIL import Image
 from torch import nn
 
-from mnv1deploy import checkpoint, training
+from mnv1deploy import bundled, checkpoint, training
 from mnv1deploy.datasets import Dataset, calibration
 from mnv1deploy.distillation import Teacher
 from mnv1deploy.errors import MnvError
@@ -343,3 +344,39 @@ def test_names_of_specs() -> None:
     own = Dataset("My pets! train", np.zeros((2, 64, 64, 3), np.uint8), np.array([0, 1]), ("a", "b"))
     assert training.spec_for(own).name == "mobilenetv1_my_64px"
     assert isinstance(MobileNetV1(training.spec_for(own)), nn.Module)
+
+
+def test_tensorboard_has_every_epoch(class_folders: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    options = ["--epochs", 2, "--batch-size", 16, "--width", 0.25, "--ema", 0.9, "--holdout", 0.2, "--tensorboard"]
+    done = subprocess.run(
+        mnv1_train("--data", class_folders, "--output", output, *options), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    read = (
+        "import sys\n"
+        "from tensorboard.backend.event_processing.event_accumulator import EventAccumulator\n"
+        "log = EventAccumulator(sys.argv[1])\n"
+        "log.Reload()\n"
+        "print(*(event.value for event in log.Scalars('train_loss')))\n"
+    )
+    found = subprocess.run([sys.executable, "-c", read, output], capture_output=True, text=True, check=True).stdout
+    logged = [json.loads(line)["train_loss"] for line in (output / "log.jsonl").read_text().splitlines()]
+    assert [float(value) for value in found.split()] == pytest.approx(logged)
+
+
+def test_fine_tuning_starts_from_the_checkpoint_with_a_new_head(tmp_path: Path) -> None:
+    """Two of CIFAR-10's classes, 32 pictures of each: far better than chance after a few passes at a low rate."""
+    output = tmp_path / "run"
+    options = ["--epochs", 4, "--batch-size", 8, "--learning-rate", 0.02, "--ema", 0.5, "--holdout", 0]
+    pictures = write_class_folders(tmp_path / "things", (0, 6))
+    start = ["--init", bundled.CHECKPOINT, "--data", pictures, "--output", output]
+    done = subprocess.run(mnv1_train(*start, *options, "--json"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    kept = checkpoint.load(output / "checkpoint.safetensors")
+    assert kept.spec.classes == ("airplane", "frog")
+    assert kept.network.classifier.weight.shape == (2, 512)
+    assert json.loads(done.stdout)["top1"] >= 0.9
+    began = checkpoint.load(bundled.CHECKPOINT).network.get_parameter("stem.conv.weight")
+    change = (kept.network.get_parameter("stem.conv.weight") - began).norm() / began.norm()
+    assert 0 < change < 0.3

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from mnv1deploy.artifact import Manifest
+from mnv1deploy.artifact import Manifest, Precision
 from mnv1deploy.errors import MnvError
-from mnv1deploy.formats.base import CPU, PROVIDER_PACKAGES, Format, Session, resolve_provider
+from mnv1deploy.formats.base import CPU, PROVIDER_PACKAGES, Format, Session, missing, resolve_provider
 
 _MODULES = {
     "onnx": "OnnxFormat",
@@ -33,6 +33,18 @@ def exportable() -> list[str]:
     return [name for name in NAMES if get(name).precisions]
 
 
+def present(precision: Precision) -> list[str]:
+    """Names of the formats that can be exported in ``precision`` with what is installed."""
+    lacking = absent()
+    return [name for name in exportable() if precision in get(name).precisions and name not in lacking]
+
+
+def absent() -> dict[str, str]:
+    """Names of the formats for whose export packages are missing, and the pip extra that brings those."""
+    entries = [get(name) for name in exportable()]
+    return {e.name: e.export_extra for e in entries if missing(e.writers if e.elsewhere else e.writers + e.runners)}
+
+
 def of_file(path: Path) -> Format:
     """The format of an artifact or checkpoint, by its suffix.
 
@@ -42,9 +54,9 @@ def of_file(path: Path) -> Format:
     if not path.exists():
         raise MnvError(f"There is no file {path}.", "mnv1 export makes one.")
     known = {get(name).suffix: get(name) for name in NAMES}
-    for suffix, format_ in known.items():
+    for suffix in sorted(known, key=len, reverse=True):  # the longest that fits: one may end like another
         if path.name.endswith(suffix):
-            return format_
+            return known[suffix]
     remedy = f"Bring a state dict in with: mnv1 import {path}" if path.suffix == ".pth" else ""
     raise MnvError(f"{path} is of no known format; known are {', '.join(known)}.", remedy)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv1deploy.artifact import Precision, Provenance
+from mnv1deploy.artifact import Precision, Provenance, is_installed
 from mnv1deploy.errors import MnvError
 from mnv1deploy.spec import ModelSpec
 
@@ -66,27 +66,45 @@ class Session(Protocol):
 
 
 class Format(Protocol):
-    """How one edge format is written and run."""
+    """How one edge format is written and run.
+
+    Attributes:
+        name: as in ``mnv1 export --format``.
+        suffix: of its artifacts' names, by which they are told apart; may be of a folder.
+        precisions: it can be exported in.
+        extra: the pip extra that brings what runs it, and nothing more.
+        runners: the packages that run it.
+        export_extra: the pip extra that brings what writes it, too.
+        writers: the packages that write it, whose versions decide its bytes.
+        quantizer: who decides the integers of its int8; "mnv1deploy" where the engine takes ours.
+        elsewhere: why this machine cannot run its artifacts whatever is installed; empty if it can.
+    """
 
     name: str
     suffix: str
     precisions: tuple[Precision, ...]
     extra: str
-    packages: tuple[str, ...]
+    runners: tuple[str, ...]
+    export_extra: str
+    writers: tuple[str, ...]
+    quantizer: str = "mnv1deploy"
+    elsewhere: str = ""
 
     def export(
         self, network: MobileNetV1, path: Path, provenance: Provenance, quantization: Quantization | None
     ) -> None:
         """Writes ``network`` (batch-norms folded, float32) to ``path`` in ``provenance.precision``.
 
-        ``quantization`` has the integer grids for int8 and is None otherwise. The same call gives the same bytes.
+        ``path`` is in a folder of its own; more files beside it, or files in a folder of that name, are part of the
+        artifact. ``quantization`` has the integer grids for int8 and is None otherwise; ``network`` then has exactly
+        those integers times their scales as weights and biases. The same call gives the same bytes.
         """
 
     def providers(self) -> tuple[str, ...]:
         """What :meth:`open` can be asked for on this machine, the default first; empty if the engine is missing."""
 
     def provenance(self, path: Path) -> Provenance | None:
-        """What the file itself says of where it comes from; None if it says nothing."""
+        """What the file itself says of where it comes from; None if only its manifest can say it."""
 
     def open(self, path: Path, *, provider: str, threads: int | None) -> Session:
         """Opens an artifact. ``threads`` None leaves their number to the engine.
@@ -105,6 +123,11 @@ def engine(module: str, extra: str) -> ModuleType:
             f"This needs {module.partition('.')[0]}, which is not installed ({error}).",
             f"Install it with: pip install 'mnv1deploy[{extra}]'",
         ) from error
+
+
+def missing(packages: tuple[str, ...]) -> list[str]:
+    """Those of the packages that are not installed."""
+    return [package for package in packages if not is_installed(package)]
 
 
 def resolve_provider(name: str) -> str:

@@ -19,7 +19,7 @@ from mnv1deploy.artifact import Precision, Provenance
 from mnv1deploy.c import TEMPLATES
 from mnv1deploy.errors import MnvError
 from mnv1deploy.files import atomic, cache_folder
-from mnv1deploy.formats.base import CPU, Images, Logits, check_images, refuse_provider
+from mnv1deploy.formats.base import CPU, Format, Images, Logits, check_images, refuse_provider
 from mnv1deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -38,14 +38,15 @@ BACKEND_VARIABLE = "MNV1_C_BACKEND"
 PROVENANCE = "provenance.json"
 
 
-class CFormat:
+class CFormat(Format):
     """A folder of C: header, source, example, Makefile, README and the provenance as JSON."""
 
     name = "c"
     suffix = ".c"
     precisions: tuple[Precision, ...] = ("int8",)
-    extra = "export"
-    packages: tuple[str, ...] = ()
+    extra = export_extra = "train"
+    runners: tuple[str, ...] = ()
+    writers: tuple[str, ...] = ("torch",)
 
     def export(
         self, network: MobileNetV1, path: Path, provenance: Provenance, quantization: Quantization | None

@@ -22,6 +22,7 @@ from mnv1deploy.formats.base import (
     OPENVINO,
     PROVIDER_PACKAGES,
     TENSORRT,
+    Format,
     Images,
     Logits,
     check_images,
@@ -40,20 +41,22 @@ OPSET = 18
 """The oldest that torch.onnx writes without a conversion; any onnxruntime since 1.14 (2023) runs it."""
 
 
-class OnnxFormat:
+class OnnxFormat(Format):
     """``.onnx``: input ``image``, output ``logits``, batch size free, spec and provenance in the metadata."""
 
     name = "onnx"
     suffix = ".onnx"
     precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-    extra = "export"
-    packages = ("onnxruntime",)
+    extra = "cpu"
+    runners: tuple[str, ...] = ("onnxruntime",)
+    export_extra = "export"
+    writers: tuple[str, ...] = ("torch", "onnx", "onnxsim", "onnxscript", "onnxruntime")
 
     def export(
         self, network: MobileNetV1, path: Path, provenance: Provenance, quantization: Quantization | None
     ) -> None:
         """See Format.export. Needs onnx, onnxsim, onnxscript and, for int8, onnxruntime."""
-        onnx = engine("onnx", self.extra)
+        onnx = engine("onnx", self.export_extra)
         model = _export_graph(network.half() if provenance.precision == "fp16" else network)
         _name_tensors(model, network)
         if quantization:

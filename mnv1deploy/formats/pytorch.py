@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mnv1deploy.artifact import Precision, Provenance
 from mnv1deploy.errors import MnvError
+from mnv1deploy.formats.base import Format
 from mnv1deploy.formats.torch_session import TorchSession, torch_device, torch_providers
 
 if TYPE_CHECKING:
@@ -14,14 +15,15 @@ if TYPE_CHECKING:
     from mnv1deploy.quantization import Quantization
 
 
-class PyTorchFormat:
+class PyTorchFormat(Format):
     """``.safetensors``: written by the trainer and by ``mnv1 import``, not by an export."""
 
     name = "pytorch"
     suffix = ".safetensors"
     precisions: tuple[Precision, ...] = ()
-    extra = "train"
-    packages = ("torch",)
+    extra = export_extra = "train"
+    runners: tuple[str, ...] = ("torch",)
+    writers: tuple[str, ...] = ("torch",)
 
     def export(
         self, network: MobileNetV1, path: Path, provenance: Provenance, quantization: Quantization | None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from mnv1deploy.artifact import METADATA_KEY, Precision, Provenance
 from mnv1deploy.errors import MnvError
-from mnv1deploy.formats.base import CPU, CUDA, engine
+from mnv1deploy.formats.base import CPU, CUDA, Format, engine
 from mnv1deploy.formats.torch_session import TorchSession, load_error, torch_device, torch_providers
 
 if TYPE_CHECKING:
@@ -25,14 +25,15 @@ if TYPE_CHECKING:
 _METADATA_FILE = f"{METADATA_KEY}.json"
 
 
-class TorchScriptFormat:
+class TorchScriptFormat(Format):
     """``.pt``: a frozen, traced module. int8 is built from torch's own quantised operators, which run on CPUs."""
 
     name = "torchscript"
     suffix = ".pt"
     precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-    extra = "train"
-    packages = ("torch",)
+    extra = export_extra = "train"
+    runners: tuple[str, ...] = ("torch",)
+    writers: tuple[str, ...] = ("torch",)
 
     def export(
         self, network: MobileNetV1, path: Path, provenance: Provenance, quantization: Quantization | None

@@ -1,0 +1,162 @@
+"""The teacher, its answers kept on disk, and a network that learns from them."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mnv1deploy import checkpoint, training
+from mnv1deploy.augmentation import View
+from mnv1deploy.cost import cost
+from mnv1deploy.datasets import Dataset, calibration
+from mnv1deploy.distillation import Targets, Teacher
+from mnv1deploy.errors import MnvError
+from mnv1deploy.settings import Settings
+from mnv1deploy.spec import CIFAR
+from mnv1deploy.training import Run
+
+SMALL = CIFAR.replace(width=0.25)
+STUDENT = Settings.recipe("best", epochs=3, batch_size=64, holdout=0.2, ema=0.9, views=2, mixup=0.2)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher that saw the calibration pictures twice, in its run's folder."""
+    settings = Settings.recipe("teacher", epochs=2, batch_size=64, holdout=0.2, learning_rate=0.05)
+    return Run(CIFAR, calibration(), settings, tmp_path_factory.mktemp("teacher")).fit()
+
+
+def view(seed: int = 1) -> View:
+    return View(
+        torch.from_numpy(calibration().images), seed, crop=2, flip=True, cutout=4, mixup=0.0, fill=(128.0, 128.0, 128.0)
+    )
+
+
+def test_the_teacher_is_as_large_as_it_says() -> None:
+    network = Teacher(CIFAR)
+    assert sum(p.numel() for p in network.parameters()) == pytest.approx(1.97e6, rel=0.01)
+    flops: list[int] = []
+
+    def count(module: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        assert isinstance(module, (torch.nn.Conv2d, torch.nn.Linear))
+        flops.append(output[0].numel() * module.weight[0].numel())
+
+    for module in network.modules():
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
+            module.register_forward_hook(count)
+    with torch.inference_mode():
+        logits = network.eval()(torch.zeros(3, 32, 32, 3, dtype=torch.uint8))
+    assert logits.shape == (3, 10)
+    assert sum(flops) == pytest.approx(118e6, rel=0.01)
+    assert sum(flops) > 10 * cost(CIFAR).multiply_adds
+
+
+def test_whitened_patches_are_uncorrelated_and_of_unit_variance() -> None:
+    network = Teacher(CIFAR)
+    pixels = torch.from_numpy(calibration().images)
+    network.whiten(pixels)
+    with torch.inference_mode():
+        found = network.stem(network.normalize(pixels))
+    covariance = found.permute(1, 0, 2, 3).flatten(1).double().T[:, :12].T.cov()
+    assert torch.equal(found[:, :12], -found[:, 12:])
+    off_diagonal = covariance - covariance.diag().diag()
+    assert off_diagonal.abs().max() < 0.05
+    # directions with less variance than the regularisation stay below one
+    assert covariance.diag().max() < 1.05
+    assert covariance.diag().median() > 0.5
+
+
+def test_answers_are_computed_once_and_kept(teacher: Path, tmp_path: Path) -> None:
+    network = checkpoint.load_network(teacher, Teacher)
+    targets = Targets(network, tmp_path, {"teacher": "a"})
+    device = torch.device("cpu")
+    first = targets.of(1, view(), 512, device)
+    assert first.dtype == torch.float32
+    with torch.inference_mode():
+        exact = network(view()(torch.arange(512)))
+    np.testing.assert_allclose(first, exact, atol=0.05)  # answered in bfloat16, kept in float16
+    (folder,) = tmp_path.iterdir()
+    (kept,) = folder.iterdir()
+    np.save(kept, np.load(kept) + np.float16(1))
+    assert torch.allclose(targets.of(1, view(), 512, device), first + 1, atol=0.01), "read, not computed again"
+    Targets(network, tmp_path, {"teacher": "b"}).of(1, view(), 512, device)
+    assert len(list(tmp_path.iterdir())) == 2, "other facts, other files"
+
+
+def test_a_student_learns_the_teachers_answers(teacher: Path, tmp_path: Path) -> None:
+    """Its loss is the cross-entropy with them, which is least, their entropy, where it answers the same."""
+    run = Run(SMALL, calibration(), replace(STUDENT, epochs=12, learning_rate=0.1), tmp_path)
+    run.fit(teacher=teacher)
+    assert run.log[-1].train_loss < run.log[0].train_loss
+    assert run.targets is not None
+    pixels, soft = run._view(1, torch.from_numpy(run.train_part.images))
+    assert soft is not None
+    chosen = torch.arange(len(run.train_part))
+    with torch.inference_mode():
+        answers = run.average(pixels(chosen))
+    heat = STUDENT.temperature
+    wanted = (soft / heat).softmax(1)
+
+    def divergence(logits: torch.Tensor) -> float:
+        return F.kl_div((logits / heat).log_softmax(1), wanted, reduction="batchmean").item()
+
+    assert divergence(answers) < 0.7 * divergence(torch.zeros_like(answers))
+
+
+def test_views_come_round_again(teacher: Path, tmp_path: Path) -> None:
+    run = Run(SMALL, calibration(), STUDENT, tmp_path)
+    run.fit(teacher=teacher)
+    images = torch.from_numpy(run.train_part.images)
+    chosen = torch.arange(50)
+    first, second, third = (run._view(epoch, images)[0](chosen) for epoch in (1, 2, 3))
+    assert torch.equal(first, third)
+    assert not torch.equal(first, second)
+
+
+def test_teachers_that_cannot_be(teacher: Path, tmp_path: Path) -> None:
+    with pytest.raises(MnvError, match="none was given"):
+        Run(SMALL, calibration(), STUDENT, tmp_path / "a").fit()
+    pictures = calibration()
+    two = Dataset("two", pictures.images, pictures.labels % 2, ("even", "odd"))
+    with pytest.raises(MnvError, match="other classes"):
+        Run(SMALL.replace(classes=two.classes), two, STUDENT, tmp_path / "b").fit(teacher=teacher)
+    with pytest.raises(MnvError, match="mixup needs a teacher"):
+        Settings.recipe("quick", mixup=0.2)
+
+
+def test_reduced_pictures_keep_their_colours() -> None:
+    pixels = torch.from_numpy(calibration().images[:20])
+    small = training.reduced(pixels)
+    assert small.shape == (20, 24, 24, 3)
+    np.testing.assert_allclose(small.mean((1, 2)), pixels.float().mean((1, 2)), atol=2)
+
+
+@pytest.mark.slow
+def test_the_command_makes_the_teacher_first_and_uses_it_again(class_folders: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "short.toml"
+    best = (resources.files("mnv1deploy") / "recipes" / "best.toml").read_text("utf-8")
+    recipe.write_text(re.sub(r"(?m)^views = .*$", "views = 1", best))
+    options = ["--recipe", recipe, "--batch-size", 16, "--width", 0.25, "--ema", 0.9, "--holdout", 0.2, "--epochs", 2]
+    command = [sys.executable, "-W", "error", "-m", "mnv1deploy.cli", "train", "--data", class_folders, *options]
+    first = [*command, "--output", tmp_path / "a", "--json"]
+    done = subprocess.run([*map(str, first)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["images"] == 16
+    epochs = Settings.recipe("teacher").epochs
+    assert done.stderr.count("teacher, epoch ") == epochs
+    teacher = tmp_path / "a" / "teacher"
+    assert len(list(teacher.glob("logits-*/*.npy"))) == 1
+    second = [*command, "--output", tmp_path / "b", "--teacher", teacher]
+    done = subprocess.run([*map(str, second)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "teacher, epoch" not in done.stderr, "it is trained already"
+    assert (tmp_path / "b" / "checkpoint.safetensors").exists()
+    assert len(list(teacher.glob("logits-*/*.npy"))) == 1

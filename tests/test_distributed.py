@@ -1,0 +1,88 @@
+"""Two processes that train one network, as torchrun starts them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mnv1deploy import checkpoint, distributed
+from mnv1deploy.datasets import calibration
+from mnv1deploy.errors import MnvError
+from mnv1deploy.settings import Settings
+from mnv1deploy.spec import CIFAR
+from mnv1deploy.training import Run
+
+SCRIPT = """
+import sys
+from mnv1deploy import datasets, distributed, training
+from mnv1deploy.settings import Settings
+from mnv1deploy.spec import CIFAR
+settings = Settings.recipe("quick", epochs=int(sys.argv[2]), batch_size=64, holdout=0.2, ema=0.9, learning_rate=0.1)
+with distributed.joined():
+    run = training.Run(
+        CIFAR.replace(width=0.5), datasets.calibration(), settings, sys.argv[1], device="cpu"
+    )
+    run.fit()
+"""
+EPOCHS = 4
+
+
+def torchrun(processes: int, *arguments: object) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def losses(folder: Path) -> list[float]:
+    return [json.loads(line)["train_loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_two_processes_follow_the_curve_of_one(tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(SCRIPT)
+    torchrun(2, script, tmp_path / "two", EPOCHS)
+    torchrun(2, script, tmp_path / "again", EPOCHS)
+    subprocess.run([sys.executable, script, tmp_path / "one", str(EPOCHS)], check=True)
+    assert losses(tmp_path / "two") == losses(tmp_path / "again")
+    assert (tmp_path / "two" / "checkpoint.safetensors").read_bytes() == (
+        tmp_path / "again" / "checkpoint.safetensors"
+    ).read_bytes()
+    # the same pictures in the same batches; each process normalises over its own half of them
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=0.05)
+    assert losses(tmp_path / "two") != losses(tmp_path / "one")
+    assert losses(tmp_path / "two")[-1] < losses(tmp_path / "two")[0] - 0.1
+    assert checkpoint.load(tmp_path / "two" / "checkpoint.safetensors").training["batch_size"] == 64
+
+
+@pytest.mark.slow
+def test_the_command_under_torchrun(class_folders: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    options = ["--epochs", 2, "--batch-size", 16, "--width", 0.25, "--ema", 0.9, "--holdout", 0.2]
+    torchrun(2, "-m", "mnv1deploy.cli", "train", "--data", class_folders, "--output", output, *options)
+    assert len(losses(output)) == 2
+    assert checkpoint.load(output / "checkpoint.safetensors").accuracy[0].images == 16
+    assert (output / "curves.png").exists()
+
+
+def test_a_batch_is_shared_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert distributed.processes() == 3
+    settings = Settings.recipe("quick", batch_size=64, holdout=0.2)
+    with pytest.raises(MnvError, match="3 processes cannot share a batch of 64"):
+        Run(CIFAR, calibration(), settings, tmp_path)
+
+
+def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert (distributed.processes(), distributed.rank(), distributed.local_rank()) == (1, 0, 0)
+    with distributed.joined():
+        distributed.wait()
+
+
+def test_synchronised_batch_normalisation_is_for_gpus(tmp_path: Path) -> None:
+    with pytest.raises(MnvError, match="on GPUs only"):
+        Run(CIFAR, calibration(), Settings.recipe("quick"), tmp_path, device="cpu", sync_batchnorm=True)

@@ -1,0 +1,110 @@
+"""What quantize-report measures: layer by layer and scheme by scheme, on real images."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mnv1deploy import datasets, sensitivity
+from mnv1deploy.network import MobileNetV1
+from mnv1deploy.quantization import DEFAULT, Quantization
+
+
+def test_every_layer_is_measured(integers: Quantization) -> None:
+    told = []
+    pictures = datasets.sample().subset(range(400), "400 images")
+    found = sensitivity.measure(integers, pictures, lambda: told.append(1))
+    names = [layer.name for layer in integers.network.spec.layers() if layer.kind != "pool"]
+    assert [row.name for row in found.layers] == names
+    assert len(told) == len(names)
+    assert (found.images, found.dataset) == (400, "400 images")
+    assert 0.85 < found.accuracy < 0.97
+    for row in found.layers:
+        assert 20 < row.weight_sqnr < 60
+        assert 10 < row.output_sqnr < 60
+        assert row.alone.divergence < found.together.divergence
+        assert row.alone.agreement >= 0.99
+        assert (row.activation_bound is None) == (row.clipped is None) == (row.name == "classifier")
+    assert found.together.agreement >= 0.98
+    assert found.layers[-1].output_sqnr < found.layers[0].output_sqnr, "noise adds up from layer to layer"
+
+
+def test_a_layer_of_few_bits_is_found(integers: Quantization) -> None:
+    """Rounding one layer's weights to five values makes that layer, and no other, the expensive one."""
+    spoiled = integers.network.get_parameter("block3.pointwise.conv.weight").detach()
+    kept = spoiled.clone()
+    step = spoiled.abs().max() / 2
+    spoiled.copy_((spoiled / step).round() * step)
+    try:
+        found = sensitivity.measure(integers, datasets.sample().subset(range(300), "300 images"))
+    finally:
+        spoiled.copy_(kept)
+    rows = {row.name: row for row in found.layers}
+    worst = max(rows, key=lambda name: rows[name].alone.divergence)
+    assert worst == "block3.pointwise"
+    assert min(rows, key=lambda name: rows[name].weight_sqnr) == worst
+
+
+@pytest.mark.slow
+def test_the_default_scheme_is_the_one_that_loses_least(folded: MobileNetV1, cifar10_train: datasets.Dataset) -> None:
+    """On pictures held out from training; within what chance allows of the best ranges, and far from plain rounding."""
+    unseen = datasets.load_unseen(None, 32)
+    assert (len(unseen), unseen.name) == (2500, "held-out part of the CIFAR-10 training split")
+    schemes = sensitivity.schemes(DEFAULT)
+    trials = list(sensitivity.compare(folded, datasets.calibration().images, unseen, schemes))
+    cost = {trial.scheme: trial.deviation.divergence for trial in trials}
+    assert cost[DEFAULT] <= 1.1 * min(cost.values())
+    assert cost[DEFAULT] < 0.7 * cost[schemes[0]]
+
+
+def mnv1(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-m", "mnv1deploy.cli", "quantize-report", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_the_command_reports_layers(offline: Path, tmp_path: Path) -> None:
+    done = mnv1("--json", "--plot", tmp_path / "layers.png")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["quantization"]["ranges"] == DEFAULT.ranges
+    assert found["dataset"] == datasets.sample().name
+    for row in found["layers"]:
+        assert len(row["weight_scales"]) in (10, 32, 64, 128, 256, 512)
+        assert row["activation"] is None or row["activation"]["scale"] > 0
+    with Image.open(tmp_path / "layers.png") as plot:
+        assert plot.width > 1000
+
+
+def test_the_command_in_words(offline: Path) -> None:
+    done = mnv1("--ranges", "mse")
+    assert done.returncode == 0, done.stderr
+    assert "Ranges by mse" in done.stdout
+    assert "block8.pointwise" in done.stdout
+    for arguments, message in (
+        (("--ranges", "median"), "no calibration method"),
+        (("--compare", "--plot", "x.png"), "leaves them out"),
+    ):
+        refused = mnv1(*arguments)
+        assert refused.returncode == 1
+        assert message in refused.stderr
+        assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.slow
+def test_the_command_compares_schemes(offline: Path) -> None:
+    done = mnv1("--compare", "--json")
+    assert done.returncode == 0, done.stderr
+    trials = json.loads(done.stdout)["trials"]
+    assert {trial["scheme"]["ranges"] for trial in trials} == {
+        "minmax",
+        "moving-average",
+        "percentile",
+        "entropy",
+        "mse",
+    }
+    words = mnv1("--compare")
+    assert words.returncode == 0
+    assert words.stdout.count("percentile") == 1
