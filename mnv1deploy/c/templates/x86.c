@@ -50,10 +50,11 @@ static Line line_of(const Layer *l, const uint8_t *in, int top, int c)
     return line;
 }
 
-/* Whether the sixteen bytes around each row of a patch are in the picture too. */
-static int is_inner(const Layer *l, int top, int left)
+/* Patches 1 to the one before this can be cut out of row y by loads of 16 bytes: all of those are in the picture. */
+static int inner_end(const Layer *l, int y)
 {
-    return top >= 0 && top + 2 < l->in_size && left >= 0 && left + 5 <= l->in_size && PIXELS_ARE_INPUT;
+    const int top = y * l->stride - 1;
+    return PIXELS_ARE_INPUT && top >= 0 && top + 2 < l->in_size ? (l->in_size - 4) / l->stride + 1 : 1;
 }
 
 /* ---- AVX2: sums of two products in 16 bits, which quantization keeps from saturating, and of two of those in 32 */
@@ -181,19 +182,21 @@ AVX2 static void depthwise_avx2(const Layer *l, const uint8_t *in, uint8_t *out,
 AVX2 static void patches_avx2(const Layer *l, const uint8_t *image, uint8_t *out, int row, int rows)
 {
     const __m128i nine = _mm_setr_epi32(-1, -1, 0xFF, 0), two = _mm_setr_epi32(0xFFFF, 0, 0, 0);
+    const int line = l->in_size * 3, step = l->stride * 3;
     int x, y;
-    for (y = row; y < row + rows; y++)
-        for (x = 0; x < l->out_size; x++, out += PATCH) {
-            const int left = x * l->stride - 1, top = y * l->stride - 1;
-            if (is_inner(l, top, left)) {
-                const uint8_t *a = image + (top * l->in_size + left) * 3, *b = a + l->in_size * 3;
-                const __m128i low = _mm_blendv_epi8(load16(b - 9), load16(a), nine);
-                const __m128i high = _mm_blendv_epi8(load16(b + l->in_size * 3 - 2), load16(b + 7), two);
-                _mm_storeu_si128((__m128i *)out, low);
-                _mm_storeu_si128((__m128i *)(out + 16), high);
-            } else
-                patch_portable(l, image, out, y, x);
+    for (y = row; y < row + rows; y++, out += l->out_size * PATCH) {
+        const uint8_t *middle = image + y * l->stride * line - 3;
+        const int end = inner_end(l, y);
+        for (x = 0; x < l->out_size; x++)
+            if (x < 1 || x >= end)
+                patch_portable(l, image, out + x * PATCH, y, x);
+        for (x = 1; x < end; x++) {
+            const uint8_t *in = middle + x * step;
+            __m128i *patch = (__m128i *)(out + x * PATCH);
+            _mm_storeu_si128(patch, _mm_blendv_epi8(load16(in - 9), load16(in - line), nine));
+            _mm_storeu_si128(patch + 1, _mm_blendv_epi8(load16(in + line - 2), load16(in + 7), two));
         }
+    }
 }
 
 AVX2 static void classify_avx2(const Layer *l, const uint8_t *in, float *logits)
@@ -428,32 +431,40 @@ AVX512 static void depthwise_avx512(const Layer *l, const uint8_t *in, uint8_t *
         channels_avx512(l, in, out, row, rows, c, 0, 2);
 }
 
-/* As above; at the picture's borders only what is inside is loaded, over the padding. */
+/* A patch at the picture's border: only what is inside is loaded, over the padding. */
+AVX512 INLINE void border_avx512(const Layer *l, const uint8_t *image, uint8_t *out, int y, int x)
+{
+    const int top = y * l->stride - 1, left = x * l->stride - 1, size = l->in_size;
+    const __mmask32 columns = left < 0 ? 0x1F8 : left + 2 < size ? 0x1FF : 0x03F;
+    __m256i patch = _mm256_maskz_set1_epi8(0x07FFFFFF, (char)PADDING);
+    int k;
+    for (k = 0; k < 3; k++)
+        if (top + k >= 0 && top + k < size)
+            patch = _mm256_mask_loadu_epi8(patch, columns << 9 * k, image + ((top + k) * size + left - 3 * k) * 3);
+    _mm256_storeu_si256((__m256i *)out, patch);
+}
+
 AVX512 static void patches_avx512(const Layer *l, const uint8_t *image, uint8_t *out, int row, int rows)
 {
-    const __m256i padding = _mm256_maskz_set1_epi8(0x07FFFFFF, (char)PADDING);
-    const int size = l->in_size;
-    int x, y, k;
-    for (y = row; y < row + rows; y++)
-        for (x = 0; x < l->out_size; x++, out += PATCH) {
-            const int left = x * l->stride - 1, top = y * l->stride - 1;
-            if (is_inner(l, top, left)) {
-                const uint8_t *a = image + (top * size + left) * 3, *b = a + size * 3, *c = b + size * 3;
-                const __m128i low = _mm_mask_mov_epi8(load16(a), 0xFE00, load16(b - 9));
-                const __m128i high = _mm_mask_mov_epi8(load16(b + 7), 0xFFFC, load16(c - 2));
-                _mm_storeu_si128((__m128i *)out, low);
-                _mm_storeu_si128((__m128i *)(out + 16), high);
-            } else if (PIXELS_ARE_INPUT) {
-                const __mmask32 columns = left < 0 ? 0x1F8 : left + 2 < size ? 0x1FF : 0x03F;
-                __m256i patch = padding;
-                for (k = 0; k < 3; k++)
-                    if (top + k >= 0 && top + k < size)
-                        patch = _mm256_mask_loadu_epi8(patch, columns << 9 * k,
-                                                       image + ((top + k) * size + left - 3 * k) * 3);
-                _mm256_storeu_si256((__m256i *)out, patch);
-            } else
-                patch_portable(l, image, out, y, x);
+    const int line = l->in_size * 3, step = l->stride * 3;
+    int x, y;
+    if (!PIXELS_ARE_INPUT) {
+        patches_portable(l, image, out, row, rows);
+        return;
+    }
+    for (y = row; y < row + rows; y++, out += l->out_size * PATCH) {
+        const uint8_t *middle = image + y * l->stride * line - 3;
+        const int end = inner_end(l, y);
+        border_avx512(l, image, out, y, 0);
+        for (x = 1; x < end; x++) {
+            const uint8_t *in = middle + x * step;
+            __m128i *patch = (__m128i *)(out + x * PATCH);
+            _mm_storeu_si128(patch, _mm_mask_mov_epi8(load16(in - line), 0xFE00, load16(in - 9)));
+            _mm_storeu_si128(patch + 1, _mm_mask_mov_epi8(load16(in + 7), 0xFFFC, load16(in + line - 2)));
         }
+        for (; x < l->out_size; x++)
+            border_avx512(l, image, out + x * PATCH, y, x);
+    }
 }
 
 AVX512 static void pool_avx512(const uint8_t *in, uint8_t *out, int pixels, int channels)
