@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mnv1deploy import images
 from mnv1deploy.errors import MnvError
+from mnv1deploy.files import cache_folder
 from mnv1deploy.formats.base import engine
 from mnv1deploy.spec import CIFAR10_CLASSES
 
@@ -61,7 +62,7 @@ def data_folder(data: str | Path | None = None) -> Path:
     """Where CIFAR-10 is kept: ``data``, else ``$MNV1_DATA``, else the user's cache folder."""
     if data or os.environ.get(DATA_VARIABLE):
         return Path(data or os.environ[DATA_VARIABLE]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mnv1deploy"
+    return cache_folder()
 
 
 def has_cifar10(data: str | Path | None = None) -> bool:

@@ -38,6 +38,11 @@ def atomic(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def cache_folder() -> Path:
+    """Where what can be made again is kept: the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mnv1deploy"
+
+
 @contextmanager
 def staged(folder: str | Path) -> Iterator[Path]:
     """A temporary folder inside ``folder``; what it holds is moved to ``folder`` on success, and thrown away if not.

@@ -1,0 +1,227 @@
+"""Writes the int8 network as C: kernels are the files in ``templates``, weights and tables come from here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv1deploy.artifact import Provenance
+from mnv1deploy.c import TEMPLATES
+from mnv1deploy.c.plan import LANES, PATCH, Plan, padded, pairs, plan
+from mnv1deploy.errors import MnvError
+from mnv1deploy.quantization import INPUT, PAIR, Grid, Quantization
+from mnv1deploy.spec import Layer, ModelSpec
+
+FILES = ("mobilenetv1.h", "mobilenetv1.c", "example.c", "Makefile", "README.md")
+
+
+@dataclass(frozen=True)
+class Integers:
+    """What one layer computes with, in the order of the kernels (templates/portable.c).
+
+    Attributes:
+        layer: whose.
+        weights: int8, packed, flat.
+        biases: int32, the input's zero point folded in; one per output, padded.
+        factors: float32, what sums are multiplied by; one per output, padded.
+    """
+
+    layer: Layer
+    weights: NDArray[np.int8]
+    biases: NDArray[np.int32]
+    factors: NDArray[np.float32]
+
+
+def write(folder: Path, quantization: Quantization, provenance: Provenance) -> None:
+    """Writes the C files of a quantised network, and its provenance, into ``folder``.
+
+    Raises:
+        MnvError: for integers that the kernels would not compute exactly.
+    """
+    spec = provenance.spec
+    layers = [_integers(layer, quantization, input) for layer, input in _with_inputs(spec)]
+    values = _values(spec, layers, quantization, provenance)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        text = _template(name)
+        if name != "Makefile":
+            text = Template(text).substitute(values)
+        (folder / name).write_text(text, "utf-8", newline="\n")
+    (folder / "provenance.json").write_text(provenance.to_json() + "\n", "utf-8", newline="\n")
+
+
+def _template(name: str) -> str:
+    return (TEMPLATES / name).read_text("utf-8")
+
+
+def _with_inputs(spec: ModelSpec) -> Iterator[tuple[Layer, str]]:
+    """Layers with weights, each with the name of the activation it reads."""
+    input = INPUT
+    for layer in spec.layers():
+        if layer.kind != "pool":
+            yield layer, input
+        input = layer.name
+
+
+def _integers(layer: Layer, quantization: Quantization, input: str) -> Integers:
+    weights, grid = quantization.weights[layer.name], quantization.activations[input]
+    outputs = padded(layer.out_channels)
+    values = weights.values.astype(np.int64)
+    if layer.kind == "conv":  # [outputs, colour, row, column] -> as patches are: row, column, colour
+        values = values.transpose(0, 2, 3, 1)
+    matrix = values.reshape(layer.out_channels, -1)
+    biases = weights.bias - grid.zero_point * matrix.sum(1)
+    # float32 at every step, in onnxruntime's order
+    factors = np.float32(grid.scale) * weights.scales
+    if layer.kind != "linear":
+        output = quantization.activations[layer.name]
+        assert output.zero_point == 0, "a ReLU's range starts at zero"
+        factors = factors / np.float32(output.scale)
+    largest = np.abs(matrix).sum(1) * 255 + np.abs(biases)
+    if (np.maximum(largest * factors, largest) >= 2**31).any():
+        raise MnvError(f"A sum of {layer.name}, or what it is scaled to, does not fit 32 bits.")
+    if layer.kind != "depthwise" and (_pair_sums(matrix) > PAIR).any():
+        raise MnvError(f"Neighbouring weights of {layer.name} could overflow 16 bits.", "Quantize the network again.")
+    packed = _pack_depthwise(matrix) if layer.kind == "depthwise" else _pack_pointwise(matrix)
+    rest = outputs - layer.out_channels
+    return Integers(
+        layer, packed, np.pad(biases, (0, rest)).astype(np.int32), np.pad(factors, (0, rest)).astype(np.float32)
+    )
+
+
+def _pair_sums(matrix: NDArray[Any]) -> NDArray[Any]:
+    """What inputs 2i and 2i + 1 weigh together, which AVX2 adds up in 16 bits."""
+    sums: NDArray[Any] = np.add.reduceat(np.abs(matrix), np.arange(0, matrix.shape[1], 2), axis=1)
+    return sums
+
+
+def _pack_depthwise(matrix: NDArray[Any]) -> NDArray[np.int8]:
+    """``[channels, 9]`` -> ``[channels / 16, column, 16, row and a zero]``, flat."""
+    channels = padded(len(matrix))
+    full = np.zeros((channels, 4, 3), np.int8)
+    full[: len(matrix), :3] = matrix.reshape(-1, 3, 3)
+    return full.reshape(-1, LANES, 4, 3).transpose(0, 3, 1, 2).ravel()
+
+
+def _pack_pointwise(matrix: NDArray[Any]) -> NDArray[np.int8]:
+    """``[outputs, inputs]`` -> ``[outputs / 16, inputs / 4, 16, 4]``, flat."""
+    outputs, inputs = matrix.shape
+    full = np.zeros((padded(outputs), -(-inputs // 4) * 4), np.int8)
+    full[:outputs, :inputs] = matrix
+    return full.reshape(-1, LANES, full.shape[1] // 4, 4).transpose(0, 2, 1, 3).ravel()
+
+
+def _values(
+    spec: ModelSpec, layers: list[Integers], quantization: Quantization, provenance: Provenance
+) -> dict[str, object]:
+    """What the templates' placeholders stand for."""
+    buffers = plan(spec)
+    input, scale = quantization.activations[INPUT], np.float32(quantization.activations["pool"].scale)
+    size = next(layer.in_size for layer in spec.layers() if layer.kind == "pool")
+    stored = sum(integers.weights.nbytes + integers.biases.nbytes + integers.factors.nbytes for integers in layers)
+    return {
+        "title": f"{spec.name}, int8",
+        "checkpoint": provenance.checkpoint_sha256,
+        "plan": "\n".join(_plan_lines(buffers)),
+        "size": spec.input_size,
+        "classes": len(spec.classes),
+        "class_names": "\n".join(f"    {_string(name)}," for name in spec.classes),
+        "scratch": buffers.scratch,
+        "rows_at": buffers.rows_at,
+        "patch": PATCH,
+        "padding": input.zero_point,
+        "pool_factor": _float(scale / (scale * np.float32(size**2))),
+        "pixels": "\n".join(_pixels(spec, input)),
+        "portable": _template("portable.c"),
+        "x86": _template("x86.c"),
+        "arrays": "\n".join(line for integers in layers for line in _arrays(integers)),
+        "layers": "\n".join(_layer_row(integers.layer) for integers in layers),
+        "steps": "\n".join(_step_rows(spec, buffers)),
+        "weights": stored,
+    }
+
+
+def _plan_lines(buffers: Plan) -> Iterator[str]:
+    yield " *   step       rows at a time     reads                writes"
+    for step in buffers.steps:
+        source = "the picture" if step.input < 0 else f"{step.input} .. {step.input + step.input_bytes}"
+        target = f"{step.output} .. {step.output + step.output_bytes}"
+        yield f" *   {step.name:<10} {step.rows:>4} ({step.rows_bytes:>5} bytes)  {source:<20} {target}"
+    yield f" *   rows between the two convolutions of a step: {buffers.rows_at} .. {buffers.scratch}"
+
+
+def _pixels(spec: ModelSpec, input: Grid) -> Iterator[str]:
+    """What a pixel's integer is: the pixel itself, or what a table says."""
+    if spec.normalization.quantization:
+        yield "#define PIXELS_ARE_INPUT 1 /* quantized as the stem reads it */"
+        yield "#define PIXEL(colour, value) (value)"
+    else:
+        yield "#define PIXELS_ARE_INPUT 0"
+        yield "/* The quantized input of every pixel value: normalized, divided by the scale, rounded. */"
+        yield from _array("uint8_t", "pixels", _pixel_table(spec, input).ravel().tolist())
+        yield "#define PIXEL(colour, value) pixels[256 * (colour) + (value)]"
+
+
+def _pixel_table(spec: ModelSpec, input: Grid) -> NDArray[np.uint8]:
+    """uint8 ``[3, 256]``: float32 at every step, as the ONNX artifact normalises and quantises."""
+    mean, std = (np.array(x, np.float32)[:, None] for x in (spec.normalization.mean, spec.normalization.std))
+    normalized = (np.arange(256, dtype=np.float32) - mean) / std
+    scaled = np.rint(normalized / np.float32(input.scale))
+    table: NDArray[np.uint8] = (scaled + input.zero_point).clip(0, 255).astype(np.uint8)
+    return table
+
+
+def _arrays(integers: Integers) -> Iterator[str]:
+    layer, name = integers.layer, _identifier(integers.layer)
+    yield f"/* {layer.name} */"
+    yield from _array("int8_t", f"{name}_weights", integers.weights.tolist())
+    yield from _array("int32_t", f"{name}_biases", integers.biases.tolist())
+    yield from _array("float", f"{name}_factors", [_float(value) for value in integers.factors])
+
+
+def _array(type: str, name: str, values: Sequence[object]) -> Iterator[str]:
+    yield f"static const {type} {name}[{len(values)}] ALIGNED = {{"
+    per_line = 8 if type == "float" else 16
+    for start in range(0, len(values), per_line):
+        yield f"    {', '.join(map(str, values[start : start + per_line]))},"
+    yield "};"
+
+
+def _layer_row(layer: Layer) -> str:
+    name = _identifier(layer)
+    sizes = f"{layer.in_size}, {layer.out_size}, {layer.stride}"
+    # the stem reads patches: 27 inputs in one place
+    inputs = layer.in_channels * (9 if layer.kind == "conv" else 1)
+    arrays = f"{name}_weights, {name}_biases, {name}_factors"
+    return f'    {{"{layer.name}", {sizes}, {inputs}, {layer.out_channels}, {arrays}}},'
+
+
+def _step_rows(spec: ModelSpec, buffers: Plan) -> Iterator[str]:
+    index = {layer.name: number for number, (layer, _) in enumerate(_with_inputs(spec))}
+    for step, (_, depthwise, pointwise) in zip(buffers.steps, pairs(spec), strict=True):
+        first = f"&layers[{index[depthwise.name]}]" if depthwise else "NULL"
+        both = f"{first}, &layers[{index[pointwise.name]}]"
+        yield f"    {{{both}, {step.input}, {step.output}, {step.rows}}}, /* {step.name} */"
+
+
+def _identifier(layer: Layer) -> str:
+    return layer.name.replace(".", "_")
+
+
+def _float(value: np.float32) -> str:
+    """A C99 literal of exactly this float."""
+    digits, exponent = float(value).hex().split("p")
+    return f"{digits.rstrip('0').rstrip('.')}p{exponent}f"
+
+
+def _string(text: str) -> str:
+    """A C literal of UTF-8 bytes; octal escapes, which unlike hexadecimal ones end after three digits."""
+    return (
+        '"' + "".join(chr(b) if 32 <= b < 127 and chr(b) not in '"\\?' else f"\\{b:03o}" for b in text.encode()) + '"'
+    )

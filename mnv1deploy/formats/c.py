@@ -1,0 +1,181 @@
+"""C: the network as one C99 file, compiled here with the system's compiler to be run from Python."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mnv1deploy.artifact import Precision, Provenance
+from mnv1deploy.c import TEMPLATES
+from mnv1deploy.errors import MnvError
+from mnv1deploy.files import atomic, cache_folder
+from mnv1deploy.formats.base import CPU, Format, Images, Logits, check_images, refuse_provider
+from mnv1deploy.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from mnv1deploy.network import MobileNetV1
+    from mnv1deploy.quantization import Quantization
+
+COMPILERS = ("cc", "gcc", "clang")
+FLAGS = ("-std=c99", "-O3", "-fPIC", "-shared")
+
+BACKENDS = ("portable", "avx2", "avx512_vnni")
+"""Instruction sets, in the order of the header's enum."""
+
+BACKEND_VARIABLE = "MNV1_C_BACKEND"
+"""Names the one to run on, for tests and comparisons, instead of the best that the processor has."""
+
+PROVENANCE = "provenance.json"
+
+
+class CFormat(Format):
+    """A folder of C: header, source, example, Makefile, README and the provenance as JSON."""
+
+    name = "c"
+    suffix = ".c"
+    precisions: tuple[Precision, ...] = ("int8",)
+    extra = export_extra = "train"
+    runners: tuple[str, ...] = ()
+    writers: tuple[str, ...] = ("torch",)
+
+    def export(
+        self, network: MobileNetV1, path: Path, provenance: Provenance, quantization: Quantization | None
+    ) -> None:
+        """See Format.export. Writes a folder."""
+        from mnv1deploy.c import generate
+
+        assert quantization, "C is int8 only"
+        generate.write(path, quantization, provenance)
+
+    def providers(self) -> tuple[str, ...]:
+        """The CPU, where there is a C compiler."""
+        return (CPU,) if _compiler() else ()
+
+    def provenance(self, path: Path) -> Provenance:
+        """Read from the folder. Raises MnvError if it is not one that :meth:`export` wrote."""
+        try:
+            return Provenance.from_json((path / PROVENANCE).read_text("utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise MnvError(
+                f"{path} is no folder of C that mnv1deploy wrote: it has no readable {PROVENANCE}.",
+                "Export the checkpoint again.",
+            ) from error
+
+    def open(self, path: Path, *, provider: str, threads: int | None) -> CSession:
+        """See Format.open. Compiles the folder unless that was done before."""
+        if provider != CPU:
+            raise refuse_provider(provider, self.providers(), self.name)
+        return CSession(path, self.provenance(path), threads)
+
+
+class CSession:
+    """The compiled network. A batch is shared out among threads; one picture is one thread's.
+
+    Attributes:
+        provenance: read from the folder.
+        backend: the instruction set in use, one of BACKENDS.
+    """
+
+    provider = CPU
+
+    def __init__(self, path: Path, provenance: Provenance, threads: int | None) -> None:
+        self.provenance = provenance
+        library = ctypes.CDLL(str(_compiled(path)))
+        number = library.session_backend()
+        if wanted := os.environ.get(BACKEND_VARIABLE):
+            if wanted not in BACKENDS[: number + 1]:
+                there = ", ".join(BACKENDS[: number + 1])
+                raise MnvError(f"There is no instruction set {wanted} here.", f"{BACKEND_VARIABLE} can be {there}.")
+            number = BACKENDS.index(wanted)
+        self.backend = BACKENDS[number]
+        self._run = library.session_run
+        self._run.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
+        self._number = number
+        self._threads = threads or os.cpu_count() or 1
+        self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Of the network inside."""
+        return self.provenance.spec
+
+    def __call__(self, images: Images) -> Logits:
+        """See Session."""
+        result: Logits = self.runner(images, include_copies=False)()
+        return result
+
+    def runner(self, images: Images, *, include_copies: bool) -> Callable[[], Any]:
+        """See Session."""
+        check_images(images, self.spec)
+        images = np.ascontiguousarray(images)
+        logits = np.empty((len(images), len(self.spec.classes)), np.float32)
+        run, number = self._run, self._number
+        if self._pool is None or len(images) == 1:
+            source, count, target = images.ctypes.data, len(images), logits.ctypes.data
+
+            def run_all() -> Logits:
+                run(number, source, count, target)
+                return logits
+
+            # the closure keeps the pictures that its pointer points into
+            run_all.images = images  # type: ignore[attr-defined]
+            return run_all
+
+        pool, bounds = self._pool, np.linspace(0, len(images), self._threads + 1).astype(int).tolist()
+        parts = [
+            (number, images[start:].ctypes.data, end - start, logits[start:].ctypes.data)
+            for start, end in pairwise(bounds)
+            if start < end
+        ]
+
+        def run_parts() -> Logits:
+            others = [pool.submit(run, *part) for part in parts[1:]]
+            run(*parts[0])
+            for other in others:
+                other.result()
+            return logits
+
+        run_parts.images = images  # type: ignore[attr-defined]
+        return run_parts
+
+
+def _compiler() -> str | None:
+    """The C compiler's path: what $CC names, else the first of COMPILERS that is there."""
+    names = [os.environ["CC"]] if os.environ.get("CC") else COMPILERS
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+def _compiled(path: Path) -> Path:
+    """The shared library of a folder, from the cache if the same source was compiled by the same compiler before."""
+    compiler = _compiler()
+    if not compiler:
+        raise MnvError(
+            "Running a network in C from Python takes a C compiler, and there is none here.",
+            "Install gcc or clang: apt install gcc, dnf install gcc, or xcode-select --install on a Mac.",
+        )
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
+    sources = [path / "mobilenetv1.h", path / "mobilenetv1.c", TEMPLATES / "session.c"]
+    try:
+        contents = [source.read_bytes() for source in sources]
+    except OSError as error:
+        raise MnvError(f"{path} is not complete: {error}.", "Export the checkpoint again.") from error
+    digest = sha256(b"\0".join([*contents, version, compiler.encode(), *map(str.encode, FLAGS)])).hexdigest()
+    library = cache_folder() / "c" / f"{digest}.so"
+    if not library.exists():
+        with atomic(library) as temporary:
+            command = [compiler, *FLAGS, f"-I{path}", *map(str, sources[1:]), "-o", str(temporary)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                reason = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip())
+                raise MnvError(f"{compiler} cannot compile {path}: {reason}")
+    return library

@@ -1,0 +1,77 @@
+"""Every layer's integers: those of the generated C, and those that onnxruntime's own operators give."""
+
+import ctypes
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+HERE = Path(__file__).parent
+CALLBACK = ctypes.CFUNCTYPE(
+    None, ctypes.c_char_p, ctypes.POINTER(ctypes.c_uint8), ctypes.c_int, ctypes.c_int, ctypes.c_int
+)
+
+
+class TracedC:
+    """A folder of C compiled with MOBILENETV1_TRACE."""
+
+    def __init__(self, folder: Path, library: Path, *flags: str) -> None:
+        command = ["cc", "-std=c99", "-O2", "-fPIC", "-shared", "-DMOBILENETV1_TRACE", f"-I{folder}", *flags]
+        subprocess.run([*command, folder / "mobilenetv1.c", HERE / "trace.c", "-o", library], check=True)
+        self._library = ctypes.CDLL(str(library))
+        text = (folder / "mobilenetv1.h").read_text()
+        self._scratch = int(text.partition("MOBILENETV1_SCRATCH ")[2].split()[0])
+        self._classes = int(text.partition("MOBILENETV1_CLASSES ")[2].split()[0])
+        self.best = self._library.mobilenetv1_backend()
+
+    def run(self, image: np.ndarray, backend: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """uint8 ``[pixels, channels]`` by layer name, and the logits."""
+        rows: dict[str, list[np.ndarray]] = {}
+
+        def collect(layer: bytes, values: object, pixels: int, channels: int, stride: int) -> None:
+            # the last pixel's padding may lie outside the scratch
+            flat = np.ctypeslib.as_array(values, (pixels * stride - stride + channels,))  # type: ignore[arg-type]
+            shape, strides = (pixels, channels), (stride, 1)
+            rows.setdefault(layer.decode(), []).append(np.lib.stride_tricks.as_strided(flat, shape, strides).copy())
+
+        callback = CALLBACK(collect)
+        self._library.set_callback(callback)
+        logits = np.empty(self._classes, np.float32)
+        scratch = np.full(self._scratch, 0xA5, np.uint8)  # it may hold anything
+        image = np.ascontiguousarray(image)
+        pointers = [ctypes.c_void_p(array.ctypes.data) for array in (image, logits, scratch)]
+        assert self._library.mobilenetv1_run_on(backend, *pointers) == 0
+        return {layer: np.concatenate(parts) for layer, parts in rows.items()}, logits
+
+
+class TracedOnnx:
+    """The graph that onnxruntime makes of an int8 ONNX artifact, as it runs, every convolution's output exposed."""
+
+    def __init__(self, path: Path, optimized: Path) -> None:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.optimized_model_filepath = str(optimized)
+        ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        model = onnx.load(optimized)
+        self.names = {}
+        for node in model.graph.node:
+            if node.op_type in ("QLinearConv", "QLinearAveragePool"):
+                scale = node.input[6 if node.op_type == "QLinearConv" else 3]
+                self.names[
+                    "pool" if "Pool" in node.op_type else scale.removesuffix(".scale").removesuffix("_scale")
+                ] = node.output[0]
+                model.graph.output.append(onnx.ValueInfoProto(name=node.output[0]))
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        self._session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    def run(self, image: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """uint8 ``[pixels, channels]`` by layer name, and the logits."""
+        logits, *values = self._session.run(["logits", *self.names.values()], {"image": image[None]})
+        # the pooling of a single pixel stays channels first
+        flat = [value.reshape(-1, value.shape[1 if value.shape[2:] == (1, 1) else 3]) for value in values]
+        layers = dict(zip(self.names, flat, strict=True))
+        return layers, logits[0]
