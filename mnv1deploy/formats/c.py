@@ -63,7 +63,7 @@ class CFormat(Format):
 
     def providers(self) -> tuple[str, ...]:
         """The CPU, where there is a C compiler."""
-        return (CPU,) if _compiler() else ()
+        return (CPU,) if compiler() else ()
 
     def provenance(self, path: Path) -> Provenance:
         """Read from the folder. Raises MnvError if it is not one that :meth:`export` wrote."""
@@ -166,7 +166,7 @@ def _address(array: NDArray[Any]) -> int:
     return address
 
 
-def _compiler() -> str | None:
+def compiler() -> str | None:
     """The C compiler's path: what $CC names, else the first of COMPILERS that is there."""
     names = [os.environ["CC"]] if os.environ.get("CC") else COMPILERS
     return next(filter(None, map(shutil.which, names)), None)
@@ -174,25 +174,25 @@ def _compiler() -> str | None:
 
 def _compiled(path: Path) -> Path:
     """The shared library of a folder, from the cache if the same source was compiled by the same compiler before."""
-    compiler = _compiler()
-    if not compiler:
+    command = compiler()
+    if not command:
         raise MnvError(
             "Running a network in C from Python takes a C compiler, and there is none here.",
             "Install gcc or clang: apt install gcc, dnf install gcc, or xcode-select --install on a Mac.",
         )
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
+    version = subprocess.run([command, "--version"], capture_output=True, check=False).stdout
     sources = [path / "mobilenetv1.h", path / "mobilenetv1.c", TEMPLATES / "session.c"]
     try:
         contents = [source.read_bytes() for source in sources]
     except OSError as error:
         raise MnvError(f"{path} is not complete: {error}.", "Export the checkpoint again.") from error
-    digest = sha256(b"\0".join([*contents, version, compiler.encode(), *map(str.encode, FLAGS)])).hexdigest()
+    digest = sha256(b"\0".join([*contents, version, command.encode(), *map(str.encode, FLAGS)])).hexdigest()
     library = cache_folder() / "c" / f"{digest}.so"
     if not library.exists():
         with atomic(library) as temporary:
-            command = [compiler, *FLAGS, f"-I{path}", *map(str, sources[1:]), "-o", str(temporary)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            arguments = [*FLAGS, f"-I{path}", *map(str, sources[1:]), "-o", str(temporary)]
+            done = subprocess.run([command, *arguments], capture_output=True, text=True, check=False)
             if done.returncode:
                 reason = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip())
-                raise MnvError(f"{compiler} cannot compile {path}: {reason}")
+                raise MnvError(f"{command} cannot compile {path}: {reason}")
     return library
