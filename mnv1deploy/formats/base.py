@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -123,6 +126,20 @@ def engine(module: str, extra: str) -> ModuleType:
             f"This needs {module.partition('.')[0]}, which is not installed ({error}).",
             f"Install it with: pip install 'mnv1deploy[{extra}]'",
         ) from error
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Keeps what an engine's native code prints off the terminal; its errors come as exceptions all the same."""
+    sys.stderr.flush()
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
 
 
 def missing(packages: tuple[str, ...]) -> list[str]:

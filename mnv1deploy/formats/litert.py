@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -18,12 +17,12 @@ from numpy.typing import NDArray
 
 from mnv1deploy.artifact import METADATA_KEY, Precision, Provenance, is_installed
 from mnv1deploy.errors import MnvError
-from mnv1deploy.formats.base import CPU, Format, Images, Logits, check_images, engine, refuse_provider
+from mnv1deploy.formats.base import CPU, Format, Images, Logits, check_images, engine, refuse_provider, silenced
 from mnv1deploy.spec import Layer, ModelSpec
 
 if TYPE_CHECKING:
     from mnv1deploy.network import MobileNetV1
-    from mnv1deploy.quantization import Grid, Quantization
+    from mnv1deploy.quantization import Quantization
 
 _SCHEMA = "ai_edge_litert.schema_py_generated"
 
@@ -66,29 +65,29 @@ class LiteRTFormat(Format):
 
     def provenance(self, path: Path) -> Provenance | None:
         """From the flatbuffer's metadata."""
-        return read_provenance(path, engine(_SCHEMA, self.extra))
+        return read_provenance(path)
 
     def open(self, path: Path, *, provider: str, threads: int | None) -> LiteRTSession:
         """See Format.open."""
+        litert = engine("ai_edge_litert.interpreter", self.extra)
         if provider not in self.providers():
-            engine(_SCHEMA, self.extra)
             raise refuse_provider(provider, self.providers(), self.name)
-        return LiteRTSession(path, threads)
+        return LiteRTSession(litert, path, threads)
 
 
 class LiteRTSession:
-    """A model in LiteRT's interpreter, whose XNNPACK delegate runs it. Another batch size is a resize once."""
+    """A model in LiteRT's interpreter, whose XNNPACK delegate runs it. A change of batch size costs a resize."""
 
     provider = CPU
 
-    def __init__(self, path: Path, threads: int | None) -> None:
-        self._provenance = read_provenance(path, engine(_SCHEMA, "litert"))
-        litert = engine("ai_edge_litert.interpreter", "litert")
+    def __init__(self, litert: ModuleType, path: Path, threads: int | None) -> None:
         try:
-            self._interpreter = litert.Interpreter(str(path), num_threads=threads)
-            self._interpreter.allocate_tensors()
+            with silenced():
+                self._interpreter = litert.Interpreter(str(path), num_threads=threads)
+                self._interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
             raise _damaged(path, error) from error
+        self._provenance = read_provenance(path)
         self._image = self._interpreter.get_input_details()[0]["index"]
         self._logits = self._interpreter.get_output_details()[0]["index"]
         self._batch = 1
@@ -101,6 +100,9 @@ class LiteRTSession:
     def __call__(self, images: Images) -> Logits:
         """See Session."""
         check_images(images, self.spec)
+        return self._run(images)
+
+    def _run(self, images: Images) -> Logits:
         if len(images) != self._batch:
             self._batch = 0  # no size, until the engine has taken the new one
             self._interpreter.resize_tensor_input(self._image, images.shape, strict=True)
@@ -113,26 +115,38 @@ class LiteRTSession:
 
     def runner(self, images: Images, *, include_copies: bool) -> Callable[[], object]:
         """See Session."""
-        return lambda: self(images)
+        check_images(images, self.spec)
+        return lambda: self._run(images)
 
 
-def read_provenance(path: Path, schema: ModuleType) -> Provenance:
+def read_provenance(path: Path) -> Provenance:
     """From a flatbuffer's metadata. Raises MnvError if it is damaged or not ours.
 
-    The whole file is read, which the engine would do unchecked: it ends the process on a truncated one.
+    Read without the schema's module, whose import takes longer than everything else about opening a file. The
+    numbers are the fields' offsets in schema.fbs: 4 and two more for each field before.
     """
     content = path.read_bytes()
+    if content[4:8] != b"TFL3":
+        raise _damaged(path, ValueError("it does not start like one"))
+    table = engine("flatbuffers.table", "litert").Table
+    unsigned = engine("flatbuffers.number_types", "litert").Uint32Flags
+
+    def rows(parent: Any, field: int) -> list[Any]:
+        if not (offset := parent.Offset(field)):
+            return []
+        start = parent.Vector(offset)
+        return [table(content, parent.Indirect(start + 4 * i)) for i in range(parent.VectorLen(offset))]
+
     try:
-        if not schema.Model.ModelBufferHasIdentifier(content, 0):
-            raise ValueError("it does not start like a LiteRT model")
-        model = schema.ModelT.InitFromPackedBuf(content)
-        index = next((m.buffer for m in model.metadata or () if m.name == METADATA_KEY.encode()), None)
-        text = None if index is None else bytes(model.buffers[index].data).decode()
-    except (struct.error, ValueError, TypeError, IndexError, AttributeError) as error:
+        model = table(content, struct.unpack_from("<I", content)[0])
+        for entry in rows(model, 16):
+            if entry.String(entry.Pos + entry.Offset(4)) == METADATA_KEY.encode():
+                buffer = rows(model, 12)[entry.Get(unsigned, entry.Pos + entry.Offset(6))]
+                start = buffer.Vector(buffer.Offset(4))
+                return Provenance.from_json(content[start : start + buffer.VectorLen(buffer.Offset(4))].decode())
+    except (struct.error, ValueError, TypeError, IndexError) as error:
         raise _damaged(path, error) from error
-    if text is None:
-        raise MnvError(f"{path} was not written by mnv1deploy: it carries no spec.", "Export the checkpoint again.")
-    return Provenance.from_json(text)
+    raise MnvError(f"{path} was not written by mnv1deploy: it carries no spec.", "Export the checkpoint again.")
 
 
 def _damaged(path: Path, error: Exception) -> MnvError:
@@ -175,7 +189,7 @@ def flatbuffer(network: MobileNetV1, provenance: Provenance, quantization: Quant
                 options["depthMultiplier"] = 1
             operator = "DEPTHWISE_CONV_2D" if layer.kind == "depthwise" else "CONV_2D"
             shape = (layer.out_size, layer.out_size, layer.out_channels)
-            x = graph.then(operator, [x, *parameters], layer.name, shape, **options)
+            x = graph.then(operator, [x, *parameters], layer.name, shape, options=options)
         before = layer.name
     return graph.packed(image, x, provenance)
 
@@ -209,7 +223,7 @@ class _Graph:
         self._graph.tensors.append(self._schema.TensorT(list(shape), kind, name=name, hasRank=True, **facts))
         return len(self._graph.tensors) - 1
 
-    def _scaled(self, scales: Sequence[float], zero_point: int = 0, dimension: int = 0) -> Any:
+    def _scaled(self, scales: Any, zero_point: int = 0, dimension: int = 0) -> Any:
         zero_points = np.full(len(scales), zero_point, np.int64)
         return self._schema.QuantizationParametersT(
             scale=np.array(scales, np.float32), zeroPoint=zero_points, quantizedDimension=dimension
@@ -229,10 +243,16 @@ class _Graph:
         return self._constants[name]
 
     def then(
-        self, operator: str, inputs: list[int], name: str, shape: Sequence[int], grid: str = "", **options: int
+        self,
+        operator: str,
+        inputs: list[int],
+        name: str,
+        shape: Sequence[int],
+        *,
+        grid: str = "",
+        options: dict[str, int] | None = None,
     ) -> int:
         """Adds an operator. Its output is on the grid called ``grid`` or ``name``, or float if there is none."""
-        schema = self._schema
         found = self._quantization.activations.get(grid or name) if self._quantization else None
         if found:  # LiteRT has int8 activations
             output = self.activation(name, shape, "INT8", (found.scale, found.zero_point - 128))
@@ -240,13 +260,13 @@ class _Graph:
             output = self.activation(name, shape, "FLOAT32")
         return self._operator(operator, inputs, output, options)
 
-    def _operator(self, operator: str, inputs: list[int], output: int, options: dict[str, int]) -> int:
+    def _operator(self, operator: str, inputs: list[int], output: int, options: dict[str, int] | None = None) -> int:
         schema = self._schema
         code = self._codes.setdefault(operator, len(self._codes))
         node = schema.OperatorT(opcodeIndex=code, inputs=inputs, outputs=[output])
         if operator in _OPTIONS:
             node.builtinOptionsType = getattr(schema.BuiltinOptions, _OPTIONS[operator])
-            node.builtinOptions = getattr(schema, f"{_OPTIONS[operator]}T")(**options)
+            node.builtinOptions = getattr(schema, f"{_OPTIONS[operator]}T")(**options or {})
         self._graph.operators.append(node)
         return output
 
@@ -259,7 +279,7 @@ class _Graph:
         for name, values in ((f"{layer.name}.weight", _layout(layer, weight)), (f"{layer.name}.bias", bias)):
             if self._precision == "fp16":
                 half = self.constant(f"{name}.half", values.astype(np.float16))
-                number = self._operator("DEQUANTIZE", [half], self._tensor(name, values.shape, "FLOAT32"), {})
+                number = self._operator("DEQUANTIZE", [half], self._tensor(name, values.shape, "FLOAT32"))
             else:
                 number = self.constant(name, values)
             found.append(number)
