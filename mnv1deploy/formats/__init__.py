@@ -14,6 +14,7 @@ _MODULES = {
     "onnx": "OnnxFormat",
     "torchscript": "TorchScriptFormat",
     "litert": "LiteRTFormat",
+    "tflm": "TFLMFormat",
     "executorch": "ExecuTorchFormat",
     "pytorch": "PyTorchFormat",
 }

@@ -129,12 +129,16 @@ def engine(module: str, extra: str) -> ModuleType:
 
 
 @contextmanager
-def silenced() -> Iterator[None]:
-    """Keeps what an engine's native code prints off the terminal; its errors come as exceptions all the same."""
+def silenced(to: int | None = None) -> Iterator[None]:
+    """Keeps what an engine's native code prints on stderr off the terminal; errors come as exceptions all the same.
+
+    Args:
+        to: the open file to which it goes, its descriptor; by default nowhere.
+    """
     sys.stderr.flush()
     stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
+        os.dup2(nowhere if to is None else to, 2)
         yield
     finally:
         os.dup2(stderr, 2)

@@ -86,7 +86,7 @@ class LiteRTSession:
                 self._interpreter = litert.Interpreter(str(path), num_threads=threads)
                 self._interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
-            raise _damaged(path, error) from error
+            raise damaged(path, error) from error
         self._provenance = read_provenance(path)
         self._image = self._interpreter.get_input_details()[0]["index"]
         self._logits = self._interpreter.get_output_details()[0]["index"]
@@ -127,7 +127,7 @@ def read_provenance(path: Path) -> Provenance:
     """
     content = path.read_bytes()
     if content[4:8] != b"TFL3":
-        raise _damaged(path, ValueError("it does not start like one"))
+        raise damaged(path, ValueError("it does not start like one"))
     table = engine("flatbuffers.table", "litert").Table
     unsigned = engine("flatbuffers.number_types", "litert").Uint32Flags
 
@@ -145,11 +145,12 @@ def read_provenance(path: Path) -> Provenance:
                 start = buffer.Vector(buffer.Offset(4))
                 return Provenance.from_json(content[start : start + buffer.VectorLen(buffer.Offset(4))].decode())
     except (struct.error, ValueError, TypeError, IndexError) as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
     raise MnvError(f"{path} was not written by mnv1deploy: it carries no spec.", "Export the checkpoint again.")
 
 
-def _damaged(path: Path, error: Exception) -> MnvError:
+def damaged(path: Path, error: Exception) -> MnvError:
+    """The error for a file that is no LiteRT model."""
     return MnvError(f"{path} is no LiteRT model, or is damaged: {MnvError.reason(error)}.", "Export it again.")
 
 
