@@ -16,6 +16,7 @@ _MODULES = {
     "litert": "LiteRTFormat",
     "tflm": "TFLMFormat",
     "executorch": "ExecuTorchFormat",
+    "aoti": "AOTIFormat",
     "pytorch": "PyTorchFormat",
 }
 
