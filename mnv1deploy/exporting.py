@@ -97,7 +97,8 @@ def export(
             with staged(output) as folder:
                 temporary = folder / path.name
                 entry.export(copy.deepcopy(integers.network if integers else folded), temporary, provenance, integers)
-                manifest = Manifest(provenance, hashes(folder), None, entry.elsewhere)
+                said = None if entry.elsewhere else entry.provenance(temporary)
+                manifest = Manifest(said or provenance, hashes(folder), None, entry.elsewhere)
                 manifest.write(temporary)  # some formats know their spec from it alone
                 failures: list[str] = []
                 if not entry.elsewhere:

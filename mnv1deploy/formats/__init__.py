@@ -14,6 +14,10 @@ _MODULES = {
     "onnx": "OnnxFormat",
     "torchscript": "TorchScriptFormat",
     "c": "CFormat",
+    "litert": "LiteRTFormat",
+    "tflm": "TFLMFormat",
+    "executorch": "ExecuTorchFormat",
+    "aoti": "AOTIFormat",
     "pytorch": "PyTorchFormat",
 }
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -147,6 +150,24 @@ def engine(module: str, extra: str) -> ModuleType:
             f"This needs {module.partition('.')[0]}, which is not installed ({error}).",
             f"Install it with: pip install 'mnv1deploy[{extra}]'",
         ) from error
+
+
+@contextmanager
+def silenced(to: int | None = None) -> Iterator[None]:
+    """Keeps what an engine's native code prints on stderr off the terminal; errors come as exceptions all the same.
+
+    Args:
+        to: the open file to which it goes, its descriptor; by default nowhere.
+    """
+    sys.stderr.flush()
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere if to is None else to, 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
 
 
 def missing(packages: tuple[str, ...]) -> list[str]:

@@ -1,0 +1,133 @@
+"""AOTInductor: the network compiled to a shared library, in the ``.pt2`` package that follows TorchScript."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import platform
+import re
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mnv1deploy.artifact import METADATA_KEY, Precision, Provenance
+from mnv1deploy.errors import MnvError
+from mnv1deploy.formats.base import CPU, Format, engine
+from mnv1deploy.formats.torch_session import TorchSession, load_error, torch_device, torch_providers
+
+if TYPE_CHECKING:
+    from mnv1deploy.network import MobileNetV1
+    from mnv1deploy.quantization import Quantization
+
+_X86 = {"cpp.march": "x86-64-v3", "cpp.simdlen": 256}
+"""AVX2 and FMA, which x86 CPUs have since 2013; left alone, the compiler takes what the exporting machine has."""
+
+
+class AOTIFormat(Format):
+    """``.pt2``: machine code for this operating system and kind of CPU; the provenance is in its metadata.
+
+    There is no int8: the compiler makes no integer convolutions of a graph that is exported with its weights, and
+    float ones between roundings are slower than without.
+    """
+
+    name = "aoti"
+    suffix = ".pt2"
+    precisions: tuple[Precision, ...] = ("fp32",)
+    extra = export_extra = "train"
+    runners: tuple[str, ...] = ("torch",)
+    writers: tuple[str, ...] = ("torch",)
+
+    def export(
+        self, network: MobileNetV1, path: Path, provenance: Provenance, quantization: Quantization | None
+    ) -> None:
+        """See Format.export. Needs a C++ compiler."""
+        import torch
+        from torch._inductor import aoti_compile_and_package
+        from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
+
+        size = network.spec.input_size
+        images = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+        options: dict[str, Any] = {"aot_inductor.metadata": {METADATA_KEY: provenance.to_json()}}
+        if platform.machine().lower() in ("x86_64", "amd64"):
+            options |= _X86
+        with tempfile.TemporaryDirectory() as folder, _quiet(), torch.no_grad():
+            program = torch.export.export(
+                network.eval(), (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)
+            )
+            package = Path(folder) / "network.pt2"
+            try:
+                aoti_compile_and_package(program, package_path=str(package), inductor_configs=options)
+            except (InvalidCxxCompiler, CppCompileError) as error:
+                raise MnvError(
+                    f"Exporting to aoti needs a C++ compiler that works, and here is none: {MnvError.reason(error)}.",
+                    "Install one (on Debian: apt install g++), or name it in the environment variable CXX.",
+                ) from error
+            path.write_bytes(_reproducible(package.read_bytes()))
+
+    def providers(self) -> tuple[str, ...]:
+        """The CPU, if torch is installed."""
+        return torch_providers()[:1]
+
+    def provenance(self, path: Path) -> Provenance | None:
+        """From the package's metadata; read without torch."""
+        try:
+            with zipfile.ZipFile(path) as archive:
+                for name in archive.namelist():
+                    if name.endswith("wrapper_metadata.json"):
+                        text = json.loads(archive.read(name)).get(METADATA_KEY)
+                        return Provenance.from_json(text) if text else None
+        except (zipfile.BadZipFile, OSError, ValueError) as error:
+            raise load_error(path, error) from error
+        return None
+
+    def open(self, path: Path, *, provider: str, threads: int | None) -> TorchSession:
+        """See Format.open. Opening runs the machine code in the file: open none whose origin you do not trust."""
+        engine("torch", self.extra)
+        device = torch_device(provider, self.name, allowed=(CPU,))
+        provenance = self.provenance(path)
+        if provenance is None:
+            raise MnvError(f"{path} was not written by mnv1deploy: it carries no spec.", "Export the checkpoint again.")
+        from torch._inductor import aoti_load_package
+
+        try:
+            with _quiet():
+                module = aoti_load_package(str(path))
+        except (RuntimeError, OSError) as error:
+            raise load_error(path, error) from error
+        return TorchSession(module, provenance.spec, device, threads)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the compiler says of its progress and of a GPU that is not there."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+
+
+def _reproducible(package: bytes) -> bytes:
+    """The package without the sources, which name the machine, its serialization id, and paths in the library.
+
+    A path is overwritten by as many slashes as it has characters, so that nothing in the library moves.
+    """
+    import torch
+
+    places = [str(Path(torch.__file__).parents[1]), tempfile.gettempdir(), str(Path.home())]
+    path = re.compile(rb"(?:" + b"|".join(re.escape(place.encode()) for place in places) + rb")/[^\0\s:\"']*")
+    result = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(package)) as source, zipfile.ZipFile(result, "w", zipfile.ZIP_STORED) as target:
+        for name in source.namelist():
+            if name.endswith((".cpp", "/serialization_id")):
+                continue
+            content = source.read(name)
+            if name.endswith(".so"):
+                content = path.sub(lambda found: b"/" * len(found[0]), content)
+            target.writestr(zipfile.ZipInfo(name), content)
+    return result.getvalue()

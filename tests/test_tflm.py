@@ -1,0 +1,83 @@
+"""TensorFlow Lite Micro: the arena, and that the file is LiteRT's."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import export
+from tflite_micro.python.tflite_micro import runtime
+
+import mnv1deploy as mnv1
+from mnv1deploy import bundled, checkpoint, datasets, formats
+from mnv1deploy.errors import MnvError
+from mnv1deploy.formats.base import silenced
+from mnv1deploy.formats.litert import read_provenance
+from mnv1deploy.formats.tflm import ARENA
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    network, images = checkpoint.load(bundled.CHECKPOINT).network, datasets.calibration().images
+    return export(network, "tflm", "int8", tmp_path_factory.mktemp("tflm"), images)
+
+
+def arena(path: Path) -> int:
+    quantization = read_provenance(path).quantization
+    assert quantization is not None
+    return int(quantization[ARENA])
+
+
+def test_the_arena_is_just_large_enough(file: Path) -> None:
+    pixels = datasets.calibration().images[:1]
+    interpreter = runtime.Interpreter.from_file(str(file), arena_size=arena(file))
+    interpreter.set_input(pixels, 0)
+    interpreter.invoke()
+    np.testing.assert_array_equal(interpreter.get_output(0), formats.open_session(file)(pixels))
+    with silenced(), pytest.raises(RuntimeError, match="allocate"):
+        runtime.Interpreter.from_file(str(file), arena_size=arena(file) - 64)
+    assert 2 * 32 * 32 * 32 < arena(file) < 128 * 1024
+
+
+def test_it_computes_what_litert_computes(file: Path, tmp_path: Path) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    images = datasets.calibration().images[:40]
+    interpreter = Interpreter(str(file))
+    logits = np.concatenate([interpreter.get_signature_runner()(image=image[None])["logits"] for image in images])
+    np.testing.assert_allclose(formats.open_session(file)(images), logits, atol=0.1)
+
+
+def test_the_suffix_tells_the_two_apart(file: Path) -> None:
+    assert formats.of_file(file).name == "tflm"
+
+
+def test_other_precisions_are_refused_by_name(tmp_path: Path) -> None:
+    for precision in ("fp32", "fp16"):
+        with pytest.raises(MnvError, match=f"tflm cannot be exported in {precision}"):
+            list(mnv1.export("tflm", precision, output=tmp_path))  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_the_user_sees_the_arena(offline: Path, tmp_path: Path) -> None:
+    (exported,) = mnv1.export("tflm", "int8", output=tmp_path)
+    assert exported.failures == ()
+    done = subprocess.run(
+        [sys.executable, "-m", "mnv1deploy.cli", "info", exported.path], capture_output=True, text=True
+    )
+    assert f"arena_bytes {arena(exported.path)}" in done.stdout.replace("\n", " ")
+
+
+def test_opening_needs_neither_torch_nor_litert(file: Path) -> None:
+    script = (
+        "import sys\n"
+        "for name in ('torch', 'onnx', 'onnxruntime', 'ai_edge_litert'):\n"
+        "    sys.modules[name] = None\n"
+        "import numpy as np\n"
+        "from mnv1deploy import formats\n"
+        "assert formats.open_session(sys.argv[1])(np.zeros((2, 32, 32, 3), np.uint8)).shape == (2, 10)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, file], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
