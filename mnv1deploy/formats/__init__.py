@@ -13,6 +13,7 @@ from mnv1deploy.formats.base import CPU, PROVIDER_PACKAGES, Format, Session, mis
 _MODULES = {
     "onnx": "OnnxFormat",
     "torchscript": "TorchScriptFormat",
+    "openvino": "OpenVinoFormat",
     "pytorch": "PyTorchFormat",
 }
 
