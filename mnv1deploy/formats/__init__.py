@@ -14,6 +14,8 @@ _MODULES = {
     "onnx": "OnnxFormat",
     "torchscript": "TorchScriptFormat",
     "openvino": "OpenVinoFormat",
+    "ncnn": "NcnnFormat",
+    "mnn": "MnnFormat",
     "pytorch": "PyTorchFormat",
 }
 
