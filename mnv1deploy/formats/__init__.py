@@ -14,9 +14,12 @@ _MODULES = {
     "onnx": "OnnxFormat",
     "torchscript": "TorchScriptFormat",
     "c": "CFormat",
+    "openvino": "OpenVinoFormat",
     "litert": "LiteRTFormat",
     "tflm": "TFLMFormat",
     "executorch": "ExecuTorchFormat",
+    "ncnn": "NcnnFormat",
+    "mnn": "MnnFormat",
     "aoti": "AOTIFormat",
     "pytorch": "PyTorchFormat",
 }

@@ -37,7 +37,7 @@ PROVIDER_ALIASES = {"cpu": CPU, "cuda": CUDA, "gpu": CUDA, "tensorrt": TENSORRT,
 PROVIDER_PACKAGES = {
     CUDA: "onnxruntime-gpu, with an NVIDIA driver (pip install 'mnv1deploy[gpu]', in place of [cpu])",
     TENSORRT: "onnxruntime-gpu and tensorrt (pip install 'mnv1deploy[gpu]' tensorrt)",
-    OPENVINO: "onnxruntime-ep-openvino (pip install 'mnv1deploy[openvino]')",
+    OPENVINO: "onnxruntime-ep-openvino (pip install 'mnv1deploy[openvino-ep]')",
     "DmlExecutionProvider": "onnxruntime-directml, on Windows",
     "CoreMLExecutionProvider": "onnxruntime on macOS",
     "MIGraphXExecutionProvider": "onnxruntime-migraphx",

@@ -44,14 +44,14 @@ class TorchScriptFormat(Format):
         if quantization:
             from mnv1deploy.formats.torch_int8 import Int8MobileNetV1
 
-            with _no_deprecation():
+            with no_deprecation():
                 module: torch.nn.Module = Int8MobileNetV1(network, quantization)
         else:
             module = network.half() if provenance.precision == "fp16" else network
         size = network.spec.input_size
         images = torch.zeros(2, size, size, 3, dtype=torch.uint8)
         buffer = io.BytesIO()
-        with _no_deprecation(), torch.inference_mode(), torch.random.fork_rng():
+        with no_deprecation(), torch.inference_mode(), torch.random.fork_rng():
             traced = torch.jit.trace(module.eval(), (images,), check_trace=False)  # type: ignore[no-untyped-call]
             torch.jit.save(torch.jit.freeze(traced), buffer, _extra_files={_METADATA_FILE: provenance.to_json()})
         path.write_bytes(_reproducible(buffer.getvalue()))
@@ -83,7 +83,7 @@ class TorchScriptFormat(Format):
         import torch
 
         try:
-            with _no_deprecation():
+            with no_deprecation():
                 if provenance.precision == "int8":
                     # torch warns once that such tensors are deprecated, and from inside a module past every filter
                     torch._make_per_tensor_quantized_tensor(torch.zeros(1, dtype=torch.uint8), 1.0, 0)
@@ -94,7 +94,7 @@ class TorchScriptFormat(Format):
 
 
 @contextmanager
-def _no_deprecation() -> Iterator[None]:
+def no_deprecation() -> Iterator[None]:
     """TorchScript is deprecated since torch 2.15; whoever asks for the format by name has chosen it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*torch\.jit.* is deprecated")

@@ -1,0 +1,135 @@
+"""MNN (``.mnn``), Alibaba's engine for phones: written by its converter from the ONNX artifact."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mnv1deploy.artifact import Precision, Provenance, provenance_beside
+from mnv1deploy.errors import MnvError
+from mnv1deploy.formats.base import CPU, Format, Images, Logits, check_images, engine, refuse_provider
+from mnv1deploy.formats.onnx import OnnxFormat
+from mnv1deploy.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from mnv1deploy.network import MobileNetV1
+    from mnv1deploy.quantization import Quantization
+
+_CONVERT = "import sys, _tools; sys.exit(not _tools.mnnconvert(['mnnconvert', *sys.argv[1:]]))"
+"""The converter alone: importing MNN.tools would install a package that reports every use, and report this one."""
+
+
+class MnnFormat(Format):
+    """``.mnn``: input ``image``, output ``logits``, batch size free. Its converter does not read QDQ, so no int8."""
+
+    name = "mnn"
+    suffix = ".mnn"
+    precisions: tuple[Precision, ...] = ("fp32", "fp16")
+    extra = "mnn"
+    runners: tuple[str, ...] = ("MNN",)
+    export_extra = "mnn-export"
+    writers: tuple[str, ...] = (*OnnxFormat.writers, "MNN")
+
+    def export(
+        self, network: MobileNetV1, path: Path, provenance: Provenance, quantization: Quantization | None
+    ) -> None:
+        """See Format.export. fp16 is the storage of the weights. Raises MnvError if MNN's converter fails."""
+        engine("onnx", self.export_extra)
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / "net.onnx"
+            OnnxFormat().export(network, source, replace(provenance, precision="fp32"), None)
+            options = ["--fp16"] if provenance.precision == "fp16" else []
+            files = ["--modelFile", str(source), "--MNNModel", str(path)]
+            # a process of its own: it prints its progress, and ends the process over a model it cannot read
+            command = [sys.executable, "-c", _CONVERT, "-f", "ONNX", "--bizCode", "mnv1deploy", *files, *options]
+            done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode or not path.exists():
+            reason = next(reversed((done.stdout + done.stderr).strip().splitlines()), f"exit code {done.returncode}")
+            raise MnvError(f"MNN's converter failed: {reason}.", "Use another version of MNN.")
+
+    def providers(self) -> tuple[str, ...]:
+        """The CPU; empty if MNN is missing."""
+        try:
+            with _silent():
+                engine("MNN", self.extra)
+        except MnvError:
+            return ()
+        return (CPU,)
+
+    def provenance(self, path: Path) -> Provenance | None:
+        """Only the manifest can say it."""
+        return None
+
+    def open(self, path: Path, *, provider: str, threads: int | None) -> MnnSession:
+        """See Format.open."""
+        with _silent():
+            engine("MNN", self.extra)
+        if provider != CPU:
+            raise refuse_provider(provider, self.providers(), self.name)
+        return MnnSession(path, threads)
+
+
+class MnnSession:
+    """A module in MNN, on the CPU, in float32 or, for fp16 on processors that have it, float16."""
+
+    provider = CPU
+
+    def __init__(self, path: Path, threads: int | None) -> None:
+        neural: Any = engine("MNN.nn", "mnn")
+        self._expr: Any = engine("MNN.expr", "mnn")
+        self._provenance = provenance_beside(path)
+        precision = "low" if self._provenance.precision == "fp16" else "high"
+        settings = {"backend": "CPU", "precision": precision, "numThread": threads or 4}  # 4 is MNN's own default
+        try:
+            with _silent():
+                runtime = neural.create_runtime_manager((settings,))
+                self._module = neural.load_module_from_file(
+                    str(path), ["image"], ["logits"], runtime_manager=runtime, rearrange=True
+                )
+        except (SystemError, RuntimeError) as error:
+            raise MnvError(f"MNN cannot load {path}: {MnvError.reason(error)}.", "Export it again.") from error
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Of the network inside."""
+        return self._provenance.spec
+
+    def _variable(self, images: Images) -> Any:
+        check_images(images, self.spec)
+        # NCHW is how MNN names dimensions that are as they stand in the ONNX model
+        return self._expr.const(np.ascontiguousarray(images), list(images.shape), self._expr.NCHW, self._expr.uint8)
+
+    def __call__(self, images: Images) -> Logits:
+        """See Session."""
+        logits: Logits = self._module.forward([self._variable(images)])[0].read().copy()
+        return logits
+
+    def runner(self, images: Images, *, include_copies: bool) -> Callable[[], object]:
+        """See Session."""
+        pixels = self._variable(images)
+        return lambda: self._module.forward([pixels])[0].read()
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """MNN prints what the processor can do to standard output, where --json has its answer; this drops it."""
+    sys.stdout.flush()
+    standard_output = os.dup(1)
+    with open(os.devnull, "w") as sink:
+        os.dup2(sink.fileno(), 1)
+        try:
+            yield
+        finally:
+            ctypes.CDLL("msvcrt" if os.name == "nt" else None).fflush(None)
+            os.dup2(standard_output, 1)
+            os.close(standard_output)

@@ -1,0 +1,207 @@
+"""OpenVINO IR (``.xml`` and ``.bin``), run by openvino: written from the ONNX artifact, whose int8 is ours."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mnv1deploy.artifact import METADATA_KEY, Precision, Provenance
+from mnv1deploy.errors import MnvError
+from mnv1deploy.formats.base import CPU, Format, Images, Logits, check_images, engine, refuse_provider
+from mnv1deploy.formats.onnx import OnnxFormat
+from mnv1deploy.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from mnv1deploy.network import MobileNetV1
+    from mnv1deploy.quantization import Quantization
+
+_EXTRA = "openvino"
+
+_COUNTED = re.compile(r'<layer id="(\d+)" name="(\w+?)_\d+(\w*)"')
+"""A layer that OpenVINO named by counting all it made in this process; numbered by its place in the file instead."""
+
+
+class OpenVinoFormat(Format):
+    """``.xml`` with a ``.bin`` beside it: input ``image``, output ``logits``, batch size free, spec in the rt_info."""
+
+    name = "openvino"
+    suffix = ".xml"
+    precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+    extra = _EXTRA
+    runners: tuple[str, ...] = ("openvino",)
+    export_extra = "openvino-export"
+    writers: tuple[str, ...] = (*OnnxFormat.writers, "openvino")
+
+    def export(
+        self, network: MobileNetV1, path: Path, provenance: Provenance, quantization: Quantization | None
+    ) -> None:
+        """See Format.export. fp16 is the storage of the weights; see OpenVinoSession for the arithmetic."""
+        openvino = engine("openvino", self.export_extra)
+        onnx = engine("onnx", self.export_extra)
+        with tempfile.TemporaryDirectory() as folder:
+            exact = replace(provenance, precision="fp32") if provenance.precision == "fp16" else provenance
+            OnnxFormat().export(network, Path(folder) / "net.onnx", exact, quantization)
+            graph = onnx.load(Path(folder) / "net.onnx")
+        del graph.metadata_props[:]  # they would become rt_info of their own
+        if quantization and (network.spec.normalization.quantization or (0, 0))[1] == 128:
+            _center_pixels(graph)
+        model = openvino.Core().read_model(graph.SerializeToString())
+        model.set_rt_info(provenance.to_json(), [METADATA_KEY])
+        openvino.save_model(model, path, compress_to_fp16=provenance.precision == "fp16")
+        path.write_text(_COUNTED.sub(r'<layer id="\1" name="\2_\1\3"', path.read_text("utf-8")), "utf-8")
+
+    def providers(self) -> tuple[str, ...]:
+        """The CPU, and whatever else OpenVINO finds, as ``OpenVINO.GPU``; empty if openvino is missing."""
+        try:
+            devices = engine("openvino", self.extra).Core().available_devices
+        except MnvError:
+            return ()
+        return tuple(_provider(device) for device in devices)
+
+    def provenance(self, path: Path) -> Provenance | None:
+        """Read from the model's rt_info by openvino."""
+        return _read(path)[1]
+
+    def open(self, path: Path, *, provider: str, threads: int | None) -> OpenVinoSession:
+        """See Format.open."""
+        engine("openvino", self.extra)
+        if provider not in self.providers():
+            raise refuse_provider(provider, self.providers(), self.name)
+        return OpenVinoSession(path, provider, threads)
+
+
+class OpenVinoSession:
+    """A model on one OpenVINO device: one stream, as many threads as asked for, each pinned, nothing cached on disk.
+
+    Arithmetic is float32, which OpenVINO must be told: on CPUs with bfloat16 it would use that for fp32 models. Only
+    fp16 artifacts compute in float16, on devices that do. Single pictures run in a model compiled for just them.
+    """
+
+    def __init__(self, path: Path, provider: str, threads: int | None) -> None:
+        self._openvino = openvino = engine("openvino", _EXTRA)
+        self._device = "CPU" if provider == CPU else provider.partition(".")[2]
+        self._model, self._provenance = _read(path)
+        half = self._provenance.precision == "fp16" and "FP16" in openvino.Core().get_property(
+            self._device, "OPTIMIZATION_CAPABILITIES"
+        )
+        self._settings: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_PRECISION_HINT": "f16" if half else "f32",
+        }
+        if provider == CPU:
+            self._settings["ENABLE_CPU_PINNING"] = True
+            self._settings["INFERENCE_NUM_THREADS"] = threads or 0
+        try:
+            self._request = self._compiled_for_one.create_infer_request()
+        except RuntimeError as error:
+            raise _error(path, error) from error
+
+    @cached_property
+    def _compiled_for_one(self) -> Any:
+        size = self.spec.input_size
+        model = self._model.clone()
+        model.reshape([1, size, size, 3])
+        return self._openvino.Core().compile_model(model, self._device, self._settings)
+
+    @cached_property
+    def _compiled(self) -> Any:
+        return self._openvino.Core().compile_model(self._model, self._device, self._settings)
+
+    @cached_property
+    def _batch_request(self) -> Any:
+        return self._compiled.create_infer_request()
+
+    def _tensor(self, images: Images) -> Any:
+        """The engine's view of the pixels, which it takes as they are."""
+        check_images(images, self.spec)
+        return self._openvino.Tensor(np.require(images, requirements=["C", "W"]), shared_memory=True)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Of the network inside."""
+        return self._provenance.spec
+
+    @property
+    def provider(self) -> str:
+        """By the device OpenVINO says it executes on."""
+        return _provider(self._compiled_for_one.get_property("EXECUTION_DEVICES")[0])
+
+    def __call__(self, images: Images) -> Logits:
+        """See Session."""
+        tensor = self._tensor(images)
+        request = self._request if len(images) == 1 else self._batch_request
+        request.set_input_tensor(tensor)
+        request.infer()
+        logits: Logits = request.get_output_tensor().data.copy()
+        return logits
+
+    def runner(self, images: Images, *, include_copies: bool) -> Callable[[], object]:
+        """See Session."""
+        tensor = self._tensor(images)
+        request = (self._compiled_for_one if len(images) == 1 else self._compiled).create_infer_request()
+        request.set_input_tensor(tensor)
+
+        def run() -> object:
+            request.infer()
+            return request.get_output_tensor().data
+
+        return run
+
+
+def _provider(device: str) -> str:
+    return CPU if device == "CPU" else f"OpenVINO.{device}"
+
+
+def _read(path: Path) -> tuple[Any, Provenance]:
+    openvino = engine("openvino", _EXTRA)
+    try:
+        model = openvino.Core().read_model(path)
+    except RuntimeError as error:
+        raise _error(path, error) from error
+    try:
+        text = model.get_rt_info([METADATA_KEY]).astype(str)
+    except RuntimeError as error:
+        raise MnvError(
+            f"{path} was not written by mnv1deploy: it carries no spec.", "Export the checkpoint again."
+        ) from error
+    return model, Provenance.from_json(text)
+
+
+def _error(path: Path, error: Exception) -> MnvError:
+    # its messages begin with where in its source they come from and end with what went wrong
+    reason = next(reversed(str(error).strip().splitlines()), "no reason given").rstrip(".")
+    return MnvError(f"openvino cannot run {path}: {reason}.", "Its .bin must be beside it; or export it again.")
+
+
+def _center_pixels(model: ModelProto) -> None:
+    """Has the first convolution read the pixels less 128, as int8 with zero point 0: the very same integers.
+
+    OpenVINO computes a convolution whose input has another zero point than 0 in float.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = model.graph
+    stem = next(node for node in graph.node if node.name == "stem")
+    pixels = next(node for node in graph.node if node.output[0] == stem.input[0])
+    index = list(graph.node).index(pixels)
+    for name, value in (("one", np.float32(1)), ("shift", np.int8(-128)), ("zero", np.int8(0))):
+        graph.initializer.append(numpy_helper.from_array(np.array(value), f"centered.{name}"))
+    chain = (
+        helper.make_node("Cast", [pixels.input[0]], ["centered.float"], to=TensorProto.FLOAT),
+        helper.make_node("QuantizeLinear", ["centered.float", "centered.one", "centered.shift"], ["centered.q"]),
+        helper.make_node("DequantizeLinear", ["centered.q", pixels.input[1], "centered.zero"], ["centered"]),
+    )
+    for offset, node in enumerate(chain):
+        graph.node.insert(index + offset, node)
+    graph.node.remove(pixels)
+    stem.input[0] = "centered"
