@@ -234,6 +234,10 @@ def test_the_session_options_in_the_file_are_used(artifacts: dict[tuple[str, str
     onnx.save(model, tmp_path / "plain.onnx")
     kinds = {operator.kind for operator in OnnxSession(tmp_path / "plain.onnx", CPU, 1).profile(images, 2)}
     assert "DequantizeLinear" in kinds
+    entry.value = entry.value.replace('"graph_optimization_level": 0', '"graph_optimization_level": -1')
+    onnx.save(model, tmp_path / "unknown.onnx")
+    with pytest.raises(MnvError, match="onnxruntime cannot run"):
+        OnnxSession(tmp_path / "unknown.onnx", CPU, 1)
     for nonsense in ("[1]", "}", '{"session_options": {"execution_mode": "fast"}}'):
         entry.value = nonsense
         onnx.save(model, tmp_path / "nonsense.onnx")

@@ -117,9 +117,6 @@ class OnnxSession:
         ort = self._ort
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        options.execution_mode = ort.ExecutionMode(self._options["execution_mode"])
-        options.graph_optimization_level = ort.GraphOptimizationLevel(self._options["graph_optimization_level"])
-        options.inter_op_num_threads = self._options["inter_op_num_threads"]
         if self._threads:
             options.intra_op_num_threads = self._threads
         if self._asked != CPU:
@@ -128,6 +125,9 @@ class OnnxSession:
             options.enable_profiling, options.profile_file_prefix = True, str(profile)
         provider_options = {"num_of_threads": str(self._threads)} if self._asked == OPENVINO and self._threads else {}
         try:
+            options.execution_mode = ort.ExecutionMode(self._options["execution_mode"])
+            options.graph_optimization_level = ort.GraphOptimizationLevel(self._options["graph_optimization_level"])
+            options.inter_op_num_threads = self._options["inter_op_num_threads"]
             if self._asked in _built_in():
                 return ort.InferenceSession(str(self._path), options, providers=[(self._asked, provider_options)])
             options.add_provider_for_devices([_plugin_devices()[self._asked]], provider_options)
@@ -160,17 +160,19 @@ class OnnxSession:
             return lambda: self._session.run(["logits"], {"image": images})
         value = self._ort.OrtValue.ortvalue_from_numpy
         binding = self._session.io_binding()
-        binding.bind_ortvalue_input("image", value(images, "cuda", 0) if on_gpu else value(images))
+        pixels = np.ascontiguousarray(images)
         logits = np.empty((len(images), len(self.spec.classes)), np.float32)
+        binding.bind_ortvalue_input("image", value(pixels, "cuda", 0) if on_gpu else value(pixels))
         if on_gpu:
             binding.bind_output("logits", "cuda", 0)
         else:
             binding.bind_ortvalue_output("logits", value(logits))
+        bound = (pixels, logits)  # onnxruntime does not keep alive what is bound
 
-        def run() -> Logits:
+        def run() -> Logits | None:
             self._session.run_with_iobinding(binding)
             binding.synchronize_outputs()
-            return logits
+            return None if on_gpu else bound[1]
 
         return run
 
