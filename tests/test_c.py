@@ -1,6 +1,7 @@
 """The generated C: the same integers as onnxruntime, on every instruction set, clean under every checker."""
 
 import copy
+import dataclasses
 import itertools
 import os
 import re
@@ -302,6 +303,17 @@ def test_no_step_writes_over_what_is_still_to_be_read(spec: ModelSpec) -> None:
             memory[step.output + start * output_row : step.output + (start + rows) * output_row] = number
     last_step = buffers.steps[-1]
     assert (memory[last_step.output : last_step.output + last_step.output_bytes] == len(buffers.steps) - 1).all()
+
+
+def test_names_of_any_characters_stay_names(integers: Quantization, tmp_path: Path) -> None:
+    classes = ('"', "\\", "??/", "naïve", "*/ int x;", "a\nb", "%s", "$size", "7")
+    network = copy.deepcopy(integers.network)
+    network.spec = CIFAR.replace(name="*/ evil\n $title", classes=(*classes, "猫"))
+    path = write("c", dataclasses.replace(integers, network=network), tmp_path)
+    subprocess.run(["gcc", *STRICT, "-o", "example", "example.c", "mobilenetv1.c"], cwd=path, check=True)
+    done = subprocess.run([path / "example"], capture_output=True, check=True)
+    for name in network.spec.classes:
+        assert f"{name} ".encode() in done.stdout
 
 
 def test_without_a_compiler_it_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
