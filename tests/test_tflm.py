@@ -46,7 +46,8 @@ def test_it_computes_what_litert_computes(file: Path, tmp_path: Path) -> None:
     images = datasets.calibration().images[:40]
     interpreter = Interpreter(str(file))
     logits = np.concatenate([interpreter.get_signature_runner()(image=image[None])["logits"] for image in images])
-    np.testing.assert_allclose(formats.open_session(file)(images), logits, atol=0.1)
+    # where XNNPACK rescales sums in float, Micro does in fixed point: now and then one step of a grid apart
+    np.testing.assert_allclose(formats.open_session(file)(images), logits, atol=0.2)
 
 
 def test_the_suffix_tells_the_two_apart(file: Path) -> None:
