@@ -16,6 +16,7 @@ _MODULES = {
     "openvino": "OpenVinoFormat",
     "ncnn": "NcnnFormat",
     "mnn": "MnnFormat",
+    "coreml": "CoreMlFormat",
     "pytorch": "PyTorchFormat",
 }
 

@@ -159,7 +159,7 @@ def _convert(network: MobileNetV1, *, half: bool, extra: str) -> tuple[str, byte
         with no_deprecation(), torch.inference_mode(), torch.random.fork_rng():
             pixels = torch.zeros(1, 3, size, size)
             traced = torch.jit.trace(Planar().eval(), (pixels,), check_trace=False)  # type: ignore[no-untyped-call]
-            torch.jit.save(traced, f"{folder}/net.pt")  # type: ignore[no-untyped-call]
+            torch.jit.save(traced, f"{folder}/net.pt")
         command = [pnnx.EXEC_PATH, "net.pt", f"inputshape=[1,3,{size},{size}]", f"fp16={int(half)}"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         param, weights = Path(folder) / f"net{_PARAM}", Path(folder) / f"net{_BIN}"
