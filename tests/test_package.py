@@ -9,6 +9,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from conftest import export
+
+from mnv1deploy import bundled, checkpoint, datasets, formats
 
 ROOT = Path(__file__).parents[1]
 
@@ -62,3 +65,26 @@ def test_the_wheel_runs_with_its_engine_alone(wheel: Path, tmp_path: Path) -> No
         assert refused.returncode == 1
         assert f"pip install 'mnv1deploy[{extra}]'" in refused.stderr
         assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in formats.exportable() if formats.get(name).runners != ("torch",)])
+def test_an_artifact_runs_where_there_is_its_engine_and_nothing_else(wheel: Path, name: str, tmp_path: Path) -> None:
+    entry = formats.get(name)
+    if not entry.runners:
+        assert entry.elsewhere
+        return
+    network, images = checkpoint.load(bundled.CHECKPOINT).network, datasets.calibration().images
+    artifact = export(network, name, entry.precisions[-1], tmp_path, images)
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", str(python)]
+    subprocess.run([*install, f"{wheel}[{entry.extra}]"], check=True)
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    for module in ("torch", "onnx"):
+        absent = subprocess.run([str(python), "-c", f"import {module}"], capture_output=True, env=clean)
+        assert absent.returncode == 1
+    command = [str(python), "-m", "mnv1deploy.cli", "predict", ROOT / "examples" / "cat.png", "--json"]
+    done = subprocess.run([*command, "--model", artifact], cwd=tmp_path, env=clean, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)[0]["label"] == "cat"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,6 +27,8 @@ from mnv1deploy.spec import ModelSpec
 if TYPE_CHECKING:
     from mnv1deploy.network import MobileNetV1
     from mnv1deploy.quantization import Quantization
+
+_IDENTIFIER = re.compile(rb"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 
 _CONVERT = "import sys, _tools; sys.exit(not _tools.mnnconvert(['mnnconvert', *sys.argv[1:]]))"
 """The converter alone: importing MNN.tools would install a package that reports every use, and report this one."""
@@ -56,6 +61,12 @@ class MnnFormat(Format):
         if done.returncode or not path.exists():
             reason = next(reversed((done.stdout + done.stderr).strip().splitlines()), f"exit code {done.returncode}")
             raise MnvError(f"MNN's converter failed: {reason}.", "Use another version of MNN.")
+        content = path.read_bytes()
+        # the converter gives every file an identifier by chance; here it follows from the rest
+        chance = _IDENTIFIER.search(content)
+        if chance:
+            rest = hashlib.sha256(content.replace(chance[0], b"")).hexdigest()
+            path.write_bytes(content.replace(chance[0], str(uuid.uuid5(uuid.NAMESPACE_OID, rest)).encode()))
 
     def providers(self) -> tuple[str, ...]:
         """The CPU; empty if MNN is missing."""

@@ -1,0 +1,168 @@
+"""Core ML (``.mlpackage``), for iPhones, iPads and Macs: written anywhere by coremltools, run by Apple's alone."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import uuid
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mnv1deploy.artifact import METADATA_KEY, Precision, Provenance
+from mnv1deploy.errors import MnvError
+from mnv1deploy.formats.base import Format, Session, engine
+
+if TYPE_CHECKING:
+    from mnv1deploy.network import MobileNetV1
+    from mnv1deploy.quantization import Quantization
+
+_EXTRA = "coreml"
+
+
+class CoreMlFormat(Format):
+    """``.mlpackage``, a folder: an ML program for iOS 17 and macOS 14 on, built layer by layer from the spec.
+
+    Its input is an image, which in Core ML is uint8 RGB pixels, one at a time; its output the float32 logits. fp16 and
+    int8 compute in half precision, which the Neural Engine needs; int8 has our integers, scales and zero points.
+    """
+
+    name = "coreml"
+    suffix = ".mlpackage"
+    precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+    extra = _EXTRA
+    runners: tuple[str, ...] = ()
+    export_extra = _EXTRA
+    writers: tuple[str, ...] = ("torch", "coremltools")
+    elsewhere = "Core ML runs on macOS and iOS only"
+
+    def export(
+        self, network: MobileNetV1, path: Path, provenance: Provenance, quantization: Quantization | None
+    ) -> None:
+        """See Format.export."""
+        with _quiet():
+            tools = engine("coremltools", _EXTRA)
+            precision = tools.precision.FLOAT32 if provenance.precision == "fp32" else tools.precision.FLOAT16
+            size = network.spec.input_size
+            image = tools.ImageType("image", shape=(1, 3, size, size), color_layout=tools.colorlayout.RGB)
+            model = tools.convert(
+                _program(network, quantization),
+                convert_to="mlprogram",
+                inputs=[image],
+                compute_precision=precision,
+                minimum_deployment_target=tools.target.iOS17,
+                skip_model_load=True,
+            )
+            model.user_defined_metadata[METADATA_KEY] = provenance.to_json()
+            model.save(str(path))
+        _rewrite_deterministically(path, tools)
+
+    def providers(self) -> tuple[str, ...]:
+        """None: see ``elsewhere``."""
+        return ()
+
+    def provenance(self, path: Path) -> Provenance | None:
+        """From the model's metadata, read by coremltools."""
+        with _quiet():
+            tools = engine("coremltools", _EXTRA)
+            try:
+                spec = tools.utils.load_spec(str(path))
+            except Exception as error:  # protobuf's, and whatever a missing file inside gives
+                reason = MnvError.reason(error)
+                raise MnvError(f"coremltools cannot read {path}: {reason}.", "Export it again.") from error
+        text = spec.description.metadata.userDefined.get(METADATA_KEY)
+        return Provenance.from_json(text) if text else None
+
+    def open(self, path: Path, *, provider: str, threads: int | None) -> Session:
+        """Refuses: see ``elsewhere``."""
+        raise MnvError(f"{path} cannot be run here: {self.elsewhere}.", "docs/formats/coreml.md shows how, in Swift.")
+
+
+def _program(network: MobileNetV1, quantization: Quantization | None) -> Any:
+    """The network as Core ML's operators, from the image to the logits."""
+    from coremltools.converters.mil import Builder
+
+    from mnv1deploy.quantization import INPUT, parameters_of
+
+    target = engine("coremltools", _EXTRA).target.iOS17
+    spec, size = network.spec, network.spec.input_size
+
+    def on_grid(x: Any, name: str, label: str) -> Any:
+        if quantization is None:
+            return x
+        grid = quantization.activations[name]
+        parameters = {"scale": np.float32(grid.scale), "zero_point": np.uint8(grid.zero_point)}
+        integers = Builder.quantize(input=x, output_dtype="uint8", **parameters)
+        return Builder.dequantize(input=integers, name=f"{label}.quantized", **parameters)
+
+    def weight_of(layer: str, weight: Any) -> Any:
+        if quantization is None:
+            return weight
+        integers = quantization.weights[layer]
+        return Builder.constexpr_affine_dequantize(
+            quantized_data=integers.values, zero_point=np.int8(0), scale=integers.scales, axis=0
+        )
+
+    @Builder.program(input_specs=[Builder.TensorSpec(shape=(1, 3, size, size))], opset_version=target)  # type: ignore[untyped-decorator]
+    def program(image: Any) -> Any:
+        x = Builder.sub(x=image, y=network.mean.numpy())
+        x = on_grid(Builder.real_div(x=x, y=network.std.numpy()), INPUT, "normalized")
+        for layer in spec.layers():
+            if layer.kind == "pool":
+                pooled = Builder.avg_pool(
+                    x=x, kernel_sizes=[layer.kernel] * 2, strides=[layer.kernel] * 2, pad_type="valid"
+                )
+                x = Builder.reshape(
+                    x=on_grid(pooled, layer.name, layer.name), shape=[1, layer.out_channels], name="pool"
+                )
+                continue
+            parameters = [parameter.numpy() for parameter in parameters_of(network, layer)]
+            weight, bias = weight_of(layer.name, parameters[0]), parameters[1]
+            if layer.kind == "linear":
+                return Builder.linear(x=x, weight=weight, bias=bias, name="logits")
+            convolved = Builder.conv(
+                x=x,
+                weight=weight,
+                bias=bias,
+                strides=[layer.stride] * 2,
+                pad_type="custom",
+                pad=[layer.kernel // 2] * 4,
+                groups=layer.in_channels if layer.kind == "depthwise" else 1,
+                name=f"{layer.name}.conv",
+            )
+            x = on_grid(Builder.relu(x=convolved, name=layer.name), layer.name, layer.name)
+        raise AssertionError("a network ends in its classifier")
+
+    return program
+
+
+def _rewrite_deterministically(path: Path, tools: Any) -> None:
+    """Names the package's items by what they are instead of by chance, and orders the model's maps."""
+    model = path / "Data" / "com.apple.CoreML" / "model.mlmodel"
+    spec = tools.utils.load_spec(str(path))
+    model.write_bytes(spec.SerializeToString(deterministic=True))
+    model.chmod(0o644)  # coremltools makes it private
+    manifest = json.loads((path / "Manifest.json").read_text("utf-8"))
+    items = manifest["itemInfoEntries"]
+    named = {key: str(uuid.uuid5(uuid.NAMESPACE_URL, entry["path"])) for key, entry in items.items()}
+    manifest["itemInfoEntries"] = {named[key]: entry for key, entry in items.items()}
+    manifest["rootModelIdentifier"] = named[manifest["rootModelIdentifier"]]
+    (path / "Manifest.json").write_text(json.dumps(manifest, indent=4, sort_keys=True) + "\n", "utf-8")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """coremltools warns that it was not tested with this torch, which it does not use here, and shows its progress."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
