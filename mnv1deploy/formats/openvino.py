@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
@@ -15,7 +14,7 @@ import numpy as np
 from mnv1deploy.artifact import METADATA_KEY, Precision, Provenance
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import CPU, Format, Images, Logits, check_images, engine, refuse_provider
-from mnv1deploy.formats.onnx import OnnxFormat
+from mnv1deploy.formats.onnx import OnnxFormat, build
 from mnv1deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -46,11 +45,8 @@ class OpenVinoFormat(Format):
     ) -> None:
         """See Format.export. fp16 is the storage of the weights; see OpenVinoSession for the arithmetic."""
         openvino = engine("openvino", self.export_extra)
-        onnx = engine("onnx", self.export_extra)
-        with tempfile.TemporaryDirectory() as folder:
-            exact = replace(provenance, precision="fp32") if provenance.precision == "fp16" else provenance
-            OnnxFormat().export(network, Path(folder) / "net.onnx", exact, quantization)
-            graph = onnx.load(Path(folder) / "net.onnx")
+        exact = replace(provenance, precision="fp32") if provenance.precision == "fp16" else provenance
+        graph = build(network, exact, quantization, pairs=False)
         del graph.metadata_props[:]  # they would become rt_info of their own
         if quantization and (network.spec.normalization.quantization or (0, 0))[1] == 128:
             _center_pixels(graph)
