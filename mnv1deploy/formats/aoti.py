@@ -30,8 +30,8 @@ _X86 = {"cpp.march": "x86-64-v3", "cpp.simdlen": 256}
 class AOTIFormat(Format):
     """``.pt2``: machine code for this operating system and kind of CPU; the provenance is in its metadata.
 
-    There is no int8: the compiler makes no integer convolutions of a graph that is exported with its weights, and
-    float ones between roundings are slower than without.
+    There is no int8: of quantize and dequantize operators torch 2.14 made float convolutions, slower than without
+    (docs/formats/aoti.md). Bytes are the same only with the same TORCHINDUCTOR_CACHE_DIR.
     """
 
     name = "aoti"
