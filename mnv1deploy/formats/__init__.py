@@ -21,6 +21,7 @@ _MODULES = {
     "ncnn": "NcnnFormat",
     "mnn": "MnnFormat",
     "aoti": "AOTIFormat",
+    "tensorrt": "TensorRtFormat",
     "coreml": "CoreMlFormat",
     "pytorch": "PyTorchFormat",
 }
