@@ -56,6 +56,7 @@ class TracedOnnx:
         ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         model = onnx.load(optimized)
         self.names = {}
+        self._pairs = ""
         for node in model.graph.node:
             if node.op_type in ("QLinearConv", "QLinearAveragePool"):
                 scale = node.input[6 if node.op_type == "QLinearConv" else 3]
@@ -63,6 +64,9 @@ class TracedOnnx:
                     "pool" if "Pool" in node.op_type else scale.removesuffix(".scale").removesuffix("_scale")
                 ] = node.output[0]
                 model.graph.output.append(onnx.ValueInfoProto(name=node.output[0]))
+            kernel = next((a.ints for a in node.attribute if a.name == "kernel_shape"), [1, 1])
+            if node.op_type == "QLinearConv" and kernel[0] != kernel[1]:  # the stem, two pixels at once
+                self._pairs = node.output[0]
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -71,7 +75,9 @@ class TracedOnnx:
     def run(self, image: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """uint8 ``[pixels, channels]`` by layer name, and the logits."""
         logits, *values = self._session.run(["logits", *self.names.values()], {"image": image[None]})
-        # the pooling of a single pixel stays channels first
-        flat = [value.reshape(-1, value.shape[1 if value.shape[2:] == (1, 1) else 3]) for value in values]
-        layers = dict(zip(self.names, flat, strict=True))
+        layers = {}
+        for (name, output), value in zip(self.names.items(), values, strict=True):
+            # the pooling of a single pixel stays channels first
+            channels = value.shape[1 if value.shape[2:] == (1, 1) else 3]
+            layers[name] = value.reshape(-1, channels // 2 if output == self._pairs else channels)
         return layers, logits[0]

@@ -12,7 +12,7 @@ from mnv1deploy import bundled, checkpoint, datasets, formats
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import CPU, TENSORRT
 from mnv1deploy.formats.tensorrt import symmetric_scale
-from mnv1deploy.quantization import INPUT, Grid, Quantization
+from mnv1deploy.quantization import Grid, Quantization
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +53,9 @@ def test_weights_are_ours(path: Path, integers: Quantization) -> None:
 
 
 def test_scales_hold_the_same_range() -> None:
-    assert symmetric_scale(Grid(1 / 64, 128), INPUT) == 1 / 64
-    assert 127 * symmetric_scale(Grid(0.1, 0), "stem") == pytest.approx(25.5)
-    assert 127 * symmetric_scale(Grid(0.1, 200), INPUT) == pytest.approx(20)
+    assert symmetric_scale(Grid(1 / 64, 128)) == 1 / 64
+    assert 127 * symmetric_scale(Grid(0.1, 0)) == pytest.approx(25.5)
+    assert 127 * symmetric_scale(Grid(0.1, 200)) == pytest.approx(20)
 
 
 def test_it_is_for_int8_and_runs_on_the_cpu_too(path: Path) -> None:

@@ -14,7 +14,6 @@ import numpy as np
 from mnv1deploy.artifact import Precision, Provenance
 from mnv1deploy.formats.base import CPU, TENSORRT, engine
 from mnv1deploy.formats.onnx import OnnxFormat, build
-from mnv1deploy.quantization import INPUT
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -52,16 +51,14 @@ class TensorRtFormat(OnnxFormat):
         return tuple(name for name in super().providers() if name in (CPU, TENSORRT))
 
 
-def symmetric_scale(grid: Grid, name: str) -> float:
+def symmetric_scale(grid: Grid) -> float:
     """The scale under which int8 with zero point 0 holds what ``grid`` holds.
 
-    The pixels lose nothing where 128 was their zero point: ``pixel - 128`` is an int8.
+    A grid with zero point 128, that of the pixels, loses nothing: its integers less 128 are int8.
     """
-    return grid.scale if name == INPUT and grid.zero_point == 128 else _largest(grid) / LEVELS
-
-
-def _largest(grid: Grid) -> float:
-    return max(grid.bound, grid.scale * grid.zero_point)
+    if grid.zero_point == 128:
+        return grid.scale
+    return max(grid.bound, grid.scale * grid.zero_point) / LEVELS
 
 
 def _quantize(model: ModelProto, quantization: Quantization) -> None:
@@ -90,7 +87,7 @@ def _quantize(model: ModelProto, quantization: Quantization) -> None:
         nodes.append(node)
         (output,) = node.output
         if grid := quantization.activations.get(output):
-            scale = np.array(symmetric_scale(grid, output), np.float32)
+            scale = np.array(symmetric_scale(grid), np.float32)
             integers = f"{output}.q"
             renamed[output] = dequantize(integers, output, scale)
             quantize = helper.make_node(
