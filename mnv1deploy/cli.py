@@ -501,10 +501,14 @@ def cost(
         Path | None, typer.Option(help="Of this artifact or checkpoint instead of a preset.", show_default=False)
     ] = None,
     precision: Annotated[str, typer.Option(help="Of the activations: fp32, fp16 or int8.")] = "fp32",
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Instead, where the generated C keeps its activations.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Count multiply-adds, parameters and activation memory, per layer."""
     from mnv1deploy import cost as model_of_cost
+    from mnv1deploy.c.plan import plan
     from mnv1deploy.spec import PRESETS
 
     if model:
@@ -515,11 +519,13 @@ def cost(
         raise typer.BadParameter(f"there is no preset {preset}; there are {', '.join(PRESETS)}.")
     if input_size:
         spec = spec.replace(input_size=input_size)
-    result = model_of_cost.cost(spec, precision)
+    result = plan(spec) if memory else model_of_cost.cost(spec, precision)
     if json:
         report.show_json(result.to_dict())
-    else:
+    elif isinstance(result, model_of_cost.Cost):
         report.show_cost(result)
+    else:
+        report.show_plan(result)
 
 
 @app.command(name="formats")

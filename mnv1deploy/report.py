@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
     from mnv1deploy.benchmark import Result
+    from mnv1deploy.c.plan import Plan
     from mnv1deploy.classifier import Prediction
     from mnv1deploy.cost import Cost
     from mnv1deploy.datasets import Dataset
@@ -412,6 +413,27 @@ def show_cost(cost: Cost) -> None:
         caption=f"bytes: of the output, {cost.precision}; with input: held while the layer runs, at most "
         f"{cost.peak_bytes:,} ({cost.peak_layer}).\n"
         "standard: multiply-adds of a 3x3 convolution in place of the pair; ratio: 1 / C_out + 1 / 9.",
+    )
+
+
+def show_plan(plan: Plan) -> None:
+    """A row per step of the generated C: what it reads and writes, and what it holds in between."""
+    rows = [
+        (
+            step.name,
+            "the picture" if step.input < 0 else f"{step.input:,} .. {step.input + step.input_bytes:,}",
+            f"{step.output:,} .. {step.output + step.output_bytes:,}",
+            str(step.rows),
+            f"{step.rows_bytes:,}",
+        )
+        for step in plan.steps
+    ]
+    show_table(
+        ["step", ">reads", ">writes", ">rows at a time", ">bytes of rows"],
+        rows,
+        title=f"{plan.scratch:,} bytes of scratch",
+        caption="reads, writes: bytes of the scratch; an output overwrites what was read before it.\n"
+        f"rows: what a 1x1 convolution reads, a few at a time, at {plan.rows_at:,} .. {plan.scratch:,}.",
     )
 
 

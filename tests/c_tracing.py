@@ -71,5 +71,7 @@ class TracedOnnx:
     def run(self, image: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """uint8 ``[pixels, channels]`` by layer name, and the logits."""
         logits, *values = self._session.run(["logits", *self.names.values()], {"image": image[None]})
-        layers = {name: value.reshape(-1, value.shape[-1]) for name, value in zip(self.names, values, strict=True)}
+        # the pooling of a single pixel stays channels first
+        flat = [value.reshape(-1, value.shape[1 if value.shape[2:] == (1, 1) else 3]) for value in values]
+        layers = dict(zip(self.names, flat, strict=True))
         return layers, logits[0]

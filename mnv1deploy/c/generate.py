@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,8 @@ from mnv1deploy.artifact import Provenance
 from mnv1deploy.c import TEMPLATES
 from mnv1deploy.c.plan import LANES, PATCH, Plan, padded, pairs, plan
 from mnv1deploy.errors import MnvError
+from mnv1deploy.quantization import INPUT, PAIR, Grid, Quantization
 from mnv1deploy.spec import Layer, ModelSpec
-
-if TYPE_CHECKING:
-    from mnv1deploy.quantization import Grid, Quantization
 
 FILES = ("mobilenetv1.h", "mobilenetv1.c", "example.c", "Makefile", "README.md")
 
@@ -64,7 +62,7 @@ def _template(name: str) -> str:
 
 def _with_inputs(spec: ModelSpec) -> Iterator[tuple[Layer, str]]:
     """Layers with weights, each with the name of the activation it reads."""
-    input = "normalized"
+    input = INPUT
     for layer in spec.layers():
         if layer.kind != "pool":
             yield layer, input
@@ -88,11 +86,19 @@ def _integers(layer: Layer, quantization: Quantization, input: str) -> Integers:
     largest = np.abs(matrix).sum(1) * 255 + np.abs(biases)
     if (np.maximum(largest * factors, largest) >= 2**31).any():
         raise MnvError(f"A sum of {layer.name}, or what it is scaled to, does not fit 32 bits.")
+    if layer.kind != "depthwise" and (_pair_sums(matrix) > PAIR).any():
+        raise MnvError(f"Neighbouring weights of {layer.name} could overflow 16 bits.", "Quantize the network again.")
     packed = _pack_depthwise(matrix) if layer.kind == "depthwise" else _pack_pointwise(matrix)
     rest = outputs - layer.out_channels
     return Integers(
         layer, packed, np.pad(biases, (0, rest)).astype(np.int32), np.pad(factors, (0, rest)).astype(np.float32)
     )
+
+
+def _pair_sums(matrix: NDArray[Any]) -> NDArray[Any]:
+    """What inputs 2i and 2i + 1 weigh together, which AVX2 adds up in 16 bits."""
+    sums: NDArray[Any] = np.add.reduceat(np.abs(matrix), np.arange(0, matrix.shape[1], 2), axis=1)
+    return sums
 
 
 def _pack_depthwise(matrix: NDArray[Any]) -> NDArray[np.int8]:
@@ -116,7 +122,7 @@ def _values(
 ) -> dict[str, object]:
     """What the templates' placeholders stand for."""
     buffers = plan(spec)
-    input, scale = quantization.activations["normalized"], np.float32(quantization.activations["pool"].scale)
+    input, scale = quantization.activations[INPUT], np.float32(quantization.activations["pool"].scale)
     size = next(layer.in_size for layer in spec.layers() if layer.kind == "pool")
     stored = sum(integers.weights.nbytes + integers.biases.nbytes + integers.factors.nbytes for integers in layers)
     return {
@@ -153,8 +159,10 @@ def _plan_lines(buffers: Plan) -> Iterator[str]:
 def _pixels(spec: ModelSpec, input: Grid) -> Iterator[str]:
     """What a pixel's integer is: the pixel itself, or what a table says."""
     if spec.normalization.quantization:
-        yield "#define PIXEL(colour, value) (value) /* a pixel is the quantized input */"
+        yield "#define PIXELS_ARE_INPUT 1 /* quantized as the stem reads it */"
+        yield "#define PIXEL(colour, value) (value)"
     else:
+        yield "#define PIXELS_ARE_INPUT 0"
         yield "/* The quantized input of every pixel value: normalized, divided by the scale, rounded. */"
         yield from _array("uint8_t", "pixels", _pixel_table(spec, input).ravel().tolist())
         yield "#define PIXEL(colour, value) pixels[256 * (colour) + (value)]"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mnv1deploy.artifact import Precision, Provenance
 from mnv1deploy.c import TEMPLATES
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
     from mnv1deploy.quantization import Quantization
 
 COMPILERS = ("cc", "gcc", "clang")
-FLAGS = ("-std=c99", "-O3", "-fPIC", "-shared")
+FLAGS: tuple[str, ...] = ("-std=c99", "-O3", "-fPIC", "-shared")
+if platform.machine() in ("x86_64", "AMD64"):
+    FLAGS += ("-mtune=icelake-server",)  # an order of instructions: gcc's default one is 3 % slower, on AMD too
 
 BACKENDS = ("portable", "avx2", "avx512_vnni")
 """Instruction sets, in the order of the header's enum."""
@@ -59,7 +63,7 @@ class CFormat(Format):
 
     def providers(self) -> tuple[str, ...]:
         """The CPU, where there is a C compiler."""
-        return (CPU,) if _compiler() else ()
+        return (CPU,) if compiler() else ()
 
     def provenance(self, path: Path) -> Provenance:
         """Read from the folder. Raises MnvError if it is not one that :meth:`export` wrote."""
@@ -101,8 +105,9 @@ class CSession:
         self._run = library.session_run
         self._run.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
         self._number = number
+        self._classes = len(provenance.spec.classes)
         self._threads = threads or os.cpu_count() or 1
-        self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None
+        self._pool = ThreadPoolExecutor(self._threads - 1) if self._threads > 1 else None
 
     @property
     def spec(self) -> ModelSpec:
@@ -111,45 +116,57 @@ class CSession:
 
     def __call__(self, images: Images) -> Logits:
         """See Session."""
-        result: Logits = self.runner(images, include_copies=False)()
-        return result
-
-    def runner(self, images: Images, *, include_copies: bool) -> Callable[[], Any]:
-        """See Session."""
         check_images(images, self.spec)
         images = np.ascontiguousarray(images)
-        logits = np.empty((len(images), len(self.spec.classes)), np.float32)
-        run, number = self._run, self._number
-        if self._pool is None or len(images) == 1:
-            source, count, target = images.ctypes.data, len(images), logits.ctypes.data
+        logits = np.empty((len(images), self._classes), np.float32)
+        self._fill(images, logits)
+        return logits
 
-            def run_all() -> Logits:
-                run(number, source, count, target)
+    def runner(self, images: Images, *, include_copies: bool) -> Callable[[], Logits]:
+        """See Session. The logits are the same array every time."""
+        check_images(images, self.spec)
+        images = np.ascontiguousarray(images)
+        logits = np.empty((len(images), self._classes), np.float32)
+        if self._pool is None or len(images) == 1:
+            run, arguments = self._run, (self._number, _address(images), len(images), _address(logits))
+
+            def run_alone(keep: Images = images) -> Logits:
+                run(*arguments)
                 return logits
 
-            # the closure keeps the pictures that its pointer points into
-            run_all.images = images  # type: ignore[attr-defined]
-            return run_all
+            return run_alone
 
-        pool, bounds = self._pool, np.linspace(0, len(images), self._threads + 1).astype(int).tolist()
-        parts = [
-            (number, images[start:].ctypes.data, end - start, logits[start:].ctypes.data)
-            for start, end in pairwise(bounds)
-            if start < end
-        ]
-
-        def run_parts() -> Logits:
-            others = [pool.submit(run, *part) for part in parts[1:]]
-            run(*parts[0])
-            for other in others:
-                other.result()
+        def run_shared() -> Logits:
+            self._fill(images, logits)
             return logits
 
-        run_parts.images = images  # type: ignore[attr-defined]
-        return run_parts
+        return run_shared
+
+    def _fill(self, images: Images, logits: Logits) -> None:
+        """One call of the library per thread, on neighbouring pictures; none holds the interpreter's lock."""
+        source, target, count = _address(images), _address(logits), len(images)
+        if self._pool is None or count == 1:
+            self._run(self._number, source, count, target)
+            return
+        parts = min(self._threads, count)
+        bounds = [count * part // parts for part in range(parts + 1)]
+        calls = [
+            (self._number, source + start * images.strides[0], end - start, target + start * logits.strides[0])
+            for start, end in pairwise(bounds)
+        ]
+        others = [self._pool.submit(self._run, *call) for call in calls[1:]]
+        self._run(*calls[0])
+        for other in others:
+            other.result()
 
 
-def _compiler() -> str | None:
+def _address(array: NDArray[Any]) -> int:
+    """Of its first element; quicker than array.ctypes."""
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+def compiler() -> str | None:
     """The C compiler's path: what $CC names, else the first of COMPILERS that is there."""
     names = [os.environ["CC"]] if os.environ.get("CC") else COMPILERS
     return next(filter(None, map(shutil.which, names)), None)
@@ -157,25 +174,25 @@ def _compiler() -> str | None:
 
 def _compiled(path: Path) -> Path:
     """The shared library of a folder, from the cache if the same source was compiled by the same compiler before."""
-    compiler = _compiler()
-    if not compiler:
+    command = compiler()
+    if not command:
         raise MnvError(
             "Running a network in C from Python takes a C compiler, and there is none here.",
             "Install gcc or clang: apt install gcc, dnf install gcc, or xcode-select --install on a Mac.",
         )
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
+    version = subprocess.run([command, "--version"], capture_output=True, check=False).stdout
     sources = [path / "mobilenetv1.h", path / "mobilenetv1.c", TEMPLATES / "session.c"]
     try:
         contents = [source.read_bytes() for source in sources]
     except OSError as error:
         raise MnvError(f"{path} is not complete: {error}.", "Export the checkpoint again.") from error
-    digest = sha256(b"\0".join([*contents, version, compiler.encode(), *map(str.encode, FLAGS)])).hexdigest()
+    digest = sha256(b"\0".join([*contents, version, command.encode(), *map(str.encode, FLAGS)])).hexdigest()
     library = cache_folder() / "c" / f"{digest}.so"
     if not library.exists():
         with atomic(library) as temporary:
-            command = [compiler, *FLAGS, f"-I{path}", *map(str, sources[1:]), "-o", str(temporary)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            arguments = [*FLAGS, f"-I{path}", *map(str, sources[1:]), "-o", str(temporary)]
+            done = subprocess.run([command, *arguments], capture_output=True, text=True, check=False)
             if done.returncode:
                 reason = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip())
-                raise MnvError(f"{compiler} cannot compile {path}: {reason}")
+                raise MnvError(f"{command} cannot compile {path}: {reason}")
     return library

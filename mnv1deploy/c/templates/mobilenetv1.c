@@ -64,7 +64,7 @@ typedef struct {
 static const Kernels kernels[MOBILENETV1_BACKENDS] = {
     {patches_portable, depthwise_portable, pointwise_portable, pool_portable, classify_portable},
 #ifdef X86
-    {patches_portable, depthwise_portable, pointwise_portable, pool_portable, classify_portable},
+    {patches_avx2, depthwise_avx2, pointwise_avx2, pool_portable, classify_avx2},
     {patches_avx512, depthwise_avx512, pointwise_avx512, pool_avx512, classify_avx512},
 #endif
 };

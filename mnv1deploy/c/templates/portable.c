@@ -39,21 +39,26 @@ static uint8_t requantize(int32_t sum, float factor)
     return rounded(value < 255.0f ? value : 255.0f);
 }
 
-/* The pixels that rows `row` to `row + rows` of the stem's output read: [pixels][PATCH], row, column, colour. */
+/* The pixels that one output of the stem reads: row, column, colour. */
+static void patch_portable(const Layer *l, const uint8_t *image, uint8_t *out, int y, int x)
+{
+    int k, colour;
+    for (k = 0; k < 9; k++) {
+        const int top = y * l->stride + k / 3 - 1, left = x * l->stride + k % 3 - 1;
+        const int inside = top >= 0 && top < l->in_size && left >= 0 && left < l->in_size;
+        for (colour = 0; colour < 3; colour++)
+            out[3 * k + colour] = inside ? PIXEL(colour, image[(top * l->in_size + left) * 3 + colour]) : PADDING;
+    }
+    out[27] = 0;
+}
+
+/* Those of rows `row` to `row + rows` of the stem's output, PATCH bytes apart. */
 static void patches_portable(const Layer *l, const uint8_t *image, uint8_t *out, int row, int rows)
 {
-    int y, x, k, colour;
+    int y, x;
     for (y = row; y < row + rows; y++)
-        for (x = 0; x < l->out_size; x++, out += PATCH) {
-            for (k = 0; k < 9; k++) {
-                const int top = y * l->stride + k / 3 - 1, left = x * l->stride + k % 3 - 1;
-                const int inside = top >= 0 && top < l->in_size && left >= 0 && left < l->in_size;
-                for (colour = 0; colour < 3; colour++)
-                    out[3 * k + colour] =
-                        inside ? PIXEL(colour, image[(top * l->in_size + left) * 3 + colour]) : PADDING;
-            }
-            out[27] = 0;
-        }
+        for (x = 0; x < l->out_size; x++, out += PATCH)
+            patch_portable(l, image, out, y, x);
 }
 
 /* Rows `row` to `row + rows` of a 3x3 depthwise convolution. Outside the picture is zero, which adds nothing. */

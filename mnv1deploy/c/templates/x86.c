@@ -1,8 +1,7 @@
 
 /* ---- Kernels for x86-64 ----------------------------------------------------------------------------------------
  *
- * Compiled in beside the portable ones and chosen when running, by what the processor says it has. vpdpbusd adds four
- * products of unsigned activations and signed weights to an int32: 16 outputs, 4 inputs of each, per instruction.
+ * Compiled in beside the portable ones and chosen when running, by what the processor says it has.
  */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(MOBILENETV1_NO_SIMD)
 #define X86
@@ -32,6 +31,190 @@ static int smaller(int a, int b)
 {
     return a < b ? a : b;
 }
+
+/* Where some channels of a row are, and how far apart its pixels are. A row outside the picture is zeros of any
+ * length. */
+typedef struct {
+    const uint8_t *in;
+    int step;
+} Line;
+
+/* Row `top` from channel `c` on. */
+static Line line_of(const Layer *l, const uint8_t *in, int top, int c)
+{
+    static const uint8_t zeros[32];
+    const int step = padded(l->inputs, 16), inside = top >= 0 && top < l->in_size;
+    Line line;
+    line.in = inside ? in + top * l->in_size * step + c : zeros;
+    line.step = inside ? step : 0;
+    return line;
+}
+
+/* Patches 1 to the one before this can be cut out of row y by loads of 16 bytes: all of those are in the picture. */
+static int inner_end(const Layer *l, int y)
+{
+    const int top = y * l->stride - 1;
+    return PIXELS_ARE_INPUT && top >= 0 && top + 2 < l->in_size ? (l->in_size - 4) / l->stride + 1 : 1;
+}
+
+/* ---- AVX2: sums of two products in 16 bits, which quantization keeps from saturating, and of two of those in 32 */
+
+#define AVX2 __attribute__((target("avx2")))
+
+AVX2 INLINE __m256i scaled_avx2(__m256i sums, const float *factors)
+{
+    return _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_loadu_ps(factors)));
+}
+
+/* sums[2 p] and sums[2 p + 1]: of `height` pixels, 16 outputs from `output` on. */
+AVX2 INLINE void accumulate_avx2(const Layer *l, const uint8_t *in, int stride, int output, __m256i *sums,
+                                 const int height)
+{
+    const int inputs = padded(l->inputs, 4);
+    const int8_t *weights = l->weights + output * inputs;
+    const __m256i ones = _mm256_set1_epi16(1);
+    int i, p, q;
+    UNROLL for (p = 0; p < 2 * height; p++)
+        sums[p] = _mm256_loadu_si256((const __m256i *)(l->biases + output + p % 2 * 8));
+    for (i = 0; i < inputs; i += 4)
+        UNROLL for (p = 0; p < height; p++) {
+            const __m256i pixel = _mm256_set1_epi32(four_bytes(in + p * stride + i));
+            UNROLL for (q = 0; q < 2; q++) {
+                const __m256i column = _mm256_loadu_si256((const __m256i *)(weights + i * 16 + q * 32));
+                const __m256i pairs = _mm256_madd_epi16(_mm256_maddubs_epi16(pixel, column), ones);
+                sums[2 * p + q] = _mm256_add_epi32(sums[2 * p + q], pairs);
+            }
+        }
+}
+
+AVX2 INLINE void tile_avx2(const Layer *l, const uint8_t *in, int stride, uint8_t *out, int output, const int height)
+{
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 0, 0, 0, 0);
+    const float *factors = l->factors + output;
+    __m256i sums[8], words;
+    int p;
+    accumulate_avx2(l, in, stride, output, sums, height);
+    UNROLL for (p = 0; p < height; p++) {
+        words = _mm256_packs_epi32(scaled_avx2(sums[2 * p], factors), scaled_avx2(sums[2 * p + 1], factors + 8));
+        words = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(words, words), order);
+        _mm_storeu_si128((__m128i *)(out + p * padded(l->outputs, 16) + output), _mm256_castsi256_si128(words));
+    }
+}
+
+AVX2 static void pointwise_avx2(const Layer *l, const uint8_t *in, int stride, uint8_t *out, int pixels)
+{
+    const int outputs = padded(l->outputs, 16);
+    int o, p;
+    for (o = 0; o < outputs; o += 16) {
+        for (p = 0; p + 4 <= pixels; p += 4)
+            tile_avx2(l, in + p * stride, stride, out + p * outputs, o, 4);
+        for (; p < pixels; p++)
+            tile_avx2(l, in + p * stride, stride, out + p * outputs, o, 1);
+    }
+}
+
+/* Three rows of 16 channels in column x, in pairs of words: 0 to 3 and 8 to 11 of the first two rows, the other
+ * channels of those; the same of the third row and zeros. */
+AVX2 INLINE void column_avx2(__m256i column[4], const Line lines[3], int x)
+{
+    const __m256i zero = _mm256_setzero_si256();
+    const __m256i a = _mm256_cvtepu8_epi16(load16(lines[0].in + x * lines[0].step));
+    const __m256i b = _mm256_cvtepu8_epi16(load16(lines[1].in + x * lines[1].step));
+    const __m256i c = _mm256_cvtepu8_epi16(load16(lines[2].in + x * lines[2].step));
+    column[0] = _mm256_unpacklo_epi16(a, b);
+    column[1] = _mm256_unpackhi_epi16(a, b);
+    column[2] = _mm256_unpacklo_epi16(c, zero);
+    column[3] = _mm256_unpackhi_epi16(c, zero);
+}
+
+/* Bytes 2 pair and 2 pair + 1 of the weights of channels 0 to 3 and 8 to 11 from `in` on, as words. */
+AVX2 INLINE __m256i words_avx2(const int8_t *in, int pair)
+{
+    const __m256i bytes = _mm256_inserti128_si256(_mm256_castsi128_si256(load16(in)), load16(in + 32), 1);
+    const __m256i moved = pair ? bytes : _mm256_slli_epi32(bytes, 16);
+    const __m256i even = _mm256_srai_epi32(_mm256_slli_epi32(moved, 8), 24), odd = _mm256_srai_epi32(moved, 24);
+    return _mm256_blend_epi16(even, _mm256_slli_epi32(odd, 16), 0xAA);
+}
+
+AVX2 static void depthwise_avx2(const Layer *l, const uint8_t *in, uint8_t *out, int row, int rows)
+{
+    const int apart = padded(l->inputs, 16);
+    int c, x, y, k, q;
+    for (c = 0; c < apart; c += 16) {
+        __m256i weights[3][4], biases[2];
+        float factors[16];
+        for (k = 0; k < 3; k++)
+            for (q = 0; q < 4; q++)
+                weights[k][q] = words_avx2(l->weights + c * 12 + k * 64 + q % 2 * 16, q / 2);
+        for (q = 0; q < 2; q++) {
+            const float *half = l->factors + c + 4 * q;
+            const int32_t *bias = l->biases + c + 4 * q;
+            biases[q] = _mm256_inserti128_si256(_mm256_castsi128_si256(load16(bias)), load16(bias + 8), 1);
+            memcpy(factors + 8 * q, half, 16);
+            memcpy(factors + 8 * q + 4, half + 8, 16);
+        }
+        for (y = 0; y < rows; y++) {
+            uint8_t *target = out + y * l->out_size * apart + c;
+            Line lines[3];
+            for (k = 0; k < 3; k++)
+                lines[k] = line_of(l, in, (row + y) * l->stride + k - 1, c);
+            for (x = 0; x < l->out_size; x++, target += apart) {
+                __m256i sums[2], column[4];
+                sums[0] = biases[0];
+                sums[1] = biases[1];
+                for (k = 0; k < 3; k++) {
+                    const int left = x * l->stride + k - 1;
+                    if (left < 0 || left >= l->in_size)
+                        continue;
+                    column_avx2(column, lines, left);
+                    UNROLL for (q = 0; q < 4; q++)
+                        sums[q % 2] = _mm256_add_epi32(sums[q % 2], _mm256_madd_epi16(column[q], weights[k][q]));
+                }
+                sums[0] = _mm256_packs_epi32(scaled_avx2(sums[0], factors), scaled_avx2(sums[1], factors + 8));
+                sums[0] = _mm256_permute4x64_epi64(_mm256_packus_epi16(sums[0], sums[0]), 0x08);
+                _mm_storeu_si128((__m128i *)target, _mm256_castsi256_si128(sums[0]));
+            }
+        }
+    }
+}
+
+/* A patch is nine bytes of each of three rows; what is loaded around them is masked away. */
+AVX2 static void patches_avx2(const Layer *l, const uint8_t *image, uint8_t *out, int row, int rows)
+{
+    const __m128i nine = _mm_setr_epi32(-1, -1, 0xFF, 0), two = _mm_setr_epi32(0xFFFF, 0, 0, 0);
+    const int line = l->in_size * 3, step = l->stride * 3;
+    int x, y;
+    for (y = row; y < row + rows; y++, out += l->out_size * PATCH) {
+        const uint8_t *middle = image + y * l->stride * line - 3;
+        const int end = inner_end(l, y);
+        for (x = 0; x < l->out_size; x++)
+            if (x < 1 || x >= end)
+                patch_portable(l, image, out + x * PATCH, y, x);
+        for (x = 1; x < end; x++) {
+            const uint8_t *in = middle + x * step;
+            __m128i *patch = (__m128i *)(out + x * PATCH);
+            _mm_storeu_si128(patch, _mm_blendv_epi8(load16(in - 9), load16(in - line), nine));
+            _mm_storeu_si128(patch + 1, _mm_blendv_epi8(load16(in + line - 2), load16(in + 7), two));
+        }
+    }
+}
+
+AVX2 static void classify_avx2(const Layer *l, const uint8_t *in, float *logits)
+{
+    int o;
+    for (o = 0; o < l->outputs; o += 16) {
+        __m256i sums[2];
+        float values[16];
+        int q;
+        accumulate_avx2(l, in, 0, o, sums, 1);
+        for (q = 0; q < 2; q++)
+            _mm256_storeu_ps(values + 8 * q, _mm256_mul_ps(_mm256_cvtepi32_ps(sums[q]),
+                                                           _mm256_loadu_ps(l->factors + o + 8 * q)));
+        memcpy(logits + o, values, sizeof *values * (size_t)smaller(16, l->outputs - o));
+    }
+}
+
+/* ---- AVX-512 with VNNI: vpdpbusd adds four products of unsigned activations and signed weights to each int32 */
 
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
 
@@ -155,12 +338,6 @@ AVX512 INLINE __m256i halves_avx512(const void *in, int apart, const int wide)
     return wide ? _mm256_inserti128_si256(low, load16((const char *)in + apart), 1) : low;
 }
 
-/* Where 32 channels of a row are; a row outside the picture is zeros, of any length. */
-typedef struct {
-    const uint8_t *in;
-    int step;
-} Line;
-
 /* Four rows of 32 channels in column x: column[q] has channels 4 q to 4 q + 3 and 16 + 4 q to 16 + 4 q + 3, of each
  * the four rows, which is what vpdpbusd takes. */
 AVX512 INLINE void column_avx512(__m256i column[4], const Line lines[4], int x, const int wide)
@@ -182,7 +359,6 @@ AVX512 INLINE void column_avx512(__m256i column[4], const Line lines[4], int x, 
 AVX512 INLINE void channels_avx512(const Layer *l, const uint8_t *in, uint8_t *out, int row, int rows, int c,
                                    const int wide, const int stride)
 {
-    static const uint8_t nothing[32];
     const int apart = padded(l->inputs, 16), size = l->in_size, out_row = l->out_size * apart;
     const int at_once = stride == 1 ? 2 : 1;
     __m256i weights[2][3][4], biases[4];
@@ -199,11 +375,8 @@ AVX512 INLINE void channels_avx512(const Layer *l, const uint8_t *in, uint8_t *o
     for (y = 0, out += c; y < rows; y += at_once) {
         Line lines[4];
         __m256i left[4], middle[4], right[4];
-        for (k = 0; k < 4; k++) {
-            const int top = (row + y) * stride + k - 1, inside = top >= 0 && top < size && k < 2 + at_once;
-            lines[k].in = inside ? in + top * size * apart + c : nothing;
-            lines[k].step = inside ? apart : 0;
-        }
+        for (k = 0; k < 4; k++) /* with stride 2 there is no fourth row */
+            lines[k] = line_of(l, in, k < 2 + at_once ? (row + y) * stride + k - 1 : -1, c);
         UNROLL for (q = 0; q < 4; q++)
             left[q] = right[q] = _mm256_setzero_si256();
         if (stride == 1)
@@ -258,35 +431,39 @@ AVX512 static void depthwise_avx512(const Layer *l, const uint8_t *in, uint8_t *
         channels_avx512(l, in, out, row, rows, c, 0, 2);
 }
 
-/* A patch is nine bytes of each of three rows. Inside the picture, what is loaded around them is blended away; at its
- * borders, only what is inside is loaded, over the padding. */
+/* A patch at the picture's border: only what is inside is loaded, over the padding. */
+AVX512 INLINE void border_avx512(const Layer *l, const uint8_t *image, uint8_t *out, int y, int x)
+{
+    const int top = y * l->stride - 1, left = x * l->stride - 1, size = l->in_size;
+    const __mmask32 columns = left < 0 ? 0x1F8 : left + 2 < size ? 0x1FF : 0x03F;
+    __m256i patch = _mm256_maskz_set1_epi8(0x07FFFFFF, (char)PADDING);
+    int k;
+    for (k = 0; k < 3; k++)
+        if (top + k >= 0 && top + k < size)
+            patch = _mm256_mask_loadu_epi8(patch, columns << 9 * k, image + ((top + k) * size + left - 3 * k) * 3);
+    _mm256_storeu_si256((__m256i *)out, patch);
+}
+
 AVX512 static void patches_avx512(const Layer *l, const uint8_t *image, uint8_t *out, int row, int rows)
 {
-    const __m256i padding = _mm256_maskz_set1_epi8(0x07FFFFFF, (char)PADDING);
-    const int size = l->in_size;
-    int x, y, k;
-    for (y = row; y < row + rows; y++) {
-        const int top = y * l->stride - 1;
-        /* the first and the last patch whose 16 byte loads stay in the picture */
-        const int inside = top >= 0 && top + 2 < size;
-        for (x = 0; x < l->out_size; x++, out += PATCH) {
-            const int left = x * l->stride - 1;
-            if (inside && left >= 0 && left + 5 <= size) {
-                const uint8_t *a = image + (top * size + left) * 3, *b = a + size * 3, *c = b + size * 3;
-                const __m128i low = _mm_mask_mov_epi8(load16(a), 0xFE00, load16(b - 9));
-                const __m128i high = _mm_mask_mov_epi8(load16(b + 7), 0xFFFC, load16(c - 2));
-                _mm_storeu_si128((__m128i *)out, low);
-                _mm_storeu_si128((__m128i *)(out + 16), high);
-            } else {
-                const __mmask32 columns = left < 0 ? 0x1F8 : left + 2 < size ? 0x1FF : 0x03F;
-                __m256i patch = padding;
-                for (k = 0; k < 3; k++)
-                    if (top + k >= 0 && top + k < size)
-                        patch = _mm256_mask_loadu_epi8(patch, columns << 9 * k,
-                                                       image + ((top + k) * size + left - 3 * k) * 3);
-                _mm256_storeu_si256((__m256i *)out, patch);
-            }
+    const int line = l->in_size * 3, step = l->stride * 3;
+    int x, y;
+    if (!PIXELS_ARE_INPUT) {
+        patches_portable(l, image, out, row, rows);
+        return;
+    }
+    for (y = row; y < row + rows; y++, out += l->out_size * PATCH) {
+        const uint8_t *middle = image + y * l->stride * line - 3;
+        const int end = inner_end(l, y);
+        border_avx512(l, image, out, y, 0);
+        for (x = 1; x < end; x++) {
+            const uint8_t *in = middle + x * step;
+            __m128i *patch = (__m128i *)(out + x * PATCH);
+            _mm_storeu_si128(patch, _mm_mask_mov_epi8(load16(in - line), 0xFE00, load16(in - 9)));
+            _mm_storeu_si128(patch + 1, _mm_mask_mov_epi8(load16(in + 7), 0xFFFC, load16(in + line - 2)));
         }
+        for (; x < l->out_size; x++)
+            border_avx512(l, image, out + x * PATCH, y, x);
     }
 }
 
