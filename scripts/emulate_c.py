@@ -30,6 +30,14 @@ CORTEX_M = {"Cortex-M4": "cortex-m4", "Cortex-M7": "cortex-m7"}
 INSTRUCTIONS_PER_TICK = 40
 """With -icount shift=0 an instruction takes 1 ns; the clock of QEMU's MPS2 boards has 25 MHz."""
 
+OPTIONS = {
+    "-Os": ("OPTIMIZE=-Os",),
+    "-O2": (),
+    "-O3": ("OPTIMIZE=-O3",),
+    "-O2, no FPU": ("FLOAT=-mfloat-abi=soft",),
+}
+"""Rows of the table, and variables of that Makefile."""
+
 LINUX = {
     "AArch64": ("aarch64-linux-gnu-gcc", "qemu-aarch64"),
     "RISC-V 64": ("riscv64-linux-gnu-gcc", "qemu-riscv64"),
@@ -148,7 +156,7 @@ def _read(lines: list[str]) -> tuple[list[str], NDArray[np.float32]]:
 
 def _sizes(text: str) -> tuple[int, int]:
     """Code and constants of mobilenetv1.o in a linker map."""
-    parts = re.findall(r"^ (\.\S+)\s+0x\w+\s+(0x\w+) \S*mobilenetv1\.o$", text, re.MULTILINE)
+    parts = re.findall(r"^ (\.\S+)\s+0x\w+\s+(0x\w+) .*mobilenetv1\.o$", text, re.MULTILINE)
     sizes = [
         sum(int(size, 16) for section, size in parts if section.startswith(starts))
         for starts in ((".text",), (".rodata", ".data.rel.ro"))
@@ -162,17 +170,16 @@ def main(network: Path) -> None:
     print("|---|---|---:|---:|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as temporary:
         for name in CORTEX_M:
-            for option in ("-Os", "-O2", "-O3"):
-                folder = Path(temporary) / f"{name}{option}"
-                run = run_cortex_m(network, images, name, folder, f"OPTIMIZE={option}")
+            for options, settings in OPTIONS.items():
+                run = run_cortex_m(network, images, name, Path(temporary) / name / options, *settings)
                 sizes = f"{run.code:,} | {run.constants:,} | {run.flash:,} | {run.ram:,} | {run.stack:,}"
-                print(f"| {name} | `{option}` | {sizes} | {run.instructions / 1e6:.1f} M |", flush=True)
+                print(f"| {name} | {options} | {sizes} | {run.instructions / 1e6:.1f} M |", flush=True)
         for name in LINUX:
             folder = Path(temporary) / name
             folder.mkdir()
             program = build_linux(network, name, folder)
             run, count = run_linux(program, images, name), count_instructions(program, images[0], name)
-            print(f"| {name} | `-O2` | {run.code:,} | {run.constants:,} | | | | {count / 1e6:.1f} M |", flush=True)
+            print(f"| {name} | -O2 | {run.code:,} | {run.constants:,} | | | | {count / 1e6:.1f} M |", flush=True)
 
 
 if __name__ == "__main__":

@@ -60,19 +60,22 @@ def check(run: Run, network: Path, images: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("name", CORTEX_M)
-@pytest.mark.parametrize("options", ["-Os", "-O2", "-O3 -std=gnu11 -ffp-contract=fast"])
+@pytest.mark.parametrize(
+    "setting",
+    ["OPTIMIZE=-Os", "OPTIMIZE=-O2", "OPTIMIZE=-O3 -std=gnu11 -ffp-contract=fast", "FLOAT=-mfloat-abi=soft"],
+)
 def test_cortex_m_has_the_same_bits_in_64_kib_of_ram_and_512_of_flash(
-    network: Path, name: str, options: str, tmp_path: Path
+    network: Path, name: str, setting: str, tmp_path: Path
 ) -> None:
     need(name)
     images = datasets.calibration().images[:12]
-    run = run_cortex_m(network, images, name, tmp_path / "board", f"OPTIMIZE={options}")
+    run = run_cortex_m(network, images, name, tmp_path / "board", setting)
     check(run, network, images)
     assert run.code + run.constants <= 330 * 1024
     assert run.code + run.constants < run.flash <= 512 * 1024
     assert plan(CIFAR).scratch + images[0].nbytes < run.ram <= 64 * 1024
     assert 0 < run.stack <= 1024
-    assert 7_872_512 < run.instructions < 100_000_000, "between its multiply-adds and a loop gone wrong"
+    assert 7_872_512 < run.instructions < 200_000_000, "between its multiply-adds and a loop gone wrong"
 
 
 @pytest.mark.parametrize("name", CORTEX_M)
