@@ -1,6 +1,7 @@
 """The generated C: the same integers as onnxruntime, on every instruction set, clean under every checker."""
 
 import copy
+import dataclasses
 import itertools
 import os
 import re
@@ -19,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mnv1deploy import bundled, checkpoint, datasets, formats
+from mnv1deploy import datasets, formats
 from mnv1deploy.artifact import Provenance
 from mnv1deploy.c import generate
 from mnv1deploy.c.plan import pairs, plan
@@ -32,15 +33,13 @@ from mnv1deploy.spec import CIFAR, PAPER, Block, ModelSpec, Normalization
 STRICT = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic"]
 
 
-def write(network: MobileNetV1, quantization: Quantization, folder: Path) -> tuple[Path, Path]:
-    """The C folder and the int8 ONNX artifact of the same integers."""
-    paths = []
-    for name in ("c", "onnx"):
-        path = folder / f"net_int8{formats.get(name).suffix}"
-        provenance = Provenance(name, "int8", network.spec, "0" * 64, (), quantization.facts, {})
-        formats.get(name).export(copy.deepcopy(quantization.network), path, provenance, quantization)
-        paths.append(path)
-    return paths[0], paths[1]
+def write(name: str, quantization: Quantization, folder: Path) -> Path:
+    """An artifact of these integers."""
+    path = folder / f"net_int8{formats.get(name).suffix}"
+    network = copy.deepcopy(quantization.network)
+    provenance = Provenance(name, "int8", network.spec, "0" * 64, (), quantization.facts, {})
+    formats.get(name).export(network, path, provenance, quantization)
+    return path
 
 
 def onnx_logits(path: Path, images: np.ndarray) -> np.ndarray:
@@ -49,25 +48,15 @@ def onnx_logits(path: Path, images: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def network() -> MobileNetV1:
-    return checkpoint.load(bundled.CHECKPOINT).network.folded()
+def folder(integers: Quantization, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled network in C."""
+    return write("c", integers, tmp_path_factory.mktemp("c"))
 
 
 @pytest.fixture(scope="module")
-def quantization(network: MobileNetV1) -> Quantization:
-    return quantize(network, datasets.calibration().images, "test")
-
-
-@pytest.fixture(scope="module")
-def artifacts(
-    network: MobileNetV1, quantization: Quantization, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Path]:
-    return write(network, quantization, tmp_path_factory.mktemp("c"))
-
-
-@pytest.fixture(scope="module")
-def folder(artifacts: tuple[Path, Path]) -> Path:
-    return artifacts[0]
+def onnx_path(integers: Quantization, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same integers in ONNX."""
+    return write("onnx", integers, tmp_path_factory.mktemp("onnx"))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -86,8 +75,8 @@ def open_on(folder: Path, backend: str, threads: int | None = 1) -> CSession:
     return session
 
 
-def test_every_layer_equals_onnxruntimes_bit_for_bit(artifacts: tuple[Path, Path], tmp_path: Path) -> None:
-    ours, theirs = TracedC(artifacts[0], tmp_path / "traced.so"), TracedOnnx(artifacts[1], tmp_path / "optimized.onnx")
+def test_every_layer_equals_onnxruntimes_bit_for_bit(folder: Path, onnx_path: Path, tmp_path: Path) -> None:
+    ours, theirs = TracedC(folder, tmp_path / "traced.so"), TracedOnnx(onnx_path, tmp_path / "optimized.onnx")
     for image in datasets.calibration().images[:8]:
         expected, expected_logits = theirs.run(image)
         for backend in range(ours.best + 1):
@@ -100,13 +89,16 @@ def test_every_layer_equals_onnxruntimes_bit_for_bit(artifacts: tuple[Path, Path
 
 @pytest.mark.slow
 def test_all_test_images_give_the_same_logits_as_onnxruntime(
-    artifacts: tuple[Path, Path], cifar10_test: datasets.Dataset
+    folder: Path, onnx_path: Path, cifar10_test: datasets.Dataset
 ) -> None:
-    expected = onnx_logits(artifacts[1], cifar10_test.images)
-    best = formats.open_session(artifacts[0])(cifar10_test.images)
-    np.testing.assert_array_equal(best, expected)
-    for backend in BACKENDS[: BACKENDS.index(formats.open_session(artifacts[0]).backend)]:
-        np.testing.assert_array_equal(open_on(artifacts[0], backend, None)(cifar10_test.images), expected)
+    images = cifar10_test.images
+    expected = onnx_logits(onnx_path, images)
+    best = formats.open_session(folder)
+    assert isinstance(best, CSession)
+    np.testing.assert_array_equal(best(images), expected)
+    for backend in BACKENDS[: BACKENDS.index(best.backend)]:
+        count = 1_000 if backend == "portable" else len(images)  # it takes a minute for all of them
+        np.testing.assert_array_equal(open_on(folder, backend, None)(images[:count]), expected[:count])
 
 
 blocks = st.builds(Block, st.integers(1, 70), st.sampled_from([1, 2]))
@@ -131,7 +123,7 @@ normalizations = st.builds(
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(spec=specs(), seed=st.integers(0, 2**32 - 1))
 def test_any_network_equals_onnxruntime(spec: ModelSpec, seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     check_against_onnxruntime(spec, seed, tmp_path_factory.mktemp("random"))
@@ -145,9 +137,9 @@ def check_against_onnxruntime(spec: ModelSpec, seed: int, folder: Path) -> None:
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.3)
     images = rng.integers(0, 256, (6, spec.input_size, spec.input_size, 3), np.uint8)
-    folded = network.folded()
-    ours, theirs = write(folded, quantize(folded, images[:4], "random"), folder)
-    traced, reference = TracedC(ours, folder / "traced.so"), TracedOnnx(theirs, folder / "optimized.onnx")
+    quantization = quantize(network.folded(), images[:4], "random")
+    traced = TracedC(write("c", quantization, folder), folder / "traced.so")
+    reference = TracedOnnx(write("onnx", quantization, folder), folder / "optimized.onnx")
     for image in images[3:]:
         expected, expected_logits = reference.run(image)
         for backend in range(traced.best + 1):
@@ -220,7 +212,7 @@ def test_it_compiles_without_a_warning(folder: Path, compiler: str, options: lis
 def test_the_example_prints_the_same_logits_under_sanitizers(folder: Path, compiler: str, tmp_path: Path) -> None:
     image = datasets.calibration().images[7]
     Image.fromarray(image).save(tmp_path / "picture.ppm")
-    flags = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     command = [compiler, *STRICT, *flags, "-o", tmp_path / "example", "example.c", "mobilenetv1.c"]
     subprocess.run(command, cwd=folder, check=True)
     done = subprocess.run([tmp_path / "example", tmp_path / "picture.ppm"], capture_output=True, text=True)
@@ -236,7 +228,7 @@ def test_the_example_prints_the_same_logits_under_sanitizers(folder: Path, compi
 def test_every_instruction_set_is_clean_under_sanitizers_with_exact_buffers(
     folder: Path, compiler: str, tmp_path: Path
 ) -> None:
-    flags = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{folder}"]
+    flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{folder}"]
     command = [
         compiler,
         *STRICT,
@@ -264,9 +256,9 @@ def test_make_builds_the_example_and_it_runs(folder: Path, tmp_path: Path) -> No
 
 
 def test_the_same_export_gives_the_same_bytes_and_names_no_machine(
-    network: MobileNetV1, quantization: Quantization, folder: Path, tmp_path: Path
+    integers: Quantization, folder: Path, tmp_path: Path
 ) -> None:
-    again, _ = write(network, quantization, tmp_path)
+    again = write("c", integers, tmp_path)
     names = sorted(path.name for path in folder.iterdir())
     assert names == sorted([*generate.FILES, "provenance.json"])
     for name in names:
@@ -311,6 +303,17 @@ def test_no_step_writes_over_what_is_still_to_be_read(spec: ModelSpec) -> None:
             memory[step.output + start * output_row : step.output + (start + rows) * output_row] = number
     last_step = buffers.steps[-1]
     assert (memory[last_step.output : last_step.output + last_step.output_bytes] == len(buffers.steps) - 1).all()
+
+
+def test_names_of_any_characters_stay_names(integers: Quantization, tmp_path: Path) -> None:
+    classes = ('"', "\\", "??/", "naïve", "*/ int x;", "a\nb", "%s", "$size", "7")
+    network = copy.deepcopy(integers.network)
+    network.spec = CIFAR.replace(name="*/ evil\n $title", classes=(*classes, "猫"))
+    path = write("c", dataclasses.replace(integers, network=network), tmp_path)
+    subprocess.run(["gcc", *STRICT, "-o", "example", "example.c", "mobilenetv1.c"], cwd=path, check=True)
+    done = subprocess.run([path / "example"], capture_output=True, check=True)
+    for name in network.spec.classes:
+        assert f"{name} ".encode() in done.stdout
 
 
 def test_without_a_compiler_it_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +127,7 @@ def _values(
     size = next(layer.in_size for layer in spec.layers() if layer.kind == "pool")
     stored = sum(integers.weights.nbytes + integers.biases.nbytes + integers.factors.nbytes for integers in layers)
     return {
-        "title": f"{spec.name}, int8",
+        "title": f"{re.sub('[^A-Za-z0-9_. -]', '_', spec.name)}, int8",  # it stands in comments
         "checkpoint": provenance.checkpoint_sha256,
         "plan": "\n".join(_plan_lines(buffers)),
         "size": spec.input_size,

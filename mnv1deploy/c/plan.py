@@ -97,8 +97,6 @@ def plan(spec: ModelSpec) -> Plan:
         Step(name, at_once, size, before - offset if name != "stem" else -1, after - offset, *tensors)
         for name, at_once, size, before, after, *tensors in rows
     )
-    rows_at = max(step.output + step.output_bytes for step in steps)
-    # an output that grows may end past its input: the last step's tensors are inside by construction
-    rows_at = -(-rows_at // 64) * 64
+    rows_at = -(-max(step.output + step.output_bytes for step in steps) // 64) * 64  # a cache line
     pooled = padded(pairs(spec)[-1][2].out_channels)
     return Plan(steps, rows_at, rows_at + max(pooled, *(step.rows_bytes for step in steps)))
