@@ -44,6 +44,9 @@ LINUX = {
 }
 """Names, compilers and emulators."""
 
+DOT_PRODUCTS = ("-march=armv8.2-a+dotprod",)
+"""Brings in the kernels for Arm; QEMU's default processor for AArch64 programs has them."""
+
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
 
 
@@ -174,12 +177,11 @@ def main(network: Path) -> None:
                 run = run_cortex_m(network, images, name, Path(temporary) / name / options, *settings)
                 sizes = f"{run.code:,} | {run.constants:,} | {run.flash:,} | {run.ram:,} | {run.stack:,}"
                 print(f"| {name} | {options} | {sizes} | {run.instructions / 1e6:.1f} M |", flush=True)
-        for name in LINUX:
-            folder = Path(temporary) / name
-            folder.mkdir()
-            program = build_linux(network, name, folder)
+        for name, flags in (*((name, ()) for name in LINUX), ("AArch64", DOT_PRODUCTS)):
+            program = build_linux(network, name, Path(tempfile.mkdtemp(dir=temporary)), *flags)
             run, count = run_linux(program, images, name), count_instructions(program, images[0], name)
-            print(f"| {name} | -O2 | {run.code:,} | {run.constants:,} | | | | {count / 1e6:.1f} M |", flush=True)
+            options = " ".join(("-O2", *flags))
+            print(f"| {name} | {options} | {run.code:,} | {run.constants:,} | | | | {count / 1e6:.1f} M |", flush=True)
 
 
 if __name__ == "__main__":

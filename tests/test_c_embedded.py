@@ -9,12 +9,23 @@ import numpy as np
 import pytest
 import torch
 from conftest import export
-from emulate_c import CORTEX_M, LINUX, ROOT, Run, build_linux, count_instructions, lacking, run_cortex_m, run_linux
+from emulate_c import (
+    CORTEX_M,
+    DOT_PRODUCTS,
+    LINUX,
+    ROOT,
+    Run,
+    build_linux,
+    count_instructions,
+    lacking,
+    run_cortex_m,
+    run_linux,
+)
 
 from mnv1deploy import bundled, checkpoint, datasets, formats
 from mnv1deploy.c.plan import plan
 from mnv1deploy.network import MobileNetV1
-from mnv1deploy.spec import CIFAR, ModelSpec, Normalization
+from mnv1deploy.spec import CIFAR, Block, ModelSpec, Normalization
 
 ODD = CIFAR.replace(width=0.3, normalization=Normalization((125.3, 123.0, 113.9), (63.0, 62.1, 66.7)))
 """Channels that are no multiple of 16, and pixels that are looked up."""
@@ -120,6 +131,27 @@ def test_other_processors_have_the_same_bits(network: Path, odd: Path, name: str
     images = datasets.calibration().images[:32]
     for folder in (network, odd):
         check(run_linux(build_linux(folder, name, tmp_path), images, name), folder, images)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [ODD, CIFAR.replace(width=0.6, input_size=64, stem=Block(20, 2)), CIFAR.replace(width=0.1, input_size=32)],
+    ids=["odd widths", "stem stride 2", "narrow"],
+)
+def test_arm_dot_products_have_the_same_bits_in_other_networks(spec: ModelSpec, tmp_path: Path) -> None:
+    need("AArch64")
+    folder = write(spec, tmp_path)
+    images = datasets.resized(datasets.calibration(), spec.input_size).images[16:24]
+    check(run_linux(build_linux(folder, "AArch64", tmp_path, *DOT_PRODUCTS), images, "AArch64"), folder, images)
+
+
+def test_arm_dot_products_have_the_same_bits(network: Path, tmp_path: Path) -> None:
+    need("AArch64")
+    images = datasets.calibration().images[:128]
+    program = build_linux(network, "AArch64", tmp_path, *DOT_PRODUCTS)
+    check(run_linux(program, images, "AArch64"), network, images)
+    symbols = subprocess.run(["aarch64-linux-gnu-nm", program], capture_output=True, text=True, check=True).stdout
+    assert "pointwise_neon" in symbols
 
 
 @pytest.mark.slow
