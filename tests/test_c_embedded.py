@@ -1,5 +1,6 @@
 """The generated C on other processors, emulated: a microcontroller's memory, and the same bits everywhere."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from emulate_c import (
     DOT_PRODUCTS,
     LINUX,
     ROOT,
+    STRICT,
     Run,
     build_linux,
     count_instructions,
@@ -152,6 +154,19 @@ def test_arm_dot_products_have_the_same_bits(network: Path, tmp_path: Path) -> N
     check(run_linux(program, images, "AArch64"), network, images)
     symbols = subprocess.run(["aarch64-linux-gnu-nm", program], capture_output=True, text=True, check=True).stdout
     assert "pointwise_neon" in symbols
+
+
+def test_arm_dot_products_are_clean_under_sanitizers(network: Path, tmp_path: Path) -> None:
+    need("AArch64")
+    compiler, emulator = LINUX["AArch64"]
+    flags = [*STRICT, *DOT_PRODUCTS, "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    sources = [Path(__file__).with_name("backends.c"), network / "mobilenetv1.c"]
+    subprocess.run([compiler, *flags, f"-I{network}", *sources, "-o", tmp_path / "main"], check=True)
+    # the search for leaks needs ptrace, which the emulator has not
+    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
+    command = [emulator, "-L", "/usr/aarch64-linux-gnu", tmp_path / "main"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.slow
