@@ -1,6 +1,8 @@
 # make demo: an environment, then the main job on what is bundled. make test: the same environment, then the tests.
 PYTHON ?= python3
 BIN := .venv/bin
+# a process per core, each test file in one of them; engines that spin on every core would only wait for each other
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 .PHONY: demo test test-fast lint
 
@@ -11,10 +13,10 @@ demo: .venv/installed
 	$(BIN)/mnv1 predict cat.png examples/*.*g examples/*.webp
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 test-fast: .venv/installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(TESTS) -m "not slow"
 
 lint: .venv/installed
 	$(BIN)/ruff check .

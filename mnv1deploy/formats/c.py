@@ -33,7 +33,7 @@ FLAGS: tuple[str, ...] = ("-std=c99", "-O3", "-fPIC", "-shared")
 if platform.machine() in ("x86_64", "AMD64"):
     FLAGS += ("-mtune=icelake-server",)  # an order of instructions: gcc's default one is 3 % slower, on AMD too
 
-BACKENDS = ("portable", "avx2", "avx512_vnni")
+BACKENDS = ("portable", "avx2", "avx512_vnni", "neon_dotprod")
 """Instruction sets, in the order of the header's enum."""
 
 BACKEND_VARIABLE = "MNV1_C_BACKEND"
@@ -87,7 +87,8 @@ class CSession:
 
     Attributes:
         provenance: read from the folder.
-        backend: the instruction set in use, one of BACKENDS.
+        backends: the instruction sets that are there, of BACKENDS.
+        backend: the one in use: the last, unless BACKEND_VARIABLE names another.
     """
 
     provider = CPU
@@ -95,16 +96,14 @@ class CSession:
     def __init__(self, path: Path, provenance: Provenance, threads: int | None) -> None:
         self.provenance = provenance
         library = ctypes.CDLL(str(_compiled(path)))
-        number = library.session_backend()
-        if wanted := os.environ.get(BACKEND_VARIABLE):
-            if wanted not in BACKENDS[: number + 1]:
-                there = ", ".join(BACKENDS[: number + 1])
-                raise MnvError(f"There is no instruction set {wanted} here.", f"{BACKEND_VARIABLE} can be {there}.")
-            number = BACKENDS.index(wanted)
-        self.backend = BACKENDS[number]
+        self.backends = [name for number, name in enumerate(BACKENDS) if library.mobilenetv1_has(number)]
+        self.backend = os.environ.get(BACKEND_VARIABLE) or self.backends[-1]
+        if self.backend not in self.backends:
+            there = ", ".join(self.backends)
+            raise MnvError(f"There is no instruction set {self.backend} here.", f"{BACKEND_VARIABLE} can be {there}.")
         self._run = library.session_run
         self._run.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
-        self._number = number
+        self._number = BACKENDS.index(self.backend)
         self._classes = len(provenance.spec.classes)
         self._threads = threads or os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._threads - 1) if self._threads > 1 else None

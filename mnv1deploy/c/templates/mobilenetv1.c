@@ -30,7 +30,7 @@ const char *const mobilenetv1_classes[MOBILENETV1_CLASSES] = {
 $class_names
 };
 
-$portable$x86
+$portable$x86$neon
 /* ---- The network ------------------------------------------------------------------------------------------- */
 
 $arrays
@@ -67,9 +67,13 @@ static const Kernels kernels[MOBILENETV1_BACKENDS] = {
     {patches_avx2, depthwise_avx2, pointwise_avx2, pool_portable, classify_avx2},
     {patches_avx512, depthwise_avx512, pointwise_avx512, pool_avx512, classify_avx512},
 #endif
+#ifdef NEON
+    [MOBILENETV1_NEON_DOTPROD] =
+        {patches_portable, depthwise_neon, pointwise_neon, pool_portable, classify_portable},
+#endif
 };
 
-static int available(int backend)
+int mobilenetv1_has(int backend)
 {
 #ifdef X86
     if (backend == MOBILENETV1_AVX2)
@@ -78,13 +82,17 @@ static int available(int backend)
         return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512vl");
 #endif
+#ifdef NEON
+    if (backend == MOBILENETV1_NEON_DOTPROD)
+        return 1;
+#endif
     return backend == MOBILENETV1_PORTABLE;
 }
 
 int mobilenetv1_backend(void)
 {
     int backend = MOBILENETV1_BACKENDS - 1;
-    while (!available(backend))
+    while (!mobilenetv1_has(backend))
         backend--;
     return backend;
 }
@@ -125,7 +133,7 @@ static void run(const Kernels *k, const uint8_t *image, float *logits, uint8_t *
 int mobilenetv1_run_on(int backend, const uint8_t image[MOBILENETV1_SIZE * MOBILENETV1_SIZE * 3],
                        float logits[MOBILENETV1_CLASSES], void *scratch)
 {
-    if (backend < 0 || backend >= MOBILENETV1_BACKENDS || !available(backend))
+    if (!mobilenetv1_has(backend))
         return -1;
     run(&kernels[backend], image, logits, scratch);
     return 0;

@@ -27,11 +27,18 @@ int mobilenetv1_run(const uint8_t image[MOBILENETV1_SIZE * MOBILENETV1_SIZE * 3]
 
 /* The same on one of the instruction sets compiled in, all of which give the same bits. mobilenetv1_run uses the
  * last one that this processor has. Returns 0, or -1 if it is not compiled in or the processor does not have it. */
-enum { MOBILENETV1_PORTABLE, MOBILENETV1_AVX2, MOBILENETV1_AVX512_VNNI, MOBILENETV1_BACKENDS };
+enum {
+    MOBILENETV1_PORTABLE,
+    MOBILENETV1_AVX2,
+    MOBILENETV1_AVX512_VNNI,
+    MOBILENETV1_NEON_DOTPROD,
+    MOBILENETV1_BACKENDS
+};
 int mobilenetv1_run_on(int backend, const uint8_t image[MOBILENETV1_SIZE * MOBILENETV1_SIZE * 3],
                        float logits[MOBILENETV1_CLASSES], void *scratch);
 
-/* What mobilenetv1_run uses here. */
+/* Whether one is compiled in and this processor has it; and the last such, which mobilenetv1_run uses. */
+int mobilenetv1_has(int backend);
 int mobilenetv1_backend(void);
 
 #ifdef MOBILENETV1_TRACE

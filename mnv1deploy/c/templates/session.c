@@ -1,13 +1,6 @@
 /* What a Python session calls: a batch in one call, the scratch in the thread's own memory. Not part of an export. */
 #include <mobilenetv1.h> /* not the template beside this file */
 
-const int session_backends = MOBILENETV1_BACKENDS;
-
-int session_backend(void)
-{
-    return mobilenetv1_backend();
-}
-
 int session_run(int backend, const uint8_t *images, int count, float *logits)
 {
     static __thread uint8_t scratch[MOBILENETV1_SCRATCH] __attribute__((aligned(64)));

@@ -1,0 +1,54 @@
+/* Classifies the pictures in pictures.rgb: raw RGB, one after the other. Writes a line for each: its class, and the
+ * bits of the logits in hexadecimal. */
+#include "board.h"
+#include "mobilenetv1.h"
+
+#include <string.h>
+
+static uint8_t image[MOBILENETV1_SIZE * MOBILENETV1_SIZE * 3];
+static float logits[MOBILENETV1_CLASSES];
+static uint8_t scratch[MOBILENETV1_SCRATCH];
+
+static void write_number(uint32_t number, uint32_t base, int digits)
+{
+    char text[11], *first = text + sizeof text - 1;
+    *first = 0;
+    do {
+        *--first = "0123456789abcdef"[number % base];
+        number /= base;
+    } while (number || text + sizeof text - 1 - first < digits);
+    board_write(first);
+}
+
+int main(void)
+{
+    uint32_t ticks = 0;
+    int i, file = board_open("pictures.rgb");
+    if (file < 0) {
+        board_write("there is no file pictures.rgb\n");
+        return 1;
+    }
+    while (board_read(file, image, sizeof image)) {
+        int best = 0;
+        ticks = board_ticks();
+        if (mobilenetv1_run(image, logits, scratch) != 0)
+            return 1;
+        ticks = board_ticks() - ticks;
+        for (i = 1; i < MOBILENETV1_CLASSES; i++)
+            if (logits[i] > logits[best])
+                best = i;
+        board_write(mobilenetv1_classes[best]);
+        for (i = 0; i < MOBILENETV1_CLASSES; i++) {
+            uint32_t bits;
+            memcpy(&bits, &logits[i], sizeof bits);
+            board_write(" ");
+            write_number(bits, 16, 8);
+        }
+        board_write("\n");
+    }
+    write_number(ticks, 10, 1);
+    board_write(" ticks for the last picture, ");
+    write_number((uint32_t)board_stack(), 10, 1);
+    board_write(" bytes of stack at most\n");
+    return 0;
+}

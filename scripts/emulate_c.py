@@ -1,0 +1,188 @@
+"""Runs the generated C on emulated processors: what it takes of flash and RAM, and how many instructions.
+
+    python scripts/emulate_c.py artifacts/mobilenetv1_cifar10_int8.c
+
+Needs the packages that scripts/install_emulators names. Prints the tables of docs/formats/c.md. Sizes are the linker
+map's. Cortex-M: examples/cortex-m, whose clock ticks once in 40 instructions of the emulator. The others: programs for
+Linux; their instructions are counted in the emulator's log of what it translates and what it runs.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv1deploy import datasets
+
+ROOT = Path(__file__).parents[1]
+
+CORTEX_M = {"Cortex-M4": "cortex-m4", "Cortex-M7": "cortex-m7"}
+"""Names, and what the Makefile of examples/cortex-m calls them."""
+
+INSTRUCTIONS_PER_TICK = 40
+"""With -icount shift=0 an instruction takes 1 ns; the clock of QEMU's MPS2 boards has 25 MHz."""
+
+OPTIONS = {
+    "-Os": ("OPTIMIZE=-Os",),
+    "-O2": (),
+    "-O3": ("OPTIMIZE=-O3",),
+    "-O2, no FPU": ("FLOAT=-mfloat-abi=soft",),
+}
+"""Rows of the table, and variables of that Makefile."""
+
+LINUX = {
+    "AArch64": ("aarch64-linux-gnu-gcc", "qemu-aarch64"),
+    "RISC-V 64": ("riscv64-linux-gnu-gcc", "qemu-riscv64"),
+}
+"""Names, compilers and emulators."""
+
+DOT_PRODUCTS = ("-march=armv8.2-a+dotprod",)
+"""Brings in the kernels for Arm; QEMU's default processor for AArch64 programs has them."""
+
+STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a program gave, and what it took.
+
+    Attributes:
+        labels: class names, one per picture.
+        logits: float32 ``[pictures, classes]``.
+        code, constants: bytes of the network alone: instructions; weights and tables.
+        flash, ram: bytes of the whole program, with its stack; 0 on Linux.
+        stack: bytes of it in use at most; 0 on Linux.
+        instructions: of the last picture; 0 on Linux, see count_instructions.
+    """
+
+    labels: list[str]
+    logits: NDArray[np.float32]
+    code: int
+    constants: int
+    flash: int = 0
+    ram: int = 0
+    stack: int = 0
+    instructions: int = 0
+
+
+def lacking(name: str) -> list[str]:
+    """The programs that are not installed and without which this target cannot be run."""
+    needed = ("make", "arm-none-eabi-gcc", "qemu-system-arm") if name in CORTEX_M else LINUX[name]
+    return [program for program in needed if not shutil.which(program)]
+
+
+def run_cortex_m(network: Path, images: NDArray[np.uint8], name: str, folder: Path, *settings: str) -> Run:
+    """Copies examples/cortex-m into ``folder`` and runs it; ``settings`` are variables of its Makefile."""
+    shutil.copytree(ROOT / "examples" / "cortex-m", folder, ignore=shutil.ignore_patterns("build"))
+    (folder / "pictures.rgb").write_bytes(images.tobytes())
+    make = ["make", "--silent", f"NETWORK={network.resolve()}", f"CPU={CORTEX_M[name]}", "BUILD=build", *settings]
+    subprocess.run([*make, "firmware"], cwd=folder, check=True)
+    output = subprocess.run([*make, "run"], cwd=folder, check=True, capture_output=True, text=True, timeout=300).stdout
+    *lines, last = output.splitlines()
+    ticks, stack = map(int, re.findall(r"\d+", last))
+    text = (folder / "build" / "firmware.map").read_text().partition("Linker script and memory map")[2]
+    whole = {section: int(size, 16) for section, size in re.findall(r"^(\.\w+)\s+0x\w+\s+(0x\w+)", text, re.MULTILINE)}
+    return Run(
+        *_read(lines),
+        *_sizes(text),
+        flash=whole[".text"] + whole[".data"],
+        ram=whole[".stack"] + whole[".data"] + whole[".bss"],
+        stack=stack,
+        instructions=ticks * INSTRUCTIONS_PER_TICK,
+    )
+
+
+def build_linux(network: Path, name: str, folder: Path, *flags: str) -> Path:
+    """Compiles scripts/emulate_c.c with a network; returns the program, whose linker map is beside it."""
+    program, objects = folder / "program", []
+    for source in (Path(__file__).with_suffix(".c"), network / "mobilenetv1.c"):
+        objects.append(folder / f"{source.stem}.o")
+        command = [LINUX[name][0], *STRICT, "-O2", *flags, f"-I{network}", "-c", source, "-o", objects[-1]]
+        subprocess.run(command, check=True)
+    link = [LINUX[name][0], *flags, "-static", f"-Wl,-Map={program}.map", *objects, "-o", program]
+    subprocess.run(link, check=True)
+    return program
+
+
+def run_linux(program: Path, images: NDArray[np.uint8], name: str, *options: str) -> Run:
+    """Runs what build_linux built; ``options`` are the emulator's."""
+    pictures = program.with_name("pictures.rgb")
+    pictures.write_bytes(images.tobytes())
+    command = [LINUX[name][1], *options, program, pictures]
+    output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
+    text = program.with_name("program.map").read_text().partition("Linker script and memory map")[2]
+    return Run(*_read(output.splitlines()), *_sizes(text))
+
+
+def count_instructions(program: Path, image: NDArray[np.uint8], name: str, *options: str) -> int:
+    """What one more picture takes, with reading it and writing its line, which is less than a thousandth."""
+    counts = []
+    for pictures in (1, 2):
+        file = program.with_name("pictures.rgb")
+        file.write_bytes(image.tobytes() * pictures)
+        # every block of instructions is logged once when it is translated, and every time when it runs
+        command = [LINUX[name][1], *options, "-d", "in_asm,exec,nochain", str(program), str(file)]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr
+            lengths: dict[int, int] = {}
+            total, start = 0, None
+            for line in process.stderr:
+                if line.startswith("Trace"):  # Trace 0: host address [../address/..] name
+                    total += lengths[int(line.split("/", 2)[1], 16)]
+                elif line.startswith("IN:"):
+                    start = None
+                elif line.startswith("0x"):  # 0xaddress:  code  instruction
+                    if start is None:
+                        start = int(line.partition(":")[0], 16)
+                        lengths[start] = 0
+                    lengths[start] += 1
+        assert process.returncode == 0
+        counts.append(total)
+    return counts[1] - counts[0]
+
+
+def _read(lines: list[str]) -> tuple[list[str], NDArray[np.float32]]:
+    """Labels and logits of the lines that both programs write."""
+    rows = [re.fullmatch(r"(.*?)((?: [0-9a-f]{8})+)", line) for line in lines]
+    labels, words = zip(*(row.groups() for row in rows if row), strict=True)
+    bits = np.array([[int(word, 16) for word in row.split()] for row in words], np.uint32)
+    return list(labels), bits.view(np.float32)
+
+
+def _sizes(text: str) -> tuple[int, int]:
+    """Code and constants of mobilenetv1.o in a linker map."""
+    parts = re.findall(r"^ (\.\S+)\s+0x\w+\s+(0x\w+) .*mobilenetv1\.o$", text, re.MULTILINE)
+    sizes = [
+        sum(int(size, 16) for section, size in parts if section.startswith(starts))
+        for starts in ((".text",), (".rodata", ".data.rel.ro"))
+    ]
+    return sizes[0], sizes[1]
+
+
+def main(network: Path) -> None:
+    images = datasets.calibration().images[:2]
+    print("| processor | options | code | constants | whole flash | whole RAM | stack in use | instructions |")
+    print("|---|---|---:|---:|---:|---:|---:|---:|")
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in CORTEX_M:
+            for options, settings in OPTIONS.items():
+                run = run_cortex_m(network, images, name, Path(temporary) / name / options, *settings)
+                sizes = f"{run.code:,} | {run.constants:,} | {run.flash:,} | {run.ram:,} | {run.stack:,}"
+                print(f"| {name} | {options} | {sizes} | {run.instructions / 1e6:.1f} M |", flush=True)
+        for name, flags in (*((name, ()) for name in LINUX), ("AArch64", DOT_PRODUCTS)):
+            program = build_linux(network, name, Path(tempfile.mkdtemp(dir=temporary)), *flags)
+            run, count = run_linux(program, images, name), count_instructions(program, images[0], name)
+            options = " ".join(("-O2", *flags))
+            print(f"| {name} | {options} | {run.code:,} | {run.constants:,} | | | | {count / 1e6:.1f} M |", flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,190 @@
+"""The generated C on other processors, emulated: a microcontroller's memory, and the same bits everywhere."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import export
+from emulate_c import (
+    CORTEX_M,
+    DOT_PRODUCTS,
+    LINUX,
+    ROOT,
+    STRICT,
+    Run,
+    build_linux,
+    count_instructions,
+    lacking,
+    run_cortex_m,
+    run_linux,
+)
+
+from mnv1deploy import bundled, checkpoint, datasets, formats
+from mnv1deploy.c.plan import plan
+from mnv1deploy.network import MobileNetV1
+from mnv1deploy.spec import CIFAR, Block, ModelSpec, Normalization
+
+ODD = CIFAR.replace(width=0.3, normalization=Normalization((125.3, 123.0, 113.9), (63.0, 62.1, 66.7)))
+"""Channels that are no multiple of 16, and pixels that are looked up."""
+
+
+def need(name: str) -> None:
+    if missing := lacking(name):
+        pytest.skip(f"not installed: {', '.join(missing)}; scripts/install_emulators brings them")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled network as a folder of C."""
+    trained = checkpoint.load(bundled.CHECKPOINT).network
+    return export(trained, "c", "int8", tmp_path_factory.mktemp("c"), datasets.calibration().images)
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network of random weights, as C."""
+    return write(ODD, tmp_path_factory.mktemp("odd"))
+
+
+def write(spec: ModelSpec, folder: Path) -> Path:
+    torch.manual_seed(0)
+    images = datasets.resized(datasets.calibration(), spec.input_size).images[:16]
+    return export(MobileNetV1(spec).eval(), "c", "int8", folder, images)
+
+
+def check(run: Run, network: Path, images: np.ndarray) -> None:
+    """Logits are those of this machine, bit for bit, and the labels are theirs."""
+    expected = formats.open_session(network)(images)
+    np.testing.assert_array_equal(run.logits.view(np.uint32), expected.view(np.uint32))
+    classes = formats.open_session(network).spec.classes
+    assert run.labels == [classes[index] for index in expected.argmax(1)]
+
+
+@pytest.mark.parametrize("name", CORTEX_M)
+@pytest.mark.parametrize(
+    "setting",
+    ["OPTIMIZE=-Os", "OPTIMIZE=-O2", "OPTIMIZE=-O3 -std=gnu11 -ffp-contract=fast", "FLOAT=-mfloat-abi=soft"],
+)
+def test_cortex_m_has_the_same_bits_in_64_kib_of_ram_and_512_of_flash(
+    network: Path, name: str, setting: str, tmp_path: Path
+) -> None:
+    need(name)
+    images = datasets.calibration().images[:12]
+    run = run_cortex_m(network, images, name, tmp_path / "board", setting)
+    check(run, network, images)
+    assert run.code + run.constants <= 330 * 1024
+    assert run.code + run.constants < run.flash <= 512 * 1024
+    assert plan(CIFAR).scratch + images[0].nbytes < run.ram <= 64 * 1024
+    assert 0 < run.stack <= 1024
+    assert 7_872_512 < run.instructions < 200_000_000, "between its multiply-adds and a loop gone wrong"
+
+
+@pytest.mark.parametrize("name", CORTEX_M)
+def test_cortex_m_runs_other_networks(odd: Path, name: str, tmp_path: Path) -> None:
+    need(name)
+    images = datasets.calibration().images[:8]
+    check(run_cortex_m(odd, images, name, tmp_path / "board"), odd, images)
+
+
+def test_the_count_of_instructions_is_the_same_every_time(odd: Path, tmp_path: Path) -> None:
+    need("Cortex-M4")
+    image = datasets.calibration().images[:1]
+    first, second = (run_cortex_m(odd, image, "Cortex-M4", tmp_path / folder).instructions for folder in "ab")
+    assert first == second
+
+
+def test_what_does_not_fit_does_not_link(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    need("Cortex-M4")
+    large = write(CIFAR.replace(input_size=64), tmp_path)
+    with pytest.raises(subprocess.CalledProcessError):
+        run_cortex_m(large, np.zeros((1, 64, 64, 3), np.uint8), "Cortex-M4", tmp_path / "board")
+    assert "region `RAM' overflowed" in capfd.readouterr().err
+
+
+def test_a_failure_ends_the_emulator(odd: Path, tmp_path: Path) -> None:
+    need("Cortex-M4")
+    board = shutil.copytree(ROOT / "examples" / "cortex-m", tmp_path / "board")
+    command = ["make", "--silent", f"NETWORK={odd}", "BUILD=here", "run"]
+    done = subprocess.run(command, cwd=board, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert done.stdout == "there is no file pictures.rgb\n"
+    main = (board / "main.c").read_text()
+    (board / "main.c").write_text(main.replace("uint32_t ticks = 0;", "uint32_t ticks = *(uint32_t *)0xF0000000;"))
+    done = subprocess.run(command, cwd=board, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert done.stdout == "fault\n"
+
+
+@pytest.mark.parametrize("name", LINUX)
+def test_other_processors_have_the_same_bits(network: Path, odd: Path, name: str, tmp_path: Path) -> None:
+    need(name)
+    images = datasets.calibration().images[:32]
+    for folder in (network, odd):
+        check(run_linux(build_linux(folder, name, tmp_path), images, name), folder, images)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [ODD, CIFAR.replace(width=0.6, input_size=64, stem=Block(20, 2)), CIFAR.replace(width=0.1, input_size=32)],
+    ids=["odd widths", "stem stride 2", "narrow"],
+)
+def test_arm_dot_products_have_the_same_bits_in_other_networks(spec: ModelSpec, tmp_path: Path) -> None:
+    need("AArch64")
+    folder = write(spec, tmp_path)
+    images = datasets.resized(datasets.calibration(), spec.input_size).images[16:24]
+    check(run_linux(build_linux(folder, "AArch64", tmp_path, *DOT_PRODUCTS), images, "AArch64"), folder, images)
+
+
+def test_arm_dot_products_have_the_same_bits(network: Path, tmp_path: Path) -> None:
+    need("AArch64")
+    images = datasets.calibration().images[:128]
+    program = build_linux(network, "AArch64", tmp_path, *DOT_PRODUCTS)
+    check(run_linux(program, images, "AArch64"), network, images)
+    symbols = subprocess.run(["aarch64-linux-gnu-nm", program], capture_output=True, text=True, check=True).stdout
+    assert "pointwise_neon" in symbols
+
+
+def test_arm_dot_products_are_clean_under_sanitizers(network: Path, tmp_path: Path) -> None:
+    need("AArch64")
+    compiler, emulator = LINUX["AArch64"]
+    flags = [*STRICT, *DOT_PRODUCTS, "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    sources = [Path(__file__).with_name("backends.c"), network / "mobilenetv1.c"]
+    subprocess.run([compiler, *flags, f"-I{network}", *sources, "-o", tmp_path / "main"], check=True)
+    # the search for leaks needs ptrace, which the emulator has not
+    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
+    command = [emulator, "-L", "/usr/aarch64-linux-gnu", tmp_path / "main"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LINUX)
+def test_optimisation_and_contraction_change_no_bit(network: Path, name: str, tmp_path: Path) -> None:
+    need(name)
+    images = datasets.calibration().images[32:64]
+    for options in (["-O3", "-std=gnu11", "-ffp-contract=fast"], ["-Os", "-std=c11"]):
+        check(run_linux(build_linux(network, name, tmp_path, *options), images, name), network, images)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LINUX)
+def test_instructions_are_counted(odd: Path, name: str, tmp_path: Path) -> None:
+    """About as many as of a Cortex-M, which counts them in another way."""
+    need(name)
+    need("Cortex-M4")
+    images = datasets.calibration().images[:1]
+    count = count_instructions(build_linux(odd, name, tmp_path), images[0], name)
+    cortex = run_cortex_m(odd, images, "Cortex-M4", tmp_path / "board").instructions
+    assert 0.7 < count / cortex < 1.4
