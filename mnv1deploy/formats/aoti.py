@@ -47,7 +47,7 @@ class AOTIFormat(Format):
         """See Format.export. Needs a C++ compiler."""
         import torch
         from torch._inductor import aoti_compile_and_package
-        from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
+        from torch._inductor.exc import CppCompileError, InductorError, InvalidCxxCompiler
 
         size = network.spec.input_size
         images = torch.zeros(2, size, size, 3, dtype=torch.uint8)
@@ -61,9 +61,12 @@ class AOTIFormat(Format):
             package = Path(folder) / "network.pt2"
             try:
                 aoti_compile_and_package(program, package_path=str(package), inductor_configs=options)
-            except (InvalidCxxCompiler, CppCompileError) as error:
+            except (InvalidCxxCompiler, CppCompileError, InductorError) as error:
+                cause = getattr(error, "inner_exception", error)  # torch 2.15 wraps it
+                if not isinstance(cause, (InvalidCxxCompiler, CppCompileError)):
+                    raise
                 raise MnvError(
-                    f"Exporting to aoti needs a C++ compiler that works, and here is none: {MnvError.reason(error)}.",
+                    f"Exporting to aoti needs a C++ compiler that works, and here is none: {MnvError.reason(cause)}.",
                     "Install one (on Debian: apt install g++), or name it in the environment variable CXX.",
                 ) from error
             path.write_bytes(_reproducible(package.read_bytes()))
