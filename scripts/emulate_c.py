@@ -112,24 +112,24 @@ def build_linux(network: Path, name: str, folder: Path, *flags: str) -> Path:
     return program
 
 
-def run_linux(program: Path, images: NDArray[np.uint8], name: str, *options: str) -> Run:
-    """Runs what build_linux built; ``options`` are the emulator's."""
+def run_linux(program: Path, images: NDArray[np.uint8], name: str) -> Run:
+    """Runs what build_linux built."""
     pictures = program.with_name("pictures.rgb")
     pictures.write_bytes(images.tobytes())
-    command = [LINUX[name][1], *options, program, pictures]
+    command = [LINUX[name][1], program, pictures]
     output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
     text = program.with_name("program.map").read_text().partition("Linker script and memory map")[2]
     return Run(*_read(output.splitlines()), *_sizes(text))
 
 
-def count_instructions(program: Path, image: NDArray[np.uint8], name: str, *options: str) -> int:
-    """What one more picture takes, with reading it and writing its line, which is less than a thousandth."""
+def count_instructions(program: Path, image: NDArray[np.uint8], name: str) -> int:
+    """What one more picture takes, reading it and writing its line included: some ten thousand."""
     counts = []
     for pictures in (1, 2):
         file = program.with_name("pictures.rgb")
         file.write_bytes(image.tobytes() * pictures)
         # every block of instructions is logged once when it is translated, and every time when it runs
-        command = [LINUX[name][1], *options, "-d", "in_asm,exec,nochain", str(program), str(file)]
+        command = [LINUX[name][1], "-d", "in_asm,exec,nochain", str(program), str(file)]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr
             lengths: dict[int, int] = {}
