@@ -1,6 +1,7 @@
 """What all tests share: the real CIFAR-10, the bundled checkpoint, and no skips where CI is set."""
 
 import copy
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,13 +70,26 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return folder
 
 
+_QUANTIZED: dict[tuple[bytes, bytes, Scheme], Quantization] = {}
+
+
+def _quantized(folded: MobileNetV1, images: np.ndarray, scheme: Scheme) -> Quantization:
+    """quantize, once for the same weights, pictures and scheme, whatever the number of formats."""
+    weights = b"".join(tensor.numpy().tobytes() for tensor in folded.state_dict().values())
+    spec = folded.spec.to_json().encode()
+    key = (hashlib.sha256(spec + weights).digest(), hashlib.sha256(images.tobytes()).digest(), scheme)
+    if key not in _QUANTIZED:
+        _QUANTIZED[key] = quantize(folded, images, "test", scheme)
+    return copy.deepcopy(_QUANTIZED[key])
+
+
 def export(
     network: MobileNetV1, name: str, precision: Precision, folder: Path, images: np.ndarray, scheme: Scheme = DEFAULT
 ) -> Path:
     """Folds, quantises and exports a network, with a manifest but without the proof."""
     entry = formats.get(name)
     folded = network.folded()
-    integers = quantize(folded, images, "test", scheme) if precision == "int8" else None
+    integers = _quantized(folded, images, scheme) if precision == "int8" else None
     provenance = Provenance(name, precision, network.spec, "0" * 64, (), integers.facts if integers else None, {})
     path = folder / f"net_{precision}{entry.suffix}"
     with staged(folder) as temporary:

@@ -67,19 +67,19 @@ def test_the_wheel_runs_with_its_engine_alone(wheel: Path, tmp_path: Path) -> No
         assert "Traceback" not in refused.stderr
 
 
+WITHOUT_TORCH = [e.name for e in map(formats.get, formats.exportable()) if "torch" not in e.runners and not e.elsewhere]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in formats.exportable() if formats.get(name).runners != ("torch",)])
+@pytest.mark.parametrize("name", WITHOUT_TORCH)
 def test_an_artifact_runs_where_there_is_its_engine_and_nothing_else(wheel: Path, name: str, tmp_path: Path) -> None:
     entry = formats.get(name)
-    if not entry.runners:
-        assert entry.elsewhere
-        return
     network, images = checkpoint.load(bundled.CHECKPOINT).network, datasets.calibration().images
     artifact = export(network, name, entry.precisions[-1], tmp_path, images)
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", str(python)]
-    subprocess.run([*install, f"{wheel}[{entry.extra}]"], check=True)
+    subprocess.run([*install, f"{wheel}[{entry.extra}]" if entry.extra else str(wheel)], check=True)
     clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     for module in ("torch", "onnx"):
         absent = subprocess.run([str(python), "-c", f"import {module}"], capture_output=True, env=clean)

@@ -99,7 +99,7 @@ class Format(Protocol):
         name: as in ``mnv1 export --format``.
         suffix: of its artifacts' names, by which they are told apart; may be of a folder.
         precisions: it can be exported in.
-        extra: the pip extra that brings what runs it, and nothing more.
+        extra: the pip extra that brings what runs it, and nothing more; empty where the base does.
         runners: the packages that run it.
         export_extra: the pip extra that brings what writes it, too.
         writers: the packages that write it, whose versions decide its bytes.

@@ -48,7 +48,8 @@ class CFormat(Format):
     name = "c"
     suffix = ".c"
     precisions: tuple[Precision, ...] = ("int8",)
-    extra = export_extra = "train"
+    extra = ""
+    export_extra = "train"
     runners: tuple[str, ...] = ()
     writers: tuple[str, ...] = ("torch",)
 
