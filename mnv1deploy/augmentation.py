@@ -21,6 +21,8 @@ class View:
         cutout: side of the blanked square in pixels; 0 for none.
         mixup: a of the Beta(a, a) distribution the share of the other picture is drawn from; 0 for none.
         fill: the colour of padding and cutout, RGB in 0..255.
+        mirror: turns every picture of the view round in the end: another view, of which a network that averages
+            over both ways round says the same.
     """
 
     def __init__(
@@ -33,9 +35,10 @@ class View:
         cutout: int,
         mixup: float,
         fill: tuple[float, float, float],
+        mirror: bool = False,
     ) -> None:
         self._images = images
-        self._cutout = cutout
+        self._cutout, self._mirror = cutout, mirror
         self._side = images.shape[1]
         count, device = len(images), images.device
         generator = torch.Generator().manual_seed(seed)
@@ -60,10 +63,10 @@ class View:
     def __call__(self, chosen: Tensor) -> Tensor:
         """The pictures at the indices ``chosen``, int64 ``[B]`` -> uint8 ``[B, S, S, 3]``."""
         pixels = self._unmixed(chosen)
-        if self._share is None:
-            return pixels
-        partners = self._unmixed(self._partner[chosen])
-        return torch.lerp(pixels.float(), partners.float(), self._share[chosen]).round().byte()
+        if self._share is not None:
+            partners = self._unmixed(self._partner[chosen])
+            pixels = torch.lerp(pixels.float(), partners.float(), self._share[chosen]).round().byte()
+        return pixels.flip(2) if self._mirror else pixels
 
     def _unmixed(self, chosen: Tensor) -> Tensor:
         rows = self._top[chosen] + self._pixel

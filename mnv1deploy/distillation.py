@@ -1,7 +1,8 @@
 """Distillation (arXiv 1503.02531): a larger network's answers are the targets of the small one.
 
 Teacher and student see the very same augmented pictures, as arXiv 2106.05237 found best. The views are numbered, so
-that the teacher answers each of them once, and its answers are kept on disk for every later epoch and run.
+that the teacher answers each of them once, and its answers are kept on disk for every later epoch and run. Where
+pictures may be mirrored, its answer is the mean over both ways round, and serves for both.
 """
 
 from __future__ import annotations
@@ -88,11 +89,12 @@ class Targets:
         teacher: in inference mode, on the device of the pictures.
         folder: a subfolder of it, named after ``key``, holds one file per view.
         key: what the logits depend on besides the view's number; other facts, other files.
+        flip: whether to average over the pictures and their mirror images.
     """
 
-    def __init__(self, teacher: Teacher, folder: Path, key: dict[str, Any]) -> None:
-        self._teacher = teacher
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
+    def __init__(self, teacher: Teacher, folder: Path, key: dict[str, Any], *, flip: bool) -> None:
+        self._teacher, self._flip = teacher, flip
+        digest = hashlib.sha256(json.dumps({**key, "flip": flip}, sort_keys=True).encode()).hexdigest()[:12]
         self._folder = folder / f"logits-{digest}"
 
     @torch.inference_mode()
@@ -103,8 +105,12 @@ class Targets:
             parts = []
             for start in range(0, count, BATCH):
                 chosen = torch.arange(start, min(start + BATCH, count), device=device)
+                pixels = view(chosen)
                 with torch.autocast(device.type, torch.bfloat16):
-                    parts.append(self._teacher(view(chosen)).half().cpu())
+                    logits = self._teacher(pixels)
+                    if self._flip:
+                        logits = (logits + self._teacher(pixels.flip(2))) / 2
+                parts.append(logits.half().cpu())
             with atomic(path) as temporary, temporary.open("wb") as file:
                 np.save(file, torch.cat(parts).numpy())
         distributed.wait()

@@ -12,7 +12,7 @@ from mnv1deploy.artifact import Manifest, Precision, Proof, Provenance, hashes, 
 from mnv1deploy.bundled import CHECKPOINT
 from mnv1deploy.errors import MnvError
 from mnv1deploy.files import staged
-from mnv1deploy.formats.base import Images, missing
+from mnv1deploy.formats.base import Images, missing_to_export
 from mnv1deploy.formats.torch_session import TorchSession
 from mnv1deploy.quantization import Scheme
 from mnv1deploy.spec import CIFAR10_CLASSES, ModelSpec
@@ -68,7 +68,7 @@ def export(
         if precision not in entry.precisions:
             there = ", ".join(entry.precisions) or "nothing: it is what is exported"
             raise MnvError(f"{entry.name} cannot be exported in {precision}.", f"It can in {there}.")
-        if lacking := missing(entry.writers if entry.elsewhere else (*entry.writers, *entry.runners)):
+        if lacking := missing_to_export(entry):
             raise MnvError(
                 f"Exporting to {entry.name} needs {', '.join(lacking)}, not installed here.",
                 f"Install with: pip install 'mnv1deploy[{entry.export_extra}]'",

@@ -8,9 +8,11 @@ torchrun every process takes its share of every batch, and the first one writes 
 from __future__ import annotations
 
 import copy
+import ctypes
 import hashlib
 import json
 import math
+import platform
 import re
 import time
 from collections.abc import Callable
@@ -43,6 +45,9 @@ NETWORKS: dict[str, type[PixelNetwork]] = {"mobilenetv1": MobileNetV1, "teacher"
 STATE_FILE = "state.pt"
 CHECKPOINT_FILE = "checkpoint.safetensors"
 LOG_FILE = "log.jsonl"
+
+# options of mallopt(3)
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 @dataclass(frozen=True)
@@ -173,6 +178,8 @@ class Run:
             MnvError: if the loss is no longer a number, or the teacher is missing or of other classes.
         """
         self._begin()
+        if self.device.type == "cpu":
+            _keep_freed_memory()
         if self.settings.teacher:
             self.targets = self._targets(teacher)
         images = torch.from_numpy(self.train_part.images).to(self.device)
@@ -253,10 +260,13 @@ class Run:
 
     def _view(self, epoch: int, images: Tensor) -> tuple[View, Tensor | None]:
         """The view of the epoch, and the teacher's logits for it where there is a teacher."""
-        number = (epoch - 1) % self.settings.views + 1 if self.settings.views else epoch
-        seed = number if self.settings.views else self._generator(epoch).initial_seed()
-        view = View(images, seed, fill=self.spec.normalization.mean, **self._augmentation)
-        return view, None if self.targets is None else self.targets.of(number, view, len(images), self.device)
+        number = (epoch - 1) % self.settings.views if self.settings.views else epoch - 1
+        # the teacher says the same of a view and its mirror image, so these follow one another
+        pair, mirror = divmod(number, 2) if self.targets and self.settings.flip else (number, 0)
+        seed = pair + 1 if self.settings.views else self._generator(pair + 1).initial_seed()
+        fill = self.spec.normalization.mean
+        view = View(images, seed, fill=fill, mirror=bool(mirror), **self._augmentation)
+        return view, self.targets.of(pair + 1, view, len(images), self.device) if self.targets else None
 
     @property
     def _augmentation(self) -> dict[str, Any]:
@@ -274,7 +284,7 @@ class Run:
             "data": hashlib.sha256(self.train_part.images.tobytes()).hexdigest(),
             "seed": None if self.settings.views else self.settings.seed,
         }
-        return Targets(network, Path(teacher).parent, key)
+        return Targets(network, Path(teacher).parent, key, flip=self.settings.flip)
 
     @torch.no_grad()
     def _update_average(self, count: int) -> None:
@@ -341,6 +351,13 @@ class Run:
             part.load_state_dict(state[name])
         self.log = [Epoch(**row) for row in state["log"]]
         self.best_accuracy = state["best_accuracy"]
+
+
+def _keep_freed_memory() -> None:
+    """Has glibc keep the large tensors that every step frees, instead of having them zeroed again page by page."""
+    if platform.libc_ver()[0] == "glibc":
+        for option, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**29)):
+            ctypes.CDLL(None).mallopt(option, value)
 
 
 def _pairs(average: nn.Module, network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:

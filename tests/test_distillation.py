@@ -76,7 +76,7 @@ def test_whitened_patches_are_uncorrelated_and_of_unit_variance() -> None:
 
 def test_answers_are_computed_once_and_kept(teacher: Path, tmp_path: Path) -> None:
     network = checkpoint.load_network(teacher, Teacher)
-    targets = Targets(network, tmp_path, {"teacher": "a"})
+    targets = Targets(network, tmp_path, {"teacher": "a"}, flip=False)
     device = torch.device("cpu")
     first = targets.of(1, view(), 512, device)
     assert first.dtype == torch.float32
@@ -87,7 +87,7 @@ def test_answers_are_computed_once_and_kept(teacher: Path, tmp_path: Path) -> No
     (kept,) = folder.iterdir()
     np.save(kept, np.load(kept) + np.float16(1))
     assert torch.allclose(targets.of(1, view(), 512, device), first + 1, atol=0.01), "read, not computed again"
-    Targets(network, tmp_path, {"teacher": "b"}).of(1, view(), 512, device)
+    Targets(network, tmp_path, {"teacher": "b"}, flip=False).of(1, view(), 512, device)
     assert len(list(tmp_path.iterdir())) == 2, "other facts, other files"
 
 
@@ -111,14 +111,25 @@ def test_a_student_learns_the_teachers_answers(teacher: Path, tmp_path: Path) ->
     assert divergence(answers) < 0.7 * divergence(torch.zeros_like(answers))
 
 
-def test_views_come_round_again(teacher: Path, tmp_path: Path) -> None:
-    run = Run(SMALL, calibration(), STUDENT, tmp_path)
+def test_views_come_round_again_each_followed_by_its_mirror_image(teacher: Path, tmp_path: Path) -> None:
+    run = Run(SMALL, calibration(), replace(STUDENT, views=4), tmp_path)
     run.fit(teacher=teacher)
     images = torch.from_numpy(run.train_part.images)
     chosen = torch.arange(50)
-    first, second, third = (run._view(epoch, images)[0](chosen) for epoch in (1, 2, 3))
-    assert torch.equal(first, third)
+    views = [run._view(epoch, images) for epoch in range(1, 6)]
+    first, mirrored, second, _, again = (view(chosen) for view, _ in views)
+    assert torch.equal(first, again)
+    assert torch.equal(mirrored, first.flip(2))
     assert not torch.equal(first, second)
+    soft = views[0][1]
+    assert soft is not None and torch.equal(soft, views[1][1])
+    network = checkpoint.load_network(teacher, Teacher)
+    with torch.inference_mode():
+        mean = (network(first) + network(mirrored)) / 2
+    np.testing.assert_allclose(soft[:50], mean, atol=0.05)
+    run.settings = replace(run.settings, flip=False)
+    views = [run._view(epoch, images) for epoch in (1, 2)]
+    assert not torch.equal(views[0][0](chosen).flip(2), views[1][0](chosen)), "where left and right matter"
 
 
 def test_teachers_that_cannot_be(teacher: Path, tmp_path: Path) -> None:

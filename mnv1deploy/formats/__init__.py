@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mnv1deploy.artifact import Manifest, Precision
 from mnv1deploy.errors import MnvError
-from mnv1deploy.formats.base import CPU, PROVIDER_PACKAGES, Format, Session, missing, resolve_provider
+from mnv1deploy.formats.base import CPU, PROVIDER_PACKAGES, Format, Session, missing_to_export, resolve_provider
 
 _MODULES = {
     "onnx": "OnnxFormat",
@@ -51,7 +51,7 @@ def present(precision: Precision) -> list[str]:
 def absent() -> dict[str, str]:
     """Names of the formats for whose export packages are missing, and the pip extra that brings those."""
     entries = [get(name) for name in exportable()]
-    return {e.name: e.export_extra for e in entries if missing(e.writers if e.elsewhere else e.writers + e.runners)}
+    return {entry.name: entry.export_extra for entry in entries if missing_to_export(entry)}
 
 
 def of_file(path: Path) -> Format:

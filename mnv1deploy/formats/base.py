@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,6 +68,36 @@ class Session(Protocol):
         On a GPU provider input and output stay in the device's memory unless ``include_copies``; on the CPU the
         two are the same.
         """
+
+
+class CpuSession(ABC):
+    """What the sessions of engines that run on the CPU alone share: each has its provenance and ``_infer``.
+
+    Attributes:
+        provenance: of the artifact, set by the constructor.
+    """
+
+    provider = CPU
+    provenance: Provenance
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Of the network inside."""
+        return self.provenance.spec
+
+    def __call__(self, images: Images) -> Logits:
+        """See Session."""
+        check_images(images, self.spec)
+        return self._infer(images)
+
+    def runner(self, images: Images, *, include_copies: bool) -> Callable[[], object]:
+        """See Session."""
+        check_images(images, self.spec)
+        return lambda: self._infer(images)
+
+    @abstractmethod
+    def _infer(self, images: Images) -> Logits:
+        """What :meth:`__call__` returns for images that keep the contract."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +204,11 @@ def silenced(to: int | None = None) -> Iterator[None]:
 def missing(packages: tuple[str, ...]) -> list[str]:
     """Those of the packages that are not installed."""
     return [package for package in packages if not is_installed(package)]
+
+
+def missing_to_export(format_: Format) -> list[str]:
+    """The packages that an export to a format, and its proof, needs and that are not installed."""
+    return missing(format_.writers if format_.elsewhere else (*format_.writers, *format_.runners))
 
 
 def resolve_provider(name: str) -> str:

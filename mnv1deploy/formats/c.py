@@ -21,8 +21,7 @@ from mnv1deploy.artifact import Precision, Provenance
 from mnv1deploy.c import TEMPLATES
 from mnv1deploy.errors import MnvError
 from mnv1deploy.files import atomic, cache_folder
-from mnv1deploy.formats.base import CPU, Format, Images, Logits, check_images, refuse_provider
-from mnv1deploy.spec import ModelSpec
+from mnv1deploy.formats.base import CPU, CpuSession, Format, Images, Logits, check_images, refuse_provider
 
 if TYPE_CHECKING:
     from mnv1deploy.network import MobileNetV1
@@ -83,7 +82,7 @@ class CFormat(Format):
         return CSession(path, self.provenance(path), threads)
 
 
-class CSession:
+class CSession(CpuSession):
     """The compiled network. A batch is shared out among threads; one picture is one thread's.
 
     Attributes:
@@ -91,8 +90,6 @@ class CSession:
         backends: the instruction sets that are there, of BACKENDS.
         backend: the one in use: the last, unless BACKEND_VARIABLE names another.
     """
-
-    provider = CPU
 
     def __init__(self, path: Path, provenance: Provenance, threads: int | None) -> None:
         self.provenance = provenance
@@ -109,14 +106,7 @@ class CSession:
         self._threads = threads or os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._threads - 1) if self._threads > 1 else None
 
-    @property
-    def spec(self) -> ModelSpec:
-        """Of the network inside."""
-        return self.provenance.spec
-
-    def __call__(self, images: Images) -> Logits:
-        """See Session."""
-        check_images(images, self.spec)
+    def _infer(self, images: Images) -> Logits:
         images = np.ascontiguousarray(images)
         logits = np.empty((len(images), self._classes), np.float32)
         self._fill(images, logits)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -16,16 +16,15 @@ from mnv1deploy.artifact import METADATA_KEY, Precision, Provenance
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import (
     CPU,
+    CpuSession,
     Format,
     Images,
     Logits,
-    check_images,
     engine,
     missing,
     refuse_provider,
     silenced,
 )
-from mnv1deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
     from mnv1deploy.network import MobileNetV1
@@ -94,10 +93,8 @@ class ExecuTorchFormat(Format):
         return ExecuTorchSession(runtime, path)
 
 
-class ExecuTorchSession:
+class ExecuTorchSession(CpuSession):
     """A program in ExecuTorch's runtime, whose XNNPACK backend runs it."""
-
-    provider = CPU
 
     def __init__(self, runtime: ModuleType, path: Path) -> None:
         import torch
@@ -120,25 +117,10 @@ class ExecuTorchSession:
             ) from error
         self.provenance = Provenance.from_json(bytes(text.numpy()).decode())
 
-    @property
-    def spec(self) -> ModelSpec:
-        """Of the network inside."""
-        return self.provenance.spec
-
-    def __call__(self, images: Images) -> Logits:
-        """See Session."""
-        check_images(images, self.spec)
-        return self._run(images)
-
-    def _run(self, images: Images) -> Logits:
+    def _infer(self, images: Images) -> Logits:
         pixels = self._torch.from_numpy(np.require(images, requirements=["C", "W"]))
         parts = [self._forward.execute((part,))[0].numpy() for part in self._torch.split(pixels, MAX_BATCH)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-    def runner(self, images: Images, *, include_copies: bool) -> Callable[[], object]:
-        """See Session."""
-        check_images(images, self.spec)
-        return lambda: self._run(images)
 
 
 def _runtime() -> ModuleType:

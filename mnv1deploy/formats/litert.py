@@ -7,7 +7,7 @@ The scheme of LiteRT's int8 is ours with activations shifted by 128 (https://ai.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,17 @@ from numpy.typing import NDArray
 
 from mnv1deploy.artifact import METADATA_KEY, Precision, Provenance, is_installed
 from mnv1deploy.errors import MnvError
-from mnv1deploy.formats.base import CPU, Format, Images, Logits, check_images, engine, refuse_provider, silenced
-from mnv1deploy.spec import Layer, ModelSpec
+from mnv1deploy.formats.base import (
+    CPU,
+    CpuSession,
+    Format,
+    Images,
+    Logits,
+    engine,
+    refuse_provider,
+    silenced,
+)
+from mnv1deploy.spec import Layer
 
 if TYPE_CHECKING:
     from mnv1deploy.network import MobileNetV1
@@ -75,10 +84,8 @@ class LiteRTFormat(Format):
         return LiteRTSession(litert, path, threads)
 
 
-class LiteRTSession:
+class LiteRTSession(CpuSession):
     """A model in LiteRT's interpreter, whose XNNPACK delegate runs it. A change of batch size costs a resize."""
-
-    provider = CPU
 
     def __init__(self, litert: ModuleType, path: Path, threads: int | None) -> None:
         try:
@@ -87,22 +94,12 @@ class LiteRTSession:
                 self._interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
             raise damaged(path, error) from error
-        self._provenance = read_provenance(path)
+        self.provenance = read_provenance(path)
         self._image = self._interpreter.get_input_details()[0]["index"]
         self._logits = self._interpreter.get_output_details()[0]["index"]
         self._batch = 1
 
-    @property
-    def spec(self) -> ModelSpec:
-        """Of the network inside."""
-        return self._provenance.spec
-
-    def __call__(self, images: Images) -> Logits:
-        """See Session."""
-        check_images(images, self.spec)
-        return self._run(images)
-
-    def _run(self, images: Images) -> Logits:
+    def _infer(self, images: Images) -> Logits:
         if len(images) != self._batch:
             self._batch = 0  # no size, until the engine has taken the new one
             self._interpreter.resize_tensor_input(self._image, images.shape, strict=True)
@@ -112,11 +109,6 @@ class LiteRTSession:
         self._interpreter.invoke()
         logits: Logits = self._interpreter.get_tensor(self._logits)
         return logits
-
-    def runner(self, images: Images, *, include_copies: bool) -> Callable[[], object]:
-        """See Session."""
-        check_images(images, self.spec)
-        return lambda: self._run(images)
 
 
 def read_provenance(path: Path) -> Provenance:

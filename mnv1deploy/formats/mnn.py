@@ -20,9 +20,8 @@ import numpy as np
 
 from mnv1deploy.artifact import Precision, Provenance, provenance_beside
 from mnv1deploy.errors import MnvError
-from mnv1deploy.formats.base import CPU, Format, Images, Logits, check_images, engine, refuse_provider
+from mnv1deploy.formats.base import CPU, CpuSession, Format, Images, Logits, check_images, engine, refuse_provider
 from mnv1deploy.formats.onnx import OnnxFormat
-from mnv1deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
     from mnv1deploy.network import MobileNetV1
@@ -90,16 +89,14 @@ class MnnFormat(Format):
         return MnnSession(path, threads)
 
 
-class MnnSession:
+class MnnSession(CpuSession):
     """A module in MNN, on the CPU, in float32 or, for fp16 on processors that have it, float16."""
-
-    provider = CPU
 
     def __init__(self, path: Path, threads: int | None) -> None:
         neural: Any = engine("MNN.nn", "mnn")
         self._expr: Any = engine("MNN.expr", "mnn")
-        self._provenance = provenance_beside(path)
-        precision = "low" if self._provenance.precision == "fp16" else "high"
+        self.provenance = provenance_beside(path)
+        precision = "low" if self.provenance.precision == "fp16" else "high"
         settings = {"backend": "CPU", "precision": precision, "numThread": threads or 4}  # 4 is MNN's own default
         try:
             with _silent():
@@ -110,23 +107,17 @@ class MnnSession:
         except (SystemError, RuntimeError) as error:
             raise MnvError(f"MNN cannot load {path}: {MnvError.reason(error)}.", "Export it again.") from error
 
-    @property
-    def spec(self) -> ModelSpec:
-        """Of the network inside."""
-        return self._provenance.spec
-
     def _variable(self, images: Images) -> Any:
-        check_images(images, self.spec)
         # NCHW is how MNN names dimensions that are as they stand in the ONNX model
         return self._expr.const(np.ascontiguousarray(images), list(images.shape), self._expr.NCHW, self._expr.uint8)
 
-    def __call__(self, images: Images) -> Logits:
-        """See Session."""
+    def _infer(self, images: Images) -> Logits:
         logits: Logits = self._module.forward([self._variable(images)])[0].read().copy()
         return logits
 
     def runner(self, images: Images, *, include_copies: bool) -> Callable[[], object]:
         """See Session."""
+        check_images(images, self.spec)
         pixels = self._variable(images)
         return lambda: self._module.forward([pixels])[0].read()
 

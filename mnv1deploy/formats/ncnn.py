@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mnv1deploy.artifact import Precision, Provenance, provenance_beside
 from mnv1deploy.errors import MnvError
-from mnv1deploy.formats.base import CPU, Format, Images, Logits, check_images, engine, refuse_provider
+from mnv1deploy.formats.base import CPU, CpuSession, Format, Images, Logits, engine, refuse_provider
 from mnv1deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -83,32 +83,25 @@ class NcnnFormat(Format):
         return NcnnSession(path, threads)
 
 
-class NcnnSession:
+class NcnnSession(CpuSession):
     """A network in ncnn, on the CPU. It takes one picture at a time, as float: batches are a loop, pixels are cast.
 
     fp16 artifacts are computed in whatever half precision the processor has; fp32 and int8 without any.
     """
 
-    provider = CPU
-
     def __init__(self, path: Path, threads: int | None) -> None:
         self._ncnn: Any = engine("ncnn", "ncnn")
-        self._provenance = provenance_beside(path)
+        self.provenance = provenance_beside(path)
         self._net = self._ncnn.Net()
         options = self._net.opt
         options.num_threads = threads or self._ncnn.get_physical_big_cpu_count()
         options.use_vulkan_compute = False
-        half = self._provenance.precision == "fp16"
+        half = self.provenance.precision == "fp16"
         options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = half
         if self._net.load_param(str(path)) or self._net.load_model(str(_bin(path))):
             raise MnvError(f"ncnn cannot load {path} and {_bin(path).name}.", "Export the checkpoint again.")
 
-    @property
-    def spec(self) -> ModelSpec:
-        """Of the network inside."""
-        return self._provenance.spec
-
-    def _logits(self, image: Images) -> NDArray[np.float32]:
+    def _one(self, image: Images) -> NDArray[np.float32]:
         size = self.spec.input_size
         pixels = self._ncnn.Mat.from_pixels(image, self._ncnn.Mat.PixelType.PIXEL_RGB, size, size)
         extractor = self._net.create_extractor()
@@ -118,15 +111,8 @@ class NcnnSession:
             raise MnvError(f"ncnn gave up on a picture with status {status}.")
         return np.array(logits)
 
-    def __call__(self, images: Images) -> Logits:
-        """See Session."""
-        check_images(images, self.spec)
-        return np.stack([self._logits(image) for image in np.ascontiguousarray(images)])
-
-    def runner(self, images: Images, *, include_copies: bool) -> Callable[[], object]:
-        """See Session."""
-        check_images(images, self.spec)
-        return lambda: self(images)
+    def _infer(self, images: Images) -> Logits:
+        return np.stack([self._one(image) for image in np.ascontiguousarray(images)])
 
 
 def _bin(param: Path) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import struct
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +15,10 @@ from mnv1deploy.artifact import Precision, Provenance
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import (
     CPU,
+    CpuSession,
     Format,
     Images,
     Logits,
-    check_images,
     engine,
     missing,
     refuse_provider,
@@ -74,40 +73,26 @@ class TFLMFormat(Format):
         return TFLMSession(path)
 
 
-class TFLMSession:
-    """A model in Micro's interpreter with its reference kernels, in an arena of exactly the size it asks for."""
+class TFLMSession(CpuSession):
+    """A model in Micro's interpreter with its reference kernels, in an arena of exactly the size it asks for.
 
-    provider = CPU
+    One picture at a time: tensors in an arena have one size.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._provenance = read_provenance(path)
+        self.provenance = read_provenance(path)
         try:
-            self._interpreter = _interpreter(path.read_bytes(), (self._provenance.quantization or {})[ARENA])
+            self._interpreter = _interpreter(path.read_bytes(), (self.provenance.quantization or {})[ARENA])
         except (struct.error, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
             raise damaged(path, error) from error
 
-    @property
-    def spec(self) -> ModelSpec:
-        """Of the network inside."""
-        return self._provenance.spec
-
-    def __call__(self, images: Images) -> Logits:
-        """See Session. One picture at a time: tensors in an arena have one size."""
-        check_images(images, self.spec)
-        return self._run(images)
-
-    def _run(self, images: Images) -> Logits:
+    def _infer(self, images: Images) -> Logits:
         logits = np.empty((len(images), len(self.spec.classes)), np.float32)
         for number in range(len(images)):
             self._interpreter.set_input(images[number : number + 1], 0)
             self._interpreter.invoke()
             logits[number] = self._interpreter.get_output(0)
         return logits
-
-    def runner(self, images: Images, *, include_copies: bool) -> Callable[[], object]:
-        """See Session."""
-        check_images(images, self.spec)
-        return lambda: self._run(images)
 
 
 def _interpreter(model: bytes, arena: int) -> Any:
