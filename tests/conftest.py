@@ -3,6 +3,8 @@
 import copy
 import hashlib
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,6 +100,18 @@ def export(
         )
         Manifest(provenance, hashes(temporary), None).write(temporary / path.name)
     return path
+
+
+def label_without(modules: tuple[str, ...], artifact: Path) -> str:
+    """The label of the first calibration picture, predicted in a process that cannot import these modules."""
+    script = (
+        "import sys\n"
+        f"for module in {modules!r}: sys.modules[module] = None\n"
+        "from mnv1deploy import classifier, datasets\n"
+        "print(classifier.load(sys.argv[1]).predict(datasets.calibration().images[0]).label)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, artifact], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def write_class_folders(root: Path, labels: tuple[int, ...]) -> Path:

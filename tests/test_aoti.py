@@ -1,7 +1,9 @@
 """AOTInductor packages: what CPU they are for, and what a machine without a compiler is told."""
 
 import json
+import os
 import platform
+import re
 import subprocess
 import sys
 import zipfile
@@ -9,17 +11,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import export
 
-import mnv1deploy as mnv1
 from mnv1deploy import bundled, checkpoint, datasets, formats
+from mnv1deploy.artifact import Precision
 from mnv1deploy.errors import MnvError
+from mnv1deploy.network import MobileNetV1
+from mnv1deploy.quantization import quantize
+
+PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     network, images = checkpoint.load(bundled.CHECKPOINT).network, datasets.calibration().images
-    return export(network, "aoti", "fp32", tmp_path_factory.mktemp("aoti"), images)
+    folder = tmp_path_factory.mktemp("aoti")
+    return {precision: export(network, "aoti", precision, folder, images) for precision in PRECISIONS}
+
+
+@pytest.fixture(params=PRECISIONS)
+def file(request: pytest.FixtureRequest, artifacts: dict[str, Path]) -> Path:
+    return artifacts[request.param]
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="about x86")
@@ -44,19 +57,52 @@ def test_it_runs_where_there_is_only_torch(file: Path) -> None:
     subprocess.run([sys.executable, "-W", "ignore", "-c", script, file], check=True, capture_output=True)
 
 
-def test_a_machine_without_a_compiler_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_machine_without_a_compiler_is_told_so(tmp_path: Path) -> None:
     from torch._inductor import config
 
-    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
     network = checkpoint.load(bundled.CHECKPOINT).network
-    with pytest.raises(MnvError, match=r"needs a C\+\+ compiler"):
+    with config.patch({"cpp.cxx": ("no-such-compiler",)}), pytest.raises(MnvError, match=r"needs a C\+\+ compiler"):
         export(network, "aoti", "fp32", tmp_path, datasets.calibration().images)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_int8_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(MnvError, match="aoti cannot be exported in int8"):
-        list(mnv1.export("aoti", "int8", output=tmp_path))
+def test_int8_computes_in_integers(artifacts: dict[str, Path]) -> None:
+    with zipfile.ZipFile(artifacts["int8"]) as archive:
+        library = next(archive.read(name) for name in archive.namelist() if name.endswith(".so"))
+    called = set(re.findall(rb"aoti_torch_cpu_\w*conv\w*", library))
+    assert called and all(b"qconv" in name for name in called)
+
+
+@pytest.mark.parametrize("limit", ["AVX2", "AVX512_CORE"])
+def test_int8_packed_for_this_cpu_answers_the_same_with_older_instructions(
+    artifacts: dict[str, Path], tmp_path: Path, limit: str
+) -> None:
+    script = (
+        "import sys, numpy as np\n"
+        "from mnv1deploy import datasets, formats\n"
+        "np.save(sys.argv[2], formats.open_session(sys.argv[1], threads=1)(datasets.calibration().images[:100]))\n"
+    )
+    path = tmp_path / "logits.npy"
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script, artifacts["int8"], path],
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": limit},
+        check=True,
+        capture_output=True,
+    )
+    here = formats.open_session(artifacts["int8"], threads=1)(datasets.calibration().images[:100])
+    np.testing.assert_allclose(np.load(path), here, atol=0.15)  # a rounding may fall the other way
+
+
+def test_normalised_pixels_that_are_no_integers_are_rounded_to_their_grid(folded: MobileNetV1, tmp_path: Path) -> None:
+    """With the tutorial's mean and std the first convolution's input has a grid of its own."""
+    images = datasets.calibration().images
+    network = MobileNetV1(folded.spec.replace(normalization=checkpoint.TUTORIAL_NORMALIZATION))
+    network.load_state_dict(checkpoint.load(bundled.CHECKPOINT).network.state_dict())
+    simulated = quantize(network.folded(), images, "calibration").simulated()
+    session = formats.open_session(export(network, "aoti", "int8", tmp_path, images), threads=1)
+    with torch.inference_mode():
+        wanted = simulated(torch.from_numpy(images[:50]))
+    np.testing.assert_allclose(session(images[:50]), wanted, atol=0.15)
 
 
 def test_a_package_of_somebody_else_is_refused(tmp_path: Path, file: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -380,3 +381,22 @@ def test_fine_tuning_starts_from_the_checkpoint_with_a_new_head(tmp_path: Path) 
     began = checkpoint.load(bundled.CHECKPOINT).network.get_parameter("stem.conv.weight")
     change = (kept.network.get_parameter("stem.conv.weight") - began).norm() / began.norm()
     assert 0 < change < 0.3
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc")
+def test_memory_freed_in_one_step_serves_the_next() -> None:
+    """In a process of its own: what is asked of the allocator stays so."""
+    script = (
+        "import resource, torch\n"
+        "from mnv1deploy import training\n"
+        "def faults():\n"
+        "    torch.ones(8 << 20)\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    for _ in range(5): torch.ones(8 << 20)\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "given_back = faults()\n"
+        "training._keep_freed_memory()\n"
+        "kept = faults()\n"
+        "assert kept < given_back / 10, (kept, given_back)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -30,13 +30,12 @@ _X86 = {"cpp.march": "x86-64-v3", "cpp.simdlen": 256}
 class AOTIFormat(Format):
     """``.pt2``: machine code for this operating system and kind of CPU; the provenance is in its metadata.
 
-    There is no int8: of quantize and dequantize operators torch 2.14 made float convolutions, slower than without
-    (docs/formats/aoti.md). Bytes are the same only with the same TORCHINDUCTOR_CACHE_DIR.
+    Bytes are the same only with the same TORCHINDUCTOR_CACHE_DIR, and int8's on the same kind of CPU.
     """
 
     name = "aoti"
     suffix = ".pt2"
-    precisions: tuple[Precision, ...] = ("fp32",)
+    precisions: tuple[Precision, ...] = ("fp32", "int8")
     extra = export_extra = "train"
     runners: tuple[str, ...] = ("torch",)
     writers: tuple[str, ...] = ("torch",)
@@ -52,12 +51,18 @@ class AOTIFormat(Format):
         size = network.spec.input_size
         images = torch.zeros(2, size, size, 3, dtype=torch.uint8)
         options: dict[str, Any] = {"aot_inductor.metadata": {METADATA_KEY: provenance.to_json()}}
-        if platform.machine().lower() in ("x86_64", "amd64"):
+        module: Any = network.eval()
+        if x86 := platform.machine().lower() in ("x86_64", "amd64"):
             options |= _X86
+        if quantization:
+            if not x86:
+                raise MnvError("aoti int8 can be exported on x86 only.", "Use another format: onnx or executorch.")
+            from mnv1deploy.formats.onednn_int8 import OneDNNMobileNetV1
+
+            module = OneDNNMobileNetV1(network, quantization)
+            options["freezing"] = True  # packs the weights now
         with tempfile.TemporaryDirectory() as folder, _quiet(), torch.no_grad():
-            program = torch.export.export(
-                network.eval(), (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)
-            )
+            program = torch.export.export(module, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
             package = Path(folder) / "network.pt2"
             try:
                 aoti_compile_and_package(program, package_path=str(package), inductor_configs=options)
