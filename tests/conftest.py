@@ -102,6 +102,11 @@ def export(
     return path
 
 
+def differences(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Of logits, in standard deviations of the expected ones: how large logits are differs between checkpoints."""
+    return np.abs(found - expected) / expected.std()
+
+
 def label_without(modules: tuple[str, ...], artifact: Path) -> str:
     """The label of the first calibration picture, predicted in a process that cannot import these modules."""
     script = (

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import export
+from conftest import differences, export
 
 from mnv1deploy import bundled, checkpoint, datasets, formats
 from mnv1deploy.artifact import Precision
@@ -90,7 +90,7 @@ def test_int8_packed_for_this_cpu_answers_the_same_with_older_instructions(
         capture_output=True,
     )
     here = formats.open_session(artifacts["int8"], threads=1)(datasets.calibration().images[:100])
-    np.testing.assert_allclose(np.load(path), here, atol=0.15)  # a rounding may fall the other way
+    assert differences(np.load(path), here).max() < 0.08  # a rounding may fall the other way
 
 
 def test_normalised_pixels_that_are_no_integers_are_rounded_to_their_grid(folded: MobileNetV1, tmp_path: Path) -> None:
@@ -101,8 +101,8 @@ def test_normalised_pixels_that_are_no_integers_are_rounded_to_their_grid(folded
     simulated = quantize(network.folded(), images, "calibration").simulated()
     session = formats.open_session(export(network, "aoti", "int8", tmp_path, images), threads=1)
     with torch.inference_mode():
-        wanted = simulated(torch.from_numpy(images[:50]))
-    np.testing.assert_allclose(session(images[:50]), wanted, atol=0.15)
+        wanted = simulated(torch.from_numpy(images[:50])).numpy()
+    assert differences(session(images[:50]), wanted).max() < 0.08
 
 
 def test_a_package_of_somebody_else_is_refused(tmp_path: Path, file: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
-from conftest import export
+from conftest import differences, export
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -88,7 +88,7 @@ def test_int8_computes_what_the_integers_say(files: dict[str, Path], integers: Q
     with torch.inference_mode():
         expected = integers.simulated()(torch.from_numpy(images)).numpy()
     logits = verification.logits(formats.open_session(files["int8"]), images)
-    assert np.abs(logits - expected).max() < 0.1
+    assert differences(logits, expected).max() < 0.06
     assert (logits.argmax(1) == expected.argmax(1)).mean() >= 0.998
 
 
