@@ -15,12 +15,13 @@ import torch
 from conftest import differences, export
 
 from mnv1deploy import bundled, checkpoint, datasets, formats
-from mnv1deploy.artifact import Precision
 from mnv1deploy.errors import MnvError
 from mnv1deploy.network import MobileNetV1
 from mnv1deploy.quantization import quantize
 
-PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
+PRECISIONS = formats.get("aoti").precisions
+
+on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="about x86")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def file(request: pytest.FixtureRequest, artifacts: dict[str, Path]) -> Path:
     return artifacts[request.param]
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="about x86")
+@on_x86
 def test_it_is_for_any_x86_cpu_with_avx2(file: Path) -> None:
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
@@ -66,6 +67,7 @@ def test_a_machine_without_a_compiler_is_told_so(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@on_x86
 def test_int8_computes_in_integers(artifacts: dict[str, Path]) -> None:
     with zipfile.ZipFile(artifacts["int8"]) as archive:
         library = next(archive.read(name) for name in archive.namelist() if name.endswith(".so"))
@@ -73,6 +75,7 @@ def test_int8_computes_in_integers(artifacts: dict[str, Path]) -> None:
     assert called and all(b"qconv" in name for name in called)
 
 
+@on_x86
 @pytest.mark.parametrize("limit", ["AVX2", "AVX512_CORE"])
 def test_int8_packed_for_this_cpu_answers_the_same_with_older_instructions(
     artifacts: dict[str, Path], tmp_path: Path, limit: str
@@ -93,6 +96,7 @@ def test_int8_packed_for_this_cpu_answers_the_same_with_older_instructions(
     assert differences(np.load(path), here).max() < 0.08  # a rounding may fall the other way
 
 
+@on_x86
 def test_normalised_pixels_that_are_no_integers_are_rounded_to_their_grid(folded: MobileNetV1, tmp_path: Path) -> None:
     """With the tutorial's mean and std the first convolution's input has a grid of its own."""
     images = datasets.calibration().images

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mnv1deploy.network import MobileNetV1
     from mnv1deploy.quantization import Quantization
 
+_ON_X86 = platform.machine().lower() in ("x86_64", "amd64")
 _X86 = {"cpp.march": "x86-64-v3", "cpp.simdlen": 256}
 """AVX2 and FMA, which x86 CPUs have since 2013; left alone, the compiler takes what the exporting machine has."""
 
@@ -30,12 +31,12 @@ _X86 = {"cpp.march": "x86-64-v3", "cpp.simdlen": 256}
 class AOTIFormat(Format):
     """``.pt2``: machine code for this operating system and kind of CPU; the provenance is in its metadata.
 
-    Bytes are the same only with the same TORCHINDUCTOR_CACHE_DIR, and int8's on the same kind of CPU.
+    int8 is for x86. Bytes are the same only with the same TORCHINDUCTOR_CACHE_DIR, and int8's on the same kind of CPU.
     """
 
     name = "aoti"
     suffix = ".pt2"
-    precisions: tuple[Precision, ...] = ("fp32", "int8")
+    precisions: tuple[Precision, ...] = ("fp32", "int8") if _ON_X86 else ("fp32",)
     extra = export_extra = "train"
     runners: tuple[str, ...] = ("torch",)
     writers: tuple[str, ...] = ("torch",)
@@ -52,11 +53,9 @@ class AOTIFormat(Format):
         images = torch.zeros(2, size, size, 3, dtype=torch.uint8)
         options: dict[str, Any] = {"aot_inductor.metadata": {METADATA_KEY: provenance.to_json()}}
         module: Any = network.eval()
-        if x86 := platform.machine().lower() in ("x86_64", "amd64"):
+        if _ON_X86:
             options |= _X86
         if quantization:
-            if not x86:
-                raise MnvError("aoti int8 can be exported on x86 only.", "Use another format: onnx or executorch.")
             from mnv1deploy.formats.onednn_int8 import OneDNNMobileNetV1
 
             module = OneDNNMobileNetV1(network, quantization)

@@ -76,7 +76,4 @@ class OneDNNMobileNetV1(nn.Module):
 def _let_export_know_packing() -> None:
     """torch.export asks every operator for its result's shape, and torch has none for this one (2.14)."""
     if not torch._C._dispatch_has_kernel_for_dispatch_key("onednn::qconv_prepack", "Meta"):
-
-        @torch.library.register_fake("onednn::qconv_prepack")
-        def _(weight: Tensor, *rest: object) -> Tensor:
-            return torch.empty_like(weight)
+        torch.library.register_fake("onednn::qconv_prepack", lambda weight, *rest: torch.empty_like(weight))
