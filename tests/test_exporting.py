@@ -73,7 +73,6 @@ def test_an_artifact_that_fails_its_proof_leaves_nothing(
     monkeypatch.setitem(verification.LIMITS, "int8", Limits(0.0, 1.0, 0.0))
     output = tmp_path / "out"
     (item,) = exporting.export("onnx", "int8", output=output)
-    assert len(item.failures) >= 2
     assert "a logit differs by" in item.failures[0]
     assert list(output.iterdir()) == []
 
