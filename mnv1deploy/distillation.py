@@ -94,7 +94,7 @@ class Targets:
 
     def __init__(self, teacher: Teacher, folder: Path, key: dict[str, Any], *, flip: bool) -> None:
         self._teacher, self._flip = teacher, flip
-        digest = hashlib.sha256(json.dumps({**key, "flip": flip}, sort_keys=True).encode()).hexdigest()[:12]
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
         self._folder = folder / f"logits-{digest}"
 
     @torch.inference_mode()

@@ -66,7 +66,7 @@ def test_parity_with_the_checkpoint(session: Session, expected: np.ndarray, requ
     logits = verification.logits(session, datasets.calibration().images)
     limits = verification.LIMITS[precision]
     assert np.abs(logits - expected).max() <= limits.max_logit_difference
-    assert differences(logits, expected).max() < 0.5
+    assert differences(logits, expected).max() < 0.3
     assert (logits.argmax(1) == expected.argmax(1)).mean() >= limits.agreement
 
 

@@ -47,7 +47,7 @@ def test_it_computes_what_litert_computes(file: Path, tmp_path: Path) -> None:
     interpreter = Interpreter(str(file))
     logits = np.concatenate([interpreter.get_signature_runner()(image=image[None])["logits"] for image in images])
     # where XNNPACK rescales sums in float, Micro does in fixed point: now and then one step of a grid apart
-    assert differences(formats.open_session(file)(images), logits).max() < 0.11
+    assert differences(formats.open_session(file)(images), logits).max() < 0.108
 
 
 def test_the_suffix_tells_the_two_apart(file: Path) -> None:

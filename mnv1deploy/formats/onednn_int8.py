@@ -64,13 +64,10 @@ class OneDNNMobileNetV1(nn.Module):
         """Raw pixels in, logits out."""
         x = images.permute(0, 3, 1, 2)
         if not self.pixels_are_quantized:
-            grid = self.grids[0]
-            x = ((x.float() - self.mean) / self.std / grid.scale).round() + grid.zero_point
-            x = x.clamp(0, 255).to(torch.uint8)
+            x = self.grids[0].integers((x.float() - self.mean) / self.std)
         x = self.convolutions(x)
-        grid = self.grids[-1]
         pooled = (x.int().sum((2, 3)).float() / self.positions).round()
-        return nn.functional.linear((pooled - grid.zero_point) * grid.scale, self.weight, self.bias)
+        return nn.functional.linear(self.grids[-1].reals(pooled), self.weight, self.bias)
 
 
 def _let_export_know_packing() -> None:
