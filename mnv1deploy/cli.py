@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,6 +14,9 @@ from mnv1deploy import report
 from mnv1deploy.artifact import Precision
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import engine
+
+if TYPE_CHECKING:
+    from mnv1deploy.training import Run
 
 app = typer.Typer(
     name="mnv1",
@@ -396,7 +399,10 @@ def train(
     small: Annotated[
         float | None, typer.Option(help="Fraction of the run with pictures at three quarters of their side.")
     ] = None,
-    temperature: Annotated[float | None, typer.Option(help="Of the teacher's and the network's answers.")] = None,
+    teachers: Annotated[
+        int | None, typer.Option(help="How many of them, of different seeds; their answers are averaged.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of the teachers' and the network's answers.")] = None,
     holdout: Annotated[
         float | None, typer.Option(help="Part of the training split to choose the best epoch by.")
     ] = None,
@@ -411,7 +417,7 @@ def train(
 
     if tensorboard:
         engine("tensorboard", "tensorboard")
-    names = {field.name for field in fields(Settings)} & set(ctx.params) - {"teacher"}
+    names = {field.name for field in fields(Settings)} & set(ctx.params) - {"init", "teacher"}
     if resume:
         given = [
             name
@@ -425,6 +431,8 @@ def train(
         spec, settings = training.read_settings(output)
     else:
         changes = {name: ctx.params[name] for name in names if ctx.params[name] is not None}
+        if init:
+            changes["init"] = ""
         settings = Settings.recipe(recipe, **changes)
         spec = None
     train_split, test_split = datasets.load(data, spec.input_size if spec else input_size)
@@ -441,12 +449,7 @@ def train(
             sync_batchnorm=sync_batchnorm,
         )
         try:
-            if settings.teacher:
-                first = run.teacher(teacher)
-                with report.training_progress(first, "teacher, ", tensorboard=tensorboard) as (on_step, on_epoch):
-                    teacher = first.fit(on_step, on_epoch)
-            with report.training_progress(run, tensorboard=tensorboard) as (on_step, on_epoch):
-                run.fit(on_step, on_epoch, teacher=teacher)
+            _fit(run, "", teacher, tensorboard=tensorboard)
         except KeyboardInterrupt:
             report.show_error(
                 f"Interrupted; {len(run.log)} epochs are kept.", f"Go on with: mnv1 train --resume --output {output}"
@@ -462,6 +465,19 @@ def train(
     else:
         report.show_evaluation(evaluation)
         report.show_line(f"{run.checkpoint}  log, curves and confusion matrix beside it")
+
+
+def _fit(run: Run, title: str, teacher: Path | None, *, tensorboard: bool) -> Path:
+    """Trains a run, and before it those that it goes on from and learns from."""
+    first = None
+    if run.settings.init and not run.log:
+        first = _fit(run.first(), "first part, ", teacher or run.folder / "teacher", tensorboard=tensorboard)
+    teachers = [
+        _fit(other, f"teacher {number}, ", None, tensorboard=tensorboard)
+        for number, other in enumerate(run.teachers(teacher), 1)
+    ]
+    with report.training_progress(run, title, tensorboard=tensorboard) as (on_step, on_epoch):
+        return run.fit(on_step, on_epoch, first=first, teachers=teachers)
 
 
 @app.command(name="import")

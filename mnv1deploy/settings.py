@@ -40,7 +40,9 @@ class Settings:
         crop, flip, cutout, mixup: of :class:`mnv1deploy.augmentation.View`.
         views: number of different views of the training part, seen in turn; 0 for a new one in every epoch.
         small: fraction of the run, from its start, in which pictures are reduced to 3/4 of their side.
-        teacher: recipe of the network whose answers are learned instead of the labels; "" for none.
+        init: recipe of the run that this one goes on from; "" for none.
+        teacher: recipe of the networks whose answers are learned instead of the labels; "" for none.
+        teachers: how many of them, of seeds 0, 1, ..., whose logits are averaged; 0 for none.
         temperature: that both networks' logits are divided by before the softmax.
         holdout: fraction of the training split kept aside to choose the best epoch by, the same pictures whatever
             the seed; 0 keeps the last epoch.
@@ -66,7 +68,9 @@ class Settings:
     mixup: float
     views: int
     small: float
+    init: str
     teacher: str
+    teachers: int
     temperature: float
     holdout: float
     seed: int
@@ -91,6 +95,7 @@ class Settings:
             "mixup": self.mixup >= 0,
             "views": self.views >= 0,
             "small": 0 <= self.small <= 1,
+            "teachers": self.teachers >= 0 and (self.teachers > 0) == bool(self.teacher),
             "temperature": self.temperature > 0,
             "holdout": 0 <= self.holdout < 1,
         }

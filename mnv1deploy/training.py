@@ -15,7 +15,7 @@ import math
 import platform
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -153,7 +153,7 @@ class Run:
             self._parallel = torch.compile(self._parallel)  # type: ignore[assignment]
         if distributed.processes() > 1:
             self._parallel = DistributedDataParallel(self._parallel)
-        self.targets: Targets | None = None
+        self.targets: list[Targets] = []
         self.log: list[Epoch] = []
         self.best_accuracy = -1.0
         if resume:
@@ -166,22 +166,28 @@ class Run:
         on_step: Callable[[Step], None] = lambda step: None,
         on_epoch: Callable[[Epoch], None] = lambda epoch: None,
         *,
-        teacher: str | Path | None = None,
+        first: str | Path | None = None,
+        teachers: Sequence[str | Path] = (),
     ) -> Path:
         """Trains to the end; returns the path of the best checkpoint, which has no test accuracy yet.
 
         Args:
             on_step, on_epoch: told of every step and every finished epoch.
-            teacher: the checkpoint of :meth:`teacher`, trained, where the settings name one.
+            first: the checkpoint of :meth:`first`, trained, where the settings name one and no epoch is done.
+            teachers: those of :meth:`teachers`, trained.
 
         Raises:
-            MnvError: if the loss is no longer a number, or the teacher is missing or of other classes.
+            MnvError: if the loss is no longer a number, or a run that the settings name is missing or of other classes.
         """
         self._begin()
         if self.device.type == "cpu":
             _keep_freed_memory()
-        if self.settings.teacher:
-            self.targets = self._targets(teacher)
+        if self.settings.init and not self.log:
+            if first is None:
+                raise MnvError("These settings go on from another run, and none was given.", "Run.first makes it.")
+            _start_from(self.network, checkpoint.load(first).network)
+            self.average.load_state_dict(self.network.state_dict())
+        self.targets = self._targets(teachers)
         images = torch.from_numpy(self.train_part.images).to(self.device)
         labels = torch.from_numpy(self.train_part.labels).to(self.device)
         for number in range(len(self.log) + 1, self.settings.epochs + 1):
@@ -193,15 +199,29 @@ class Run:
             distributed.wait()
         return self.checkpoint
 
-    def teacher(self, folder: str | Path | None = None) -> Run:
-        """The run of the teacher that the settings name, begun, half done or done in ``folder``.
+    def first(self) -> Run:
+        """The run that the settings go on from, begun, half done or done in a subfolder of this one."""
+        return self._before(Settings.recipe(self.settings.init, seed=self.settings.seed), self.folder / "first")
 
-        By default that is a subfolder of this run. It holds out the same pictures, which so stay unseen by both.
+    def teachers(self, folder: str | Path | None = None) -> list[Run]:
+        """The runs of the teachers that the settings name, begun, half done or done.
+
+        The first is in ``folder``, by default a subfolder of this run, and the others in ``folder-1`` and so on.
         """
-        self._begin()
         folder = Path(folder or self.folder / "teacher")
-        recipe = Settings.recipe(self.settings.teacher, holdout=self.settings.holdout)
-        settings = replace(recipe, batch_size=min(recipe.batch_size, len(self.train_part)))
+        return [
+            self._before(
+                Settings.recipe(self.settings.teacher, seed=number),
+                folder.with_name(f"{folder.name}-{number}") if number else folder,
+            )
+            for number in range(self.settings.teachers)
+        ]
+
+    def _before(self, recipe: Settings, folder: Path) -> Run:
+        """A run that this one needs. It holds out the same pictures, which so stay unseen by both."""
+        self._begin()
+        batch_size = min(recipe.batch_size, len(self.train_part))
+        settings = replace(recipe, batch_size=batch_size, holdout=self.settings.holdout)
         resume = (folder / STATE_FILE).exists()
         return Run(self.spec, self._data, settings, folder, device=str(self.device), resume=resume)
 
@@ -259,32 +279,41 @@ class Run:
         return torch.Generator().manual_seed(self.settings.seed * 1_000_003 + epoch)
 
     def _view(self, epoch: int, images: Tensor) -> tuple[View, Tensor | None]:
-        """The view of the epoch, and the teacher's logits for it where there is a teacher."""
+        """The view of the epoch, and the mean of the teachers' logits for it where there are teachers."""
         number = (epoch - 1) % self.settings.views if self.settings.views else epoch - 1
         # the teacher says the same of a view and its mirror image, so these follow one another
         pair, mirror = divmod(number, 2) if self.targets and self.settings.flip else (number, 0)
         seed = pair + 1 if self.settings.views else self._generator(pair + 1).initial_seed()
         fill = self.spec.normalization.mean
         view = View(images, seed, fill=fill, mirror=bool(mirror), **self._augmentation)
-        return view, self.targets.of(pair + 1, view, len(images), self.device) if self.targets else None
+        if not self.targets:
+            return view, None
+        answers = [targets.of(pair + 1, view, len(images), self.device) for targets in self.targets]
+        return view, torch.stack(answers).mean(0)
 
     @property
     def _augmentation(self) -> dict[str, Any]:
         return {name: getattr(self.settings, name) for name in ("crop", "flip", "cutout", "mixup")}
 
-    def _targets(self, teacher: str | Path | None) -> Targets:
-        if teacher is None:
-            raise MnvError("These settings learn from a teacher, and none was given.", "Run.teacher makes one.")
-        network = checkpoint.load_network(teacher, Teacher).to(self.device).to(memory_format=torch.channels_last)
-        if network.spec.classes != self.spec.classes:
-            raise MnvError(f"The teacher {teacher} has other classes than the data.")
+    def _targets(self, teachers: Sequence[str | Path]) -> list[Targets]:
+        if len(teachers) != self.settings.teachers:
+            raise MnvError(
+                f"These settings learn from {self.settings.teachers} teachers, and {len(teachers)} were given.",
+                "Run.teachers makes them.",
+            )
         key = {
             **self._augmentation,
-            "teacher": sha256(teacher),
             "data": hashlib.sha256(self.train_part.images.tobytes()).hexdigest(),
             "seed": None if self.settings.views else self.settings.seed,
         }
-        return Targets(network, Path(teacher).parent, key, flip=self.settings.flip)
+        targets = []
+        for teacher in teachers:
+            network = checkpoint.load_network(teacher, Teacher).to(self.device).to(memory_format=torch.channels_last)
+            if network.spec.classes != self.spec.classes:
+                raise MnvError(f"The teacher {teacher} has other classes than the data.")
+            key["teacher"] = sha256(teacher)
+            targets.append(Targets(network, Path(teacher).parent, key, flip=self.settings.flip))
+        return targets
 
     @torch.no_grad()
     def _update_average(self, count: int) -> None:

@@ -1,6 +1,7 @@
 """Every layer's integers: those of the generated C, and those that onnxruntime's own operators give."""
 
 import ctypes
+import platform
 import subprocess
 from pathlib import Path
 
@@ -9,16 +10,25 @@ import onnx
 import onnxruntime as ort
 
 HERE = Path(__file__).parent
+EMULATED_AMX = ["-include", str(HERE / "amx.h")]
 CALLBACK = ctypes.CFUNCTYPE(
     None, ctypes.c_char_p, ctypes.POINTER(ctypes.c_uint8), ctypes.c_int, ctypes.c_int, ctypes.c_int
 )
 
 
+def has_amx() -> bool:
+    """Whether the processor has AMX for int8, as Linux says."""
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.exists() and "amx_int8" in cpuinfo.read_text().split()
+
+
 class TracedC:
-    """A folder of C compiled with MOBILENETV1_TRACE."""
+    """A folder of C compiled with MOBILENETV1_TRACE; on x86 with AMX emulated, if the processor has none."""
 
     def __init__(self, folder: Path, library: Path, *flags: str) -> None:
         command = ["cc", "-std=c99", "-O2", "-fPIC", "-shared", "-DMOBILENETV1_TRACE", f"-I{folder}", *flags]
+        if platform.machine() == "x86_64" and not has_amx():
+            command += EMULATED_AMX
         subprocess.run([*command, folder / "mobilenetv1.c", HERE / "trace.c", "-o", library], check=True)
         self._library = ctypes.CDLL(str(library))
         text = (folder / "mobilenetv1.h").read_text()

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import itertools
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
-from c_tracing import TracedC, TracedOnnx
+from c_tracing import EMULATED_AMX, TracedC, TracedOnnx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -77,6 +78,8 @@ def open_on(folder: Path, backend: str, threads: int | None = 1) -> CSession:
 
 def test_every_layer_equals_onnxruntimes_bit_for_bit(folder: Path, onnx_path: Path, tmp_path: Path) -> None:
     ours, theirs = TracedC(folder, tmp_path / "traced.so"), TracedOnnx(onnx_path, tmp_path / "optimized.onnx")
+    if platform.machine() == "x86_64":
+        assert BACKENDS[ours.best] == "amx_int8"
     for image in datasets.calibration().images[:8]:
         expected, expected_logits = theirs.run(image)
         for backend in range(ours.best + 1):
@@ -222,11 +225,12 @@ def test_the_example_prints_the_same_logits_under_sanitizers(folder: Path, compi
     assert answer == f"this is: {CIFAR.classes[logits.argmax()]}"
 
 
+@pytest.mark.parametrize("emulated", [[], EMULATED_AMX], ids=["", "amx emulated"])
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
 def test_every_instruction_set_is_clean_under_sanitizers_with_exact_buffers(
-    folder: Path, compiler: str, tmp_path: Path
+    folder: Path, compiler: str, emulated: list[str], tmp_path: Path
 ) -> None:
-    flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{folder}"]
+    flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{folder}", *emulated]
     command = [
         compiler,
         *STRICT,

@@ -141,6 +141,7 @@ def _values(
         "pixels": "\n".join(_pixels(spec, input)),
         "portable": _template("portable.c"),
         "x86": _template("x86.c"),
+        "amx": _template("amx.c"),
         "neon": _template("neon.c"),
         "arrays": "\n".join(line for integers in layers for line in _arrays(integers)),
         "layers": "\n".join(_layer_row(integers.layer) for integers in layers),

@@ -32,7 +32,7 @@ FLAGS: tuple[str, ...] = ("-std=c99", "-O3", "-fPIC", "-shared")
 if platform.machine() in ("x86_64", "AMD64"):
     FLAGS += ("-mtune=icelake-server",)  # an order of instructions: gcc's default one is 3 % slower, on AMD too
 
-BACKENDS = ("portable", "avx2", "avx512_vnni", "neon_dotprod")
+BACKENDS = ("portable", "avx2", "avx512_vnni", "amx_int8", "neon_dotprod")
 """Instruction sets, in the order of the header's enum."""
 
 BACKEND_VARIABLE = "MNV1_C_BACKEND"

@@ -30,7 +30,7 @@ const char *const mobilenetv1_classes[MOBILENETV1_CLASSES] = {
 $class_names
 };
 
-$portable$x86$neon
+$portable$x86$amx$neon
 /* ---- The network ------------------------------------------------------------------------------------------- */
 
 $arrays
@@ -67,6 +67,9 @@ static const Kernels kernels[MOBILENETV1_BACKENDS] = {
     {patches_avx2, depthwise_avx2, pointwise_avx2, pool_portable, classify_avx2},
     {patches_avx512, depthwise_avx512, pointwise_avx512, pool_avx512, classify_avx512},
 #endif
+#ifdef X86_AMX
+    {patches_avx512, depthwise_avx512, pointwise_amx, pool_avx512, classify_avx512},
+#endif
 #ifdef NEON
     [MOBILENETV1_NEON_DOTPROD] =
         {patches_portable, depthwise_neon, pointwise_neon, pool_portable, classify_portable},
@@ -81,6 +84,10 @@ int mobilenetv1_has(int backend)
     if (backend == MOBILENETV1_AVX512_VNNI)
         return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512vl");
+#endif
+#ifdef X86_AMX
+    if (backend == MOBILENETV1_AMX_INT8)
+        return mobilenetv1_has(MOBILENETV1_AVX512_VNNI) && has_amx();
 #endif
 #ifdef NEON
     if (backend == MOBILENETV1_NEON_DOTPROD)
