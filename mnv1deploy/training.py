@@ -298,7 +298,7 @@ class Run:
     def _targets(self, teachers: Sequence[str | Path]) -> list[Targets]:
         if len(teachers) != self.settings.teachers:
             raise MnvError(
-                f"These settings learn from {self.settings.teachers} teachers, and {len(teachers)} were given.",
+                f"The settings name {self.settings.teachers} for the number of teachers; given are {len(teachers)}.",
                 "Run.teachers makes them.",
             )
         key = {

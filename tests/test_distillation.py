@@ -24,7 +24,7 @@ from mnv1deploy.spec import CIFAR
 from mnv1deploy.training import Run
 
 SMALL = CIFAR.replace(width=0.25)
-STUDENT = Settings.recipe("best", epochs=3, batch_size=64, holdout=0.2, ema=0.9, views=2, mixup=0.2)
+STUDENT = Settings.recipe("distilled", epochs=3, batch_size=64, holdout=0.2, ema=0.9, views=2, mixup=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +94,8 @@ def test_answers_are_computed_once_and_kept(teacher: Path, tmp_path: Path) -> No
 def test_a_student_learns_the_teachers_answers(teacher: Path, tmp_path: Path) -> None:
     """Its loss is the cross-entropy with them, which is least, their entropy, where it answers the same."""
     run = Run(SMALL, calibration(), replace(STUDENT, epochs=12, learning_rate=0.1), tmp_path)
-    run.fit(teacher=teacher)
+    run.fit(teachers=[teacher])
     assert run.log[-1].train_loss < run.log[0].train_loss
-    assert run.targets is not None
     pixels, soft = run._view(1, torch.from_numpy(run.train_part.images))
     assert soft is not None
     chosen = torch.arange(len(run.train_part))
@@ -113,7 +112,7 @@ def test_a_student_learns_the_teachers_answers(teacher: Path, tmp_path: Path) ->
 
 def test_views_come_round_again_each_followed_by_its_mirror_image(teacher: Path, tmp_path: Path) -> None:
     run = Run(SMALL, calibration(), replace(STUDENT, views=4), tmp_path)
-    run.fit(teacher=teacher)
+    run.fit(teachers=[teacher])
     images = torch.from_numpy(run.train_part.images)
     chosen = torch.arange(50)
     views = [run._view(epoch, images) for epoch in range(1, 6)]
@@ -132,13 +131,50 @@ def test_views_come_round_again_each_followed_by_its_mirror_image(teacher: Path,
     assert not torch.equal(views[0][0](chosen).flip(2), views[1][0](chosen)), "where left and right matter"
 
 
+def test_answers_of_several_teachers_are_averaged(teacher: Path, tmp_path: Path) -> None:
+    other = checkpoint.load_network(teacher, Teacher)
+    with torch.no_grad():
+        other.classifier.weight.mul_(3)
+    second = tmp_path / "other" / "checkpoint.safetensors"
+    checkpoint.save(second, other)
+    answers = []
+    for number, teachers in enumerate(([teacher], [teacher, second])):
+        settings = replace(STUDENT, epochs=1, teachers=len(teachers))
+        run = Run(SMALL, calibration(), settings, tmp_path / str(number))
+        run.fit(teachers=teachers)
+        soft = run._view(1, torch.from_numpy(run.train_part.images))[1]
+        assert soft is not None
+        answers.append(soft)
+    torch.testing.assert_close(answers[1], 2 * answers[0], rtol=0.02, atol=0.05)
+
+
+def test_a_run_goes_on_from_the_one_its_recipe_names(tmp_path: Path) -> None:
+    quick = (resources.files("mnv1deploy") / "recipes" / "quick.toml").read_text("utf-8")
+    first = tmp_path / "first.toml"
+    first.write_text(re.sub(r"(?m)^epochs = .*$", "epochs = 2", quick))
+    settings = Settings.recipe(
+        "quick", init=str(first), epochs=2, batch_size=64, holdout=0.2, learning_rate=1e-6, ema=0.0, seed=3
+    )
+    run = Run(SMALL, calibration(), settings, tmp_path / "run")
+    with pytest.raises(MnvError, match="go on from another run"):
+        run.fit()
+    before = run.first()
+    assert (before.folder, before.settings.seed, before.settings.holdout) == (tmp_path / "run" / "first", 3, 0.2)
+    trained = checkpoint.load(before.fit()).network
+    run.fit(first=before.checkpoint)
+    for name, weights in run.average.named_parameters():
+        torch.testing.assert_close(weights, trained.get_parameter(name), rtol=0, atol=1e-3)
+    again = Run(SMALL, calibration(), settings, tmp_path / "run", resume=True)
+    assert again.fit() == run.checkpoint, "done, it needs nothing more"
+
+
 def test_teachers_that_cannot_be(teacher: Path, tmp_path: Path) -> None:
-    with pytest.raises(MnvError, match="none was given"):
+    with pytest.raises(MnvError, match="name 1 for the number of teachers; given are 0"):
         Run(SMALL, calibration(), STUDENT, tmp_path / "a").fit()
     pictures = calibration()
     two = Dataset("two", pictures.images, pictures.labels % 2, ("even", "odd"))
     with pytest.raises(MnvError, match="other classes"):
-        Run(SMALL.replace(classes=two.classes), two, STUDENT, tmp_path / "b").fit(teacher=teacher)
+        Run(SMALL.replace(classes=two.classes), two, STUDENT, tmp_path / "b").fit(teachers=[teacher])
     with pytest.raises(MnvError, match="mixup needs a teacher"):
         Settings.recipe("quick", mixup=0.2)
 
@@ -152,22 +188,29 @@ def test_reduced_pictures_keep_their_colours() -> None:
 
 @pytest.mark.slow
 def test_the_command_makes_the_teacher_first_and_uses_it_again(class_folders: Path, tmp_path: Path) -> None:
-    recipe = tmp_path / "short.toml"
+    recipe, first = tmp_path / "short.toml", tmp_path / "first.toml"
     best = (resources.files("mnv1deploy") / "recipes" / "best.toml").read_text("utf-8")
-    recipe.write_text(re.sub(r"(?m)^views = .*$", "views = 1", best))
+    assert 'init = "distilled"' in best
+    short = re.sub(r"(?m)^views = .*$", "views = 1", best)
+    recipe.write_text(short.replace('init = "distilled"', f"init = {json.dumps(str(first))}"))
+    short = re.sub(r"(?m)^(epochs|batch_size|teachers) = .*$", r"\1 = 1", short)
+    first.write_text(short.replace("batch_size = 1", "batch_size = 16").replace('init = "distilled"', 'init = ""'))
     options = ["--recipe", recipe, "--batch-size", 16, "--width", 0.25, "--ema", 0.9, "--holdout", 0.2, "--epochs", 2]
     command = [sys.executable, "-W", "error", "-m", "mnv1deploy.cli", "train", "--data", class_folders, *options]
-    first = [*command, "--output", tmp_path / "a", "--json"]
-    done = subprocess.run([*map(str, first)], capture_output=True, text=True)
+    done = subprocess.run([*map(str, [*command, "--output", tmp_path / "a", "--json"])], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["images"] == 16
     epochs = Settings.recipe("teacher").epochs
-    assert done.stderr.count("teacher, epoch ") == epochs
+    assert len(re.findall(r"(?m)^teacher 1, epoch ", done.stderr)) == epochs, "the first part's is this run's too"
+    assert len(re.findall(r"(?m)^teacher 2, epoch ", done.stderr)) == epochs
+    assert done.stderr.count("first part, epoch ") == 1
     teacher = tmp_path / "a" / "teacher"
     assert len(list(teacher.glob("logits-*/*.npy"))) == 1
+    assert len(list((tmp_path / "a" / "teacher-1").glob("logits-*/*.npy"))) == 1
     second = [*command, "--output", tmp_path / "b", "--teacher", teacher]
     done = subprocess.run([*map(str, second)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "teacher, epoch" not in done.stderr, "it is trained already"
+    assert "teacher 1, epoch" not in done.stderr, "they are trained already"
+    assert "teacher 2, epoch" not in done.stderr
     assert (tmp_path / "b" / "checkpoint.safetensors").exists()
     assert len(list(teacher.glob("logits-*/*.npy"))) == 1
