@@ -119,6 +119,12 @@ def label_without(modules: tuple[str, ...], artifact: Path) -> str:
     return done.stdout.strip()
 
 
+def run_silently(script: str, artifact: Path) -> None:
+    """Runs Python code, the artifact its argument, in a process of its own, which succeeds without a warning."""
+    done = subprocess.run([sys.executable, "-c", script, artifact], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def write_class_folders(root: Path, labels: tuple[int, ...]) -> Path:
     """Real pictures as a user has them: 40 of each of these CIFAR-10 classes, ``<class>/<n>.png``."""
     from PIL import Image
