@@ -301,6 +301,8 @@ class Run:
                 f"The settings name {self.settings.teachers} for the number of teachers; given are {len(teachers)}.",
                 "Run.teachers makes them.",
             )
+        if not teachers:
+            return []
         key = {
             **self._augmentation,
             "data": hashlib.sha256(self.train_part.images.tobytes()).hexdigest(),
@@ -311,8 +313,8 @@ class Run:
             network = checkpoint.load_network(teacher, Teacher).to(self.device).to(memory_format=torch.channels_last)
             if network.spec.classes != self.spec.classes:
                 raise MnvError(f"The teacher {teacher} has other classes than the data.")
-            key["teacher"] = sha256(teacher)
-            targets.append(Targets(network, Path(teacher).parent, key, flip=self.settings.flip))
+            own_key = {**key, "teacher": sha256(teacher)}
+            targets.append(Targets(network, Path(teacher).parent, own_key, flip=self.settings.flip))
         return targets
 
     @torch.no_grad()

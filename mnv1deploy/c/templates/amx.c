@@ -111,7 +111,7 @@ AMX INLINE void tile_amx(const Layer *l, const uint8_t *in, int stride, uint8_t 
     }
 }
 
-/* `count` times `pixels` pixels by all outputs, `pixels` and at most 64 of them in a tile. */
+/* `count` times `pixels` pixels, at most 16, by all outputs: tiles of that many pixels by up to 64 outputs. */
 AMX static void strip_amx(const Layer *l, const uint8_t *in, int stride, uint8_t *out, int pixels, int count)
 {
     const int inputs = padded(l->inputs, 4), outputs = padded(l->outputs, 16);
