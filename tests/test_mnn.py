@@ -5,16 +5,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import export
+from conftest import differences, export
 
-from mnv1deploy import bundled, checkpoint, datasets, exporting, formats
+from mnv1deploy import bundled, checkpoint, datasets, formats
 from mnv1deploy.artifact import Manifest, Precision, hashes, manifest_path
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import CUDA
+from mnv1deploy.formats.mnn import _CONVERT
+from mnv1deploy.quantization import parameters_of, quantize
 from mnv1deploy.spec import CIFAR
 
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +31,34 @@ def test_fp16_halves_the_file(artifacts: dict[str, Path]) -> None:
     assert artifacts["fp16"].stat().st_size < 0.52 * artifacts["fp32"].stat().st_size
 
 
-def test_int8_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(MnvError, match=r"mnn cannot be exported in int8\. It can in fp32, fp16\."):
-        next(exporting.export("mnn", "int8", output=tmp_path))
+def test_int8_has_the_grids_of_every_other_format(artifacts: dict[str, Path], tmp_path: Path) -> None:
+    """Read back by MNN's own converter: scale and zero point of every tensor, the weights' scales and the bias."""
+    dump = tmp_path / "net.json"
+    arguments = ["-f", "MNN", "--modelFile", str(artifacts["int8"]), "--JsonFile", str(dump)]
+    subprocess.run([sys.executable, "-c", _CONVERT, *arguments], capture_output=True, check=True)
+    content = json.loads(dump.read_text())
+    network = checkpoint.load(bundled.CHECKPOINT).network.folded()
+    quantization = quantize(network, datasets.calibration().images, "bundled")
+    grids = {content["tensorName"][row["index"]]: row["quantInfo"] for row in content["extraTensorDescribe"]}
+    for name in network.feature_layers:
+        grid = quantization.activations[name]
+        assert grids[name]["zero"] == grid.zero_point - 128
+        assert grids[name]["scale"] == pytest.approx(grid.scale, rel=1e-4, abs=1e-6)
+        (layer,) = [row["main"] for row in content["oplists"] if row["name"] == f"{name}.conv"]
+        scales = quantization.weights[name].scales
+        np.testing.assert_allclose(layer["quanParameter"]["alpha"], scales, rtol=1e-4, atol=1e-6)
+        _, bias = parameters_of(quantization.network, next(x for x in network.spec.layers() if x.name == name))
+        np.testing.assert_allclose(layer["bias"], bias.numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_int8_gives_the_logits_of_the_onnx_artifact(artifacts: dict[str, Path], tmp_path: Path) -> None:
+    """All but pooling and classifier, which stay float, are the same integers."""
+    images = datasets.calibration().images
+    network = checkpoint.load(bundled.CHECKPOINT).network
+    expected = formats.open_session(export(network, "onnx", "int8", tmp_path, images))(images)
+    found = formats.open_session(artifacts["int8"])(images)
+    assert differences(found, expected).max() < 0.1
+    assert artifacts["int8"].stat().st_size < 0.3 * artifacts["fp32"].stat().st_size
 
 
 def test_the_converters_failure_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

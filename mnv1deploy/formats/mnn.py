@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -34,11 +35,15 @@ _CONVERT = "import sys, _tools; sys.exit(not _tools.mnnconvert(['mnnconvert', *s
 
 
 class MnnFormat(Format):
-    """``.mnn``: input ``image``, output ``logits``, batch size free. Its converter does not read QDQ, so no int8."""
+    """``.mnn``: input ``image``, output ``logits``, batch size free.
+
+    int8 is the float network whose weights are on our grids, and those grids beside it, which the converter applies:
+    it does not read QDQ. Pooling and the classifier stay float.
+    """
 
     name = "mnn"
     suffix = ".mnn"
-    precisions: tuple[Precision, ...] = ("fp32", "fp16")
+    precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
     extra = "mnn"
     runners: tuple[str, ...] = ("MNN",)
     export_extra = "mnn-export"
@@ -53,6 +58,10 @@ class MnnFormat(Format):
             source = Path(folder) / "net.onnx"
             OnnxFormat().export(network, source, replace(provenance, precision="fp32"), None)
             options = ["--fp16"] if provenance.precision == "fp16" else []
+            if quantization:
+                grids = Path(folder) / "grids.json"
+                grids.write_text(json.dumps(_compression(quantization)))
+                options = ["--compressionParamsFile", str(grids)]
             files = ["--modelFile", str(source), "--MNNModel", str(path)]
             # a process of its own: it prints its progress, and ends the process over a model it cannot read
             command = [sys.executable, "-c", _CONVERT, "-f", "ONNX", "--bizCode", "mnv1deploy", *files, *options]
@@ -89,8 +98,28 @@ class MnnFormat(Format):
         return MnnSession(path, threads)
 
 
+def _compression(quantization: Quantization) -> dict[str, Any]:
+    """The grids as the converter's compression parameters (MNN_compression.proto): int8, which is ours less 128."""
+    from mnv1deploy.quantization import INPUT
+
+    def tensor(name: str) -> dict[str, Any]:
+        grid = quantization.activations[name]
+        return {"name": name, "scales": [grid.scale], "zero_point": grid.zero_point - 128}
+
+    names = quantization.network.feature_layers
+    layers = [
+        {
+            "input": [tensor(source)],
+            "weight": [{"name": name, "scales": quantization.weights[name].scales.tolist()}],
+            "output": [tensor(name)],
+        }
+        for source, name in zip((INPUT, *names), names, strict=False)
+    ]
+    return {"version": "0.0.0", "algo": [{"type": "QUANTIZE", "quant_params": {"layer": layers}}]}
+
+
 class MnnSession(CpuSession):
-    """A module in MNN, on the CPU, in float32 or, for fp16 on processors that have it, float16."""
+    """A module in MNN, on the CPU, as precise as its artifact; fp16 in float16 on processors that have it."""
 
     def __init__(self, path: Path, threads: int | None) -> None:
         neural: Any = engine("MNN.nn", "mnn")
