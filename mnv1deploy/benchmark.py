@@ -344,12 +344,12 @@ def _open(path: Path, settings: dict[str, Any]) -> Session:
 
 
 def _time(call: Callable[[], object], seconds: float) -> list[int]:
-    """Nanoseconds of each call, for about ``seconds`` and for at least three calls."""
+    """Nanoseconds of each call, for about ``seconds`` and for at least one call."""
     times: list[int] = []
     gc.disable()
     end = time.perf_counter_ns() + int(seconds * 1e9)
     before = time.perf_counter_ns()
-    while before < end or len(times) < 3:
+    while before < end or not times:
         start = time.perf_counter_ns()
         call()
         before = time.perf_counter_ns()

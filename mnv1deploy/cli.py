@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,9 +15,6 @@ from mnv1deploy import report
 from mnv1deploy.artifact import Precision
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import engine
-
-if TYPE_CHECKING:
-    from mnv1deploy.training import Run
 
 app = typer.Typer(
     name="mnv1",
@@ -449,7 +447,7 @@ def train(
             sync_batchnorm=sync_batchnorm,
         )
         try:
-            _fit(run, "", teacher, tensorboard=tensorboard)
+            training.complete(run, teacher=teacher, watch=partial(report.training_progress, tensorboard=tensorboard))
         except KeyboardInterrupt:
             report.show_error(
                 f"Interrupted; {len(run.log)} epochs are kept.", f"Go on with: mnv1 train --resume --output {output}"
@@ -465,19 +463,6 @@ def train(
     else:
         report.show_evaluation(evaluation)
         report.show_line(f"{run.checkpoint}  log, curves and confusion matrix beside it")
-
-
-def _fit(run: Run, title: str, teacher: Path | None, *, tensorboard: bool) -> Path:
-    """Trains a run, and before it those that it goes on from and learns from."""
-    first = None
-    if run.settings.init and not run.log:
-        first = _fit(run.first(), "first part, ", teacher or run.folder / "teacher", tensorboard=tensorboard)
-    teachers = [
-        _fit(other, f"teacher {number}, ", None, tensorboard=tensorboard)
-        for number, other in enumerate(run.teachers(teacher), 1)
-    ]
-    with report.training_progress(run, title, tensorboard=tensorboard) as (on_step, on_epoch):
-        return run.fit(on_step, on_epoch, first=first, teachers=teachers)
 
 
 @app.command(name="import")

@@ -136,16 +136,17 @@ def _progress_bar() -> Progress:
 
 @contextmanager
 def training_progress(
-    run: Run, prefix: str = "", *, tensorboard: bool = False
+    run: Run, purpose: str = "", *, tensorboard: bool = False
 ) -> Iterator[tuple[Callable[[Step], None], Callable[[Epoch], None]]]:
     """(on_step, on_epoch): a bar with loss, accuracy, images/s and time left on a terminal, and a line per epoch.
 
     Args:
         run: to be told of.
-        prefix: of every line.
+        purpose: at the start of every line, where it is one of several runs.
         tensorboard: write the epochs to a TensorBoard log in the run's folder too.
     """
     epochs = run.settings.epochs
+    prefix = f"{purpose}, " if purpose else ""
     silent = distributed.rank() > 0
     bar: Progress | None = _progress_bar() if sys.stderr.isatty() and not silent else None
     log = _tensorboard_log(run.folder, len(run.log)) if tensorboard and not silent else None

@@ -16,7 +16,7 @@ import platform
 import re
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mnv1deploy import checkpoint, distributed
-from mnv1deploy.artifact import Accuracy
+from mnv1deploy.artifact import Accuracy, read_checkpoint_metadata
 from mnv1deploy.augmentation import View
 from mnv1deploy.datasets import Dataset
 from mnv1deploy.distillation import Targets, Teacher
@@ -179,6 +179,8 @@ class Run:
         Raises:
             MnvError: if the loss is no longer a number, or a run that the settings name is missing or of other classes.
         """
+        if self.done:
+            return self.checkpoint
         self._begin()
         if self.device.type == "cpu":
             _keep_freed_memory()
@@ -226,16 +228,22 @@ class Run:
         return Run(self.spec, self._data, settings, folder, device=str(self.device), resume=resume)
 
     @property
+    def done(self) -> bool:
+        """Whether the last epoch is."""
+        return len(self.log) >= self.settings.epochs
+
+    @property
     def checkpoint(self) -> Path:
         """Where the best checkpoint is."""
         return self.folder / CHECKPOINT_FILE
 
     def measure(self, test: Dataset) -> Evaluation:
         """Evaluates the best checkpoint on the test split, once, and writes the accuracy into it."""
-        best = checkpoint.load(self.checkpoint)
-        evaluation = evaluate(TorchSession(best.network, self.spec, "cpu", None), test)
-        kept = tuple(row for row in best.accuracy if row.on != test.name)
-        checkpoint.save(self.checkpoint, best.network, training=best.training, accuracy=(evaluation.accuracy, *kept))
+        facts = read_checkpoint_metadata(self.checkpoint)
+        network = checkpoint.load_network(self.checkpoint, NETWORKS[self.settings.network])
+        evaluation = evaluate(TorchSession(network, self.spec, "cpu", None), test)
+        kept = tuple(Accuracy(**row) for row in facts["accuracy"] if row["on"] != test.name)
+        checkpoint.save(self.checkpoint, network, training=facts["training"], accuracy=(evaluation.accuracy, *kept))
         return evaluation
 
     def _epoch(self, number: int, images: Tensor, labels: Tensor, on_step: Callable[[Step], None]) -> Epoch:
@@ -382,6 +390,45 @@ class Run:
             part.load_state_dict(state[name])
         self.log = [Epoch(**row) for row in state["log"]]
         self.best_accuracy = state["best_accuracy"]
+
+
+Watch = Callable[[Run, str], AbstractContextManager[tuple[Callable[[Step], None], Callable[[Epoch], None]]]]
+"""Given a run and what it is for, a context that tells what to call after every step and every epoch."""
+
+
+def complete(
+    run: Run,
+    *,
+    teacher: str | Path | None = None,
+    watch: Watch = lambda run, purpose: nullcontext((lambda step: None, lambda epoch: None)),
+    purpose: str = "",
+) -> Path:
+    """Trains a run to its end, and before it those that it goes on from and learns from, where they are not done.
+
+    Args:
+        run: the last of them.
+        teacher: folder of its teacher's run; see :meth:`Run.teachers`.
+        watch: entered for each run in turn.
+        purpose: what ``watch`` is told of this one; of the others, the recipe or the teacher's number.
+
+    Returns:
+        Its best checkpoint.
+
+    Raises:
+        MnvError: see :meth:`Run.fit`.
+    """
+    if run.done:
+        return run.checkpoint
+    first = None
+    if run.settings.init and not run.log:
+        folder, name = teacher or run.folder / "teacher", Path(run.settings.init).stem
+        first = complete(run.first(), teacher=folder, watch=watch, purpose=name)
+    teachers = [
+        complete(other, watch=watch, purpose=f"teacher {number}")
+        for number, other in enumerate(run.teachers(teacher), 1)
+    ]
+    with watch(run, purpose) as (on_step, on_epoch):
+        return run.fit(on_step, on_epoch, first=first, teachers=teachers)
 
 
 def _keep_freed_memory() -> None:

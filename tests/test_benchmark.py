@@ -47,7 +47,7 @@ def test_statistics_are_consistent(run: tuple[list[benchmark.Result], int]) -> N
         assert r.min <= r.mean
         assert r.p50_lowest <= r.p50 <= r.p50_highest
         assert r.images_per_second == pytest.approx(1000 * r.batch_size / r.mean)
-        assert r.calls >= 3 * benchmark.ROUNDS
+        assert r.calls >= benchmark.ROUNDS
         assert r.load > 0
         assert r.peak_memory is None or r.peak_memory > 10
 

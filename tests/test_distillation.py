@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from mnv1deploy import checkpoint, training
+from mnv1deploy.artifact import read_checkpoint_metadata
 from mnv1deploy.augmentation import View
 from mnv1deploy.cost import cost
 from mnv1deploy.datasets import Dataset, calibration
@@ -23,6 +25,7 @@ from mnv1deploy.settings import Settings
 from mnv1deploy.spec import CIFAR
 from mnv1deploy.training import Run
 
+TEACHER = Settings.recipe("teacher", epochs=2, batch_size=64, holdout=0.2, learning_rate=0.05)
 SMALL = CIFAR.replace(width=0.25)
 STUDENT = Settings.recipe("distilled", epochs=3, batch_size=64, holdout=0.2, ema=0.9, views=2, mixup=0.2)
 
@@ -30,8 +33,7 @@ STUDENT = Settings.recipe("distilled", epochs=3, batch_size=64, holdout=0.2, ema
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A teacher that saw the calibration pictures twice, in its run's folder."""
-    settings = Settings.recipe("teacher", epochs=2, batch_size=64, holdout=0.2, learning_rate=0.05)
-    return Run(CIFAR, calibration(), settings, tmp_path_factory.mktemp("teacher")).fit()
+    return Run(CIFAR, calibration(), TEACHER, tmp_path_factory.mktemp("teacher")).fit()
 
 
 def view(seed: int = 1) -> View:
@@ -72,6 +74,14 @@ def test_whitened_patches_are_uncorrelated_and_of_unit_variance() -> None:
     # directions with less variance than the regularisation stay below one
     assert covariance.diag().max() < 1.05
     assert covariance.diag().median() > 0.5
+
+
+def test_a_teacher_is_measured_as_any_network_is(teacher: Path, tmp_path: Path) -> None:
+    run = Run(CIFAR, calibration(), TEACHER, shutil.copytree(teacher.parent, tmp_path / "run"), resume=True)
+    evaluation = run.measure(calibration().subset(np.arange(100), "a test"))
+    measured, held_out = read_checkpoint_metadata(run.checkpoint)["accuracy"]
+    assert (measured["on"], measured["images"], measured["top1"]) == ("a test", 100, evaluation.accuracy.top1)
+    assert held_out["top1"] == run.best_accuracy
 
 
 def test_answers_are_computed_once_and_kept(teacher: Path, tmp_path: Path) -> None:
@@ -190,11 +200,10 @@ def test_reduced_pictures_keep_their_colours() -> None:
 def test_the_command_makes_the_teacher_first_and_uses_it_again(class_folders: Path, tmp_path: Path) -> None:
     recipe, first = tmp_path / "short.toml", tmp_path / "first.toml"
     best = (resources.files("mnv1deploy") / "recipes" / "best.toml").read_text("utf-8")
-    assert 'init = "distilled"' in best
     short = re.sub(r"(?m)^views = .*$", "views = 1", best)
-    recipe.write_text(short.replace('init = "distilled"', f"init = {json.dumps(str(first))}"))
-    short = re.sub(r"(?m)^(epochs|batch_size|teachers) = .*$", r"\1 = 1", short)
-    first.write_text(short.replace("batch_size = 1", "batch_size = 16").replace('init = "distilled"', 'init = ""'))
+    recipe.write_text(re.sub(r"(?m)^init = .*$", f"init = {json.dumps(str(first))}", short))
+    short = re.sub(r"(?m)^(epochs|teachers) = .*$", r"\1 = 1", short).replace("batch_size = 128", "batch_size = 16")
+    first.write_text(re.sub(r"(?m)^init = .*$", 'init = ""', short))
     options = ["--recipe", recipe, "--batch-size", 16, "--width", 0.25, "--ema", 0.9, "--holdout", 0.2, "--epochs", 2]
     command = [sys.executable, "-W", "error", "-m", "mnv1deploy.cli", "train", "--data", class_folders, *options]
     done = subprocess.run([*map(str, [*command, "--output", tmp_path / "a", "--json"])], capture_output=True, text=True)
@@ -203,7 +212,7 @@ def test_the_command_makes_the_teacher_first_and_uses_it_again(class_folders: Pa
     epochs = Settings.recipe("teacher").epochs
     assert len(re.findall(r"(?m)^teacher 1, epoch ", done.stderr)) == epochs, "the first part's is this run's too"
     assert len(re.findall(r"(?m)^teacher 2, epoch ", done.stderr)) == epochs
-    assert done.stderr.count("first part, epoch ") == 1
+    assert done.stderr.count("first, epoch ") == 1
     teacher = tmp_path / "a" / "teacher"
     assert len(list(teacher.glob("logits-*/*.npy"))) == 1
     assert len(list((tmp_path / "a" / "teacher-1").glob("logits-*/*.npy"))) == 1
