@@ -99,19 +99,26 @@ class Targets:
 
     @torch.inference_mode()
     def of(self, number: int, view: View, count: int, device: torch.device) -> Tensor:
-        """Logits of all ``count`` pictures of a view, float32 ``[N, classes]`` (kept as float16)."""
+        """Logits of all ``count`` pictures of a view, float32 ``[N, classes]`` (kept as float16).
+
+        Each process has the teacher answer its share of them.
+        """
         path = self._folder / f"{number:04}.npy"
-        if not path.is_file() and distributed.rank() == 0:
-            parts = []
-            for start in range(0, count, BATCH):
-                chosen = torch.arange(start, min(start + BATCH, count), device=device)
+        if not path.is_file():
+            processes, rank = distributed.processes(), distributed.rank()
+            end = count * (rank + 1) // processes
+            logits = torch.zeros(count, len(self._teacher.spec.classes), device=device)
+            for start in range(count * rank // processes, end, BATCH):
+                chosen = torch.arange(start, min(start + BATCH, end), device=device)
                 pixels = view(chosen)
                 with torch.autocast(device.type, torch.bfloat16):
-                    logits = self._teacher(pixels)
+                    answer = self._teacher(pixels)
                     if self._flip:
-                        logits = (logits + self._teacher(pixels.flip(2))) / 2
-                parts.append(logits.half().cpu())
-            with atomic(path) as temporary, temporary.open("wb") as file:
-                np.save(file, torch.cat(parts).numpy())
+                        answer = (answer + self._teacher(pixels.flip(2))) / 2
+                logits[chosen] = answer
+            logits = distributed.total(logits)
+            if rank == 0:
+                with atomic(path) as temporary, temporary.open("wb") as file:
+                    np.save(file, logits.half().cpu().numpy())
         distributed.wait()
         return torch.from_numpy(np.load(path)).to(device).float()

@@ -42,14 +42,18 @@ def joined() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def mean(values: Tensor) -> Tensor:
-    """The mean over the processes, at each of them."""
+def total(values: Tensor) -> Tensor:
+    """The sum over the processes, at each of them."""
     if processes() > 1:
         from torch.distributed import all_reduce
 
         all_reduce(values)
-        values = values / processes()
     return values
+
+
+def mean(values: Tensor) -> Tensor:
+    """The mean over the processes, at each of them."""
+    return total(values) / processes()
 
 
 def wait() -> None:

@@ -1,10 +1,12 @@
 """Two processes that train one network, as torchrun starts them."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mnv1deploy import checkpoint, distributed
@@ -65,6 +67,29 @@ def test_the_command_under_torchrun(class_folders: Path, tmp_path: Path) -> None
     assert len(losses(output)) == 2
     assert checkpoint.load(output / "checkpoint.safetensors").accuracy[0].images == 16
     assert (output / "curves.png").exists()
+
+
+@pytest.mark.slow
+def test_a_teacher_answers_the_same_in_two_processes(tmp_path: Path) -> None:
+    """They share the pictures of a view, and the first writes the answers to all of them."""
+    teacher = Run(
+        CIFAR, calibration(), Settings.recipe("teacher", epochs=1, batch_size=64, holdout=0.2), tmp_path / "t"
+    )
+    teacher.fit()
+    script = tmp_path / "run.py"
+    options = 'epochs=1, batch_size=64, holdout=0.2, ema=0.9, teacher="teacher", teachers=1, views=1'
+    content = SCRIPT.replace("epochs=int(sys.argv[2]), batch_size=64, holdout=0.2, ema=0.9", options)
+    script.write_text(content.replace("run.fit()", "run.fit(teachers=[sys.argv[2]])"))
+    answers = []
+    for number, launcher in enumerate((["-m", "torch.distributed.run", "--nproc-per-node", "2"], [])):
+        folder = shutil.copytree(teacher.folder, tmp_path / f"teacher{number}")
+        command = [sys.executable, *launcher, script, tmp_path / f"run{number}", folder / "checkpoint.safetensors"]
+        subprocess.run([*map(str, command)], check=True, capture_output=True)
+        (kept,) = folder.glob("logits-*/0001.npy")
+        answers.append(np.load(kept))
+    assert answers[0].shape == (len(teacher.train_part), 10)
+    # in bfloat16, whose last digit may depend on how many pictures are answered at once
+    np.testing.assert_allclose(answers[0], answers[1], atol=0.02)
 
 
 def test_a_batch_is_shared_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
