@@ -158,9 +158,10 @@ def training_progress(
             return
         if task is None:
             task = bar.add_task("training", total=epochs * step.steps, fields="")
-        fields = (
-            f"loss {step.loss.item():.3f}  top-1 {step.accuracy.item():.1%}  {step.images_per_second:,.0f} images/s"
-        )
+        fields = "the teachers answer first" if run.settings.teachers else ""
+        if step.step:
+            speed = f"{step.images_per_second:,.0f} images/s"
+            fields = f"loss {step.loss.item():.3f}  top-1 {step.accuracy.item():.1%}  {speed}"
         done = (step.epoch - 1) * step.steps + step.step
         bar.update(task, completed=done, description=f"{prefix}epoch {step.epoch}/{epochs}", fields=fields)
 

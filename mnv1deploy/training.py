@@ -55,7 +55,7 @@ class Step:
     """What a progress bar needs after every step; the tensors are on the device and cost a wait to read.
 
     Attributes:
-        epoch: from 1. step, steps: done in this epoch, and in all of it.
+        epoch: from 1. step, steps: done in this epoch, and in all of it; 0 before teachers answer, if there are any.
         loss, accuracy: means over this epoch so far, scalars.
         images_per_second: of this epoch so far.
     """
@@ -254,6 +254,7 @@ class Run:
         correct = torch.zeros((), device=self.device)
         start = time.perf_counter()
         rate = 0.0
+        on_step(Step(number, 0, steps, loss_sum, correct, 0.0))
         view, soft = self._view(number, images)
         order = torch.randperm(len(labels), generator=self._generator(number)).to(self.device)
         order = order[: steps * size].view(steps, share, size // share)[:, distributed.rank()]
