@@ -87,7 +87,7 @@ def test_recipes_of_ones_own(tmp_path: Path) -> None:
             Settings.recipe(own)
     with pytest.raises(MnvError, match="There is no recipe fastest") as missing:
         Settings.recipe("fastest")
-    assert "best, distilled, quick, teacher" in missing.value.hint
+    assert "best, distilled, distilled-again, quick, teacher" in missing.value.hint
 
 
 # The optimiser and the average -------------------------------------------------------------------------------------
