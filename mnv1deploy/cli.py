@@ -514,9 +514,10 @@ def import_(
         report.show_line(f"{target}" + (f"  top-1 {accuracy}" if accuracy else ""))
     better = {name: fit for name, fit in fits.items() if accuracy and fit.top1 > accuracy.top1 + 0.02}
     if better:
-        name = max(better, key=lambda key: better[key].top1)
+        best = max(fit.top1 for fit in better.values())
+        likely = " or ".join(name for name, fit in better.items() if fit.top1 > best - 0.01)
         report.show_error(
-            f"With --normalization {name} it has a top-1 of {better[name].top1:.1%} on the same images.",
+            f"With --normalization {likely} it has a top-1 of about {best:.0%} on the same images.",
             "Was it trained with another normalisation than you gave?",
         )
 

@@ -46,8 +46,10 @@ class AOTIFormat(Format):
     ) -> None:
         """See Format.export. Needs a C++ compiler."""
         import torch
+        from filelock import FileLock
         from torch._inductor import aoti_compile_and_package
         from torch._inductor.exc import CppCompileError, InductorError, InvalidCxxCompiler
+        from torch._inductor.runtime.cache_dir_utils import cache_dir
 
         size = network.spec.input_size
         images = torch.zeros(2, size, size, 3, dtype=torch.uint8)
@@ -64,7 +66,9 @@ class AOTIFormat(Format):
             program = torch.export.export(module, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
             package = Path(folder) / "network.pt2"
             try:
-                aoti_compile_and_package(program, package_path=str(package), inductor_configs=options)
+                # two exports of one graph at the same time would write the same files in the compiler's cache
+                with FileLock(Path(cache_dir()) / "mnv1deploy.lock"):
+                    aoti_compile_and_package(program, package_path=str(package), inductor_configs=options)
             except (InvalidCxxCompiler, CppCompileError, InductorError) as error:
                 cause = getattr(error, "inner_exception", error)  # torch 2.15 wraps it
                 if not isinstance(cause, (InvalidCxxCompiler, CppCompileError)):
