@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +114,7 @@ def _compression(quantization: Quantization) -> dict[str, Any]:
             "weight": [{"name": name, "scales": quantization.weights[name].scales.tolist()}],
             "output": [tensor(name)],
         }
-        for source, name in zip((INPUT, *names), names, strict=False)
+        for source, name in pairwise((INPUT, *names))
     ]
     return {"version": "0.0.0", "algo": [{"type": "QUANTIZE", "quant_params": {"layer": layers}}]}
 
