@@ -1,5 +1,5 @@
-/* Times every kernel call of a generated network; see profile_c.py. Lines: layer, microseconds, multiplying
- * instructions of 16 lanes; first of all the rate of those, measured, per microsecond. */
+/* Times every kernel call of a generated network; see profile_c.py. Lines: instruction set, layer, microseconds, and
+ * how many its arithmetic takes at least. */
 #define _POSIX_C_SOURCE 199309L
 #include "mobilenetv1.c"
 
@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-enum { REPEATS = 2000 };
+enum { REPEATS = 5000, PEAK_CALLS = 1000 };
 
 static uint8_t image[MOBILENETV1_SIZE * MOBILENETV1_SIZE * 3], scratch[MOBILENETV1_SCRATCH] ALIGNED;
 
@@ -18,36 +18,49 @@ static double now(void)
     return (double)time.tv_sec * 1e6 + (double)time.tv_nsec * 1e-3;
 }
 
-/* vpdpbusd per microsecond, with nothing else to do. */
-AVX512 static double peak(void)
+/* Microseconds of 12 vpdpbusd, which is more than are ever under way, over and over. */
+AVX512 static void vector_peak(void)
 {
-    double best = 0;
-    int repeat, i, q;
-    for (repeat = 0; repeat < REPEATS; repeat++) {
-        __m512i sums[8];
-        double start = now(), rate;
-        UNROLL for (q = 0; q < 8; q++)
-            sums[q] = _mm512_set1_epi32(repeat);
-        for (i = 0; i < 1000; i++)
-            UNROLL for (q = 0; q < 8; q++)
-                sums[q] = add_products_avx512(sums[q], sums[q], sums[q]);
-        UNROLL for (q = 1; q < 8; q++)
-            sums[0] = _mm512_xor_si512(sums[0], sums[q]);
-        rate = 8000 / (now() - start);
-        if (rate > best && _mm512_reduce_add_epi32(sums[0]) != 1)
-            best = rate;
-    }
-    return best;
+    __m512i sums[12];
+    int i, q;
+    UNROLL for (q = 0; q < 12; q++)
+        sums[q] = _mm512_set1_epi32(q);
+    for (i = 0; i < PEAK_CALLS; i++)
+        _Pragma("GCC unroll 12") for (q = 0; q < 12; q++)
+            sums[q] = add_products_avx512(sums[q], sums[q], sums[q]);
+    for (q = 1; q < 12; q++)
+        sums[0] = _mm512_xor_si512(sums[0], sums[q]);
+    scratch[0] = (uint8_t)_mm512_reduce_add_epi32(sums[0]);
 }
 
+/* The same of four tdpbusd. */
+#ifdef X86_AMX
+AMX static void tile_peak(void)
+{
+    Layer full = layers[0];
+    int i;
+    full.inputs = 64;
+    shape_amx(&full, 16, 0);
+    for (i = 0; i < PEAK_CALLS; i++) {
+        _tile_dpbusd(0, 4, 5);
+        _tile_dpbusd(1, 4, 5);
+        _tile_dpbusd(2, 4, 5);
+        _tile_dpbusd(3, 4, 5);
+    }
+    _tile_release();
+}
+#endif
+
 /* Of one step, all calls for depthwise rows or patches, or all for pointwise ones. */
-static void repeat_step(const Kernels *k, const Step *step, int second)
+static void run_step(const Kernels *k, const Step *step, int second)
 {
     const Layer *p = step->pointwise;
     const int size = p->out_size, stride = step->depthwise ? padded(p->inputs, 16) : PATCH;
-    int row;
+    int row, shape = 0;
     for (row = 0; row < size; row += step->rows) {
         const int rows = smaller(step->rows, size - row);
+        if (second && k->shape)
+            shape = k->shape(p, rows * size, shape);
         if (second)
             k->pointwise(p, scratch + ROWS, stride, scratch + step->output + row * size * padded(p->outputs, 16),
                          rows * size);
@@ -58,37 +71,84 @@ static void repeat_step(const Kernels *k, const Step *step, int second)
     }
 }
 
+/* What was timed. */
+typedef struct {
+    void (*peak)(void);
+    const Kernels *kernels;
+    const Step *step; /* NULL for all of it */
+    int second;
+} Job;
+
+/* Microseconds: the shortest of many. */
+static double best(const Job *job)
+{
+    double shortest = 1e9;
+    int repeat;
+    for (repeat = 0; repeat < REPEATS; repeat++) {
+        float logits[MOBILENETV1_CLASSES];
+        const double start = now();
+        double took;
+        if (job->peak)
+            job->peak();
+        else if (job->step)
+            run_step(job->kernels, job->step, job->second);
+        else
+            run(job->kernels, image, logits, scratch);
+        took = now() - start;
+        shortest = took < shortest ? took : shortest;
+    }
+    return shortest;
+}
+
+static double peak(void (*function)(void), int instructions)
+{
+    Job job = {NULL, NULL, NULL, 0};
+    job.peak = function;
+    return best(&job) / PEAK_CALLS / instructions;
+}
+
+static void profile(const char *name, int backend, double vector, double tile)
+{
+    Job job = {NULL, NULL, NULL, 0};
+    int s;
+    if (!mobilenetv1_has(backend))
+        return;
+    job.kernels = &kernels[backend];
+    printf("%s,network,%f,0\n", name, best(&job));
+    for (s = 0; s < (int)(sizeof steps / sizeof *steps); s++)
+        for (job.second = 0; job.second < 2; job.second++) {
+            const Layer *depthwise = steps[s].depthwise, *p = steps[s].pointwise;
+            const double pixels = (double)p->out_size * p->out_size;
+            const double outputs = pixels * padded(job.second ? p->outputs : p->inputs, 16) / 16;
+            double products = outputs * (job.second ? padded(p->inputs, 4) / 4 : depthwise ? 3 : 0) * vector;
+            /* the multiplication and the rounding of each sum need the same units */
+            const double scaling = job.second || depthwise ? 2 * outputs * vector : 0;
+            double bound = products + scaling;
+            if (job.second && backend == MOBILENETV1_AMX_INT8) { /* tiles and vectors work at the same time */
+                products = outputs / 16 * ((p->inputs + 63) / 64) * tile;
+                bound = products > scaling ? products : scaling;
+            }
+            job.step = &steps[s];
+            printf("%s,%s,%f,%f\n", name, job.second ? p->name : depthwise ? depthwise->name : "patches", best(&job),
+                   bound);
+        }
+}
+
 int main(void)
 {
-    const Kernels *k = &kernels[MOBILENETV1_AVX512_VNNI];
-    float logits[MOBILENETV1_CLASSES];
-    double best, took;
-    int s, second, repeat;
+    double vector, tile = 0;
     size_t i;
     for (i = 0; i < sizeof image; i++)
         image[i] = (uint8_t)rand();
-    printf("peak,%f,0\n", peak());
-    for (best = 1e9, repeat = 0; repeat < REPEATS; repeat++) {
-        took = now();
-        run(k, image, logits, scratch);
-        took = now() - took;
-        best = took < best ? took : best;
+    vector = peak(vector_peak, 12);
+    printf("vpdpbusd,peak,%f,0\n", vector);
+#ifdef X86_AMX
+    if (mobilenetv1_has(MOBILENETV1_AMX_INT8)) {
+        tile = peak(tile_peak, 4);
+        printf("tdpbusd,peak,%f,0\n", tile);
     }
-    printf("network,%f,0\n", best);
-    for (s = 0; s < (int)(sizeof steps / sizeof *steps); s++)
-        for (second = 0; second < 2; second++) {
-            const Layer *depthwise = steps[s].depthwise, *p = steps[s].pointwise;
-            const double outputs = (double)p->out_size * p->out_size * padded(second ? p->outputs : p->inputs, 16);
-            /* vpdpbusd, and the vmulps of requantization */
-            const double each = second ? padded(p->inputs, 4) / 4 + 1 : depthwise ? 3 + 1 : 0;
-            for (best = 1e9, repeat = 0; repeat < REPEATS; repeat++) {
-                took = now();
-                repeat_step(k, &steps[s], second);
-                took = now() - took;
-                best = took < best ? took : best;
-            }
-            printf("%s,%f,%f\n", second ? p->name : depthwise ? depthwise->name : "patches", best,
-                   outputs / 16 * each);
-        }
+#endif
+    profile("avx512_vnni", MOBILENETV1_AVX512_VNNI, vector, tile);
+    profile("amx_int8", MOBILENETV1_AMX_INT8, vector, tile);
     return 0;
 }

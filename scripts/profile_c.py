@@ -1,11 +1,13 @@
-"""Per layer of the generated C with AVX-512 VNNI: the time it takes and the least that its multiplications take.
+"""Per layer of the generated C, with AVX-512 VNNI and with AMX: the time it takes and the least its arithmetic takes.
 
     python scripts/profile_c.py artifacts/mobilenetv1_cifar10_int8.c
 
-On one core, the best of 2,000 runs, caches warm. The bound is vpdpbusd and the multiplication of each requantization at
-the rate measured here for vpdpbusd alone: both need the same units. Prints the table of docs/formats/c.md.
+On one core, the best of 5,000 runs, caches warm. The bound is vpdpbusd, and the multiplication and the rounding of every
+sum, at the rate measured here for vpdpbusd alone: they need the same units. With AMX, the tiles work beside those, and
+the bound of a 1x1 convolution is the longer of the two. Prints the tables of docs/formats/c.md.
 """
 
+import itertools
 import subprocess
 import sys
 import tempfile
@@ -21,15 +23,21 @@ def main(folder: Path) -> None:
         source = Path(__file__).with_suffix(".c")
         subprocess.run([str(compiler()), *flags, f"-I{folder}", source, "-o", program], check=True)
         lines = subprocess.run([program], check=True, capture_output=True, text=True).stdout.splitlines()
-    rows = [(name, float(time), float(count)) for name, time, count in (line.split(",") for line in lines)]
-    (_, peak, _), (_, whole, _), *layers = rows
-    print(f"vpdpbusd: {peak / 1000:.2f} G/s, {peak * 64 / 1000:.0f} G multiply-adds/s\n")
-    print("| layer | us | bound, us | reached |\n|---|---:|---:|---:|")
-    for name, time, count in layers:
-        bound = count / peak
-        print(f"| {name} | {time:.2f} | {bound:.2f} | {f'{bound / time:.0%}' if bound else ''} |")
-    bound = sum(count for _, _, count in layers) / peak
-    print(f"| the whole network | {whole:.2f} | {bound:.2f} | {bound / whole:.0%} |")
+    rows = [
+        (kernels, layer, float(time), float(bound)) for kernels, layer, time, bound in (x.split(",") for x in lines)
+    ]
+    for kernels, group in itertools.groupby(rows, lambda row: row[0]):
+        layers = list(group)
+        if layers[0][1] == "peak":
+            products = 64 if kernels == "vpdpbusd" else 16 * 16 * 64
+            print(f"{kernels}: {products / layers[0][2] / 1000:,.0f} G multiply-adds/s")
+            continue
+        print(f"\n| {kernels} | us | bound, us | reached |\n|---|---:|---:|---:|")
+        (_, _, network, _), *layers = layers
+        for _, layer, time, bound in layers:
+            print(f"| {layer} | {time:.2f} | {bound:.2f} | {f'{bound / time:.0%}' if bound else ''} |")
+        total = sum(bound for *_, bound in layers)
+        print(f"| the whole network | {network:.2f} | {total:.2f} | {total / network:.0%} |")
 
 
 if __name__ == "__main__":

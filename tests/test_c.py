@@ -139,7 +139,10 @@ def check_against_onnxruntime(spec: ModelSpec, seed: int, folder: Path) -> None:
     for name, parameter in network.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.3)
-    images = rng.integers(0, 256, (6, spec.input_size, spec.input_size, 3), np.uint8)
+    check_network(network, rng.integers(0, 256, (6, spec.input_size, spec.input_size, 3), np.uint8), folder)
+
+
+def check_network(network: MobileNetV1, images: np.ndarray, folder: Path) -> None:
     quantization = quantize(network.folded(), images[:4], "random")
     traced = TracedC(write("c", quantization, folder), folder / "traced.so")
     reference = TracedOnnx(write("onnx", quantization, folder), folder / "optimized.onnx")
@@ -164,6 +167,17 @@ def check_against_onnxruntime(spec: ModelSpec, seed: int, folder: Path) -> None:
 )
 def test_other_networks_equal_onnxruntime(spec: ModelSpec, tmp_path: Path) -> None:
     check_against_onnxruntime(spec, 1, tmp_path)
+
+
+def test_sums_that_no_float_holds_exactly_equal_onnxruntimes(tmp_path: Path) -> None:
+    """Weights that are all as large as they may be, without a bias, on white pictures: sums beyond 2^23."""
+    network = MobileNetV1(CIFAR.replace(stem=Block(640, 2), blocks=(Block(40, 2),))).eval()
+    for name, parameter in network.named_parameters():
+        torch.nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 0.01)
+    images = np.full((4, 32, 32, 3), 255, np.uint8)
+    images[3] = np.random.default_rng(0).integers(0, 256, images[3].shape, np.uint8)
+    check_network(network, images, tmp_path)
+    assert "#define SUMS_FIT_23_BITS 0" in (tmp_path / "net_int8.c" / "mobilenetv1.c").read_text()
 
 
 @pytest.mark.slow

@@ -31,12 +31,14 @@ class Integers:
         weights: int8, packed, flat.
         biases: int32, the input's zero point folded in; one per output, padded.
         factors: float32, what sums are multiplied by; one per output, padded.
+        largest: what no sum exceeds.
     """
 
     layer: Layer
     weights: NDArray[np.int8]
     biases: NDArray[np.int32]
     factors: NDArray[np.float32]
+    largest: int
 
 
 def write(folder: Path, quantization: Quantization, provenance: Provenance) -> None:
@@ -92,7 +94,11 @@ def _integers(layer: Layer, quantization: Quantization, input: str) -> Integers:
     packed = _pack_depthwise(matrix) if layer.kind == "depthwise" else _pack_pointwise(matrix)
     rest = outputs - layer.out_channels
     return Integers(
-        layer, packed, np.pad(biases, (0, rest)).astype(np.int32), np.pad(factors, (0, rest)).astype(np.float32)
+        layer,
+        packed,
+        np.pad(biases, (0, rest)).astype(np.int32),
+        np.pad(factors, (0, rest)).astype(np.float32),
+        int((matrix.clip(0).sum(1) * 255 + biases).max()),
     )
 
 
@@ -138,6 +144,7 @@ def _values(
         "patch": PATCH,
         "padding": input.zero_point,
         "pool_factor": _float(scale / (scale * np.float32(size**2))),
+        "sums_fit": int(all(integers.largest < 2**23 for integers in layers if integers.layer.kind != "linear")),
         "pixels": "\n".join(_pixels(spec, input)),
         "portable": _template("portable.c"),
         "x86": _template("x86.c"),

@@ -425,10 +425,10 @@ def _pair_pixels(model: ModelProto, spec: ModelSpec) -> None:
     producer = {name: node for node in graph.node for name in node.output}
     constants = {tensor.name: tensor for tensor in graph.initializer}
     stem = next(node for node in graph.node if node.name == "stem")
-    weight, bias = (producer[name] for name in stem.input[1:])
-    for name in (*weight.input, *bias.input):
+    parameters = [name for dequantized in stem.input[1:] for name in producer[dequantized].input]
+    for name in parameters:  # those of the weight, and of the bias unless that was all zeros
         once = numpy_helper.to_array(constants[name])
-        if name == weight.input[0]:
+        if name == parameters[0]:
             width = [(0, 0)] * 3
             left, right = (np.pad(once, [*width, side]) for side in ((0, layer.stride), (layer.stride, 0)))
         else:

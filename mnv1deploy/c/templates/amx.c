@@ -36,112 +36,139 @@ typedef struct {
     uint8_t rows[16];
 } Tiles;
 
-/* Tiles 0 to 3 become sums of 16 outputs each, tile 4 pixels, tiles 5 to 7 weights. */
-AMX static void shape_tiles(int pixels, int inputs)
-{
-    Tiles tiles = {1, 0, {0}, {64, 64, 64, 64, 0, 64, 64, 64}, {0}};
-    int t;
-    for (t = 0; t < 8; t++)
-        tiles.rows[t] = (uint8_t)(t < 5 ? pixels : inputs / 4);
-    tiles.row_bytes[4] = (uint16_t)inputs;
-    __asm__ volatile("" : : "r"(&tiles) : "memory"); /* gcc does not know that all of it is read */
-    _tile_loadconfig(&tiles);
-}
-
-/* The sums of as many pixels as the tiles have rows, by `width` x 16 outputs from `output` on, `chunk` inputs at a
- * time. A tile's number has to be a literal. */
-AMX INLINE void accumulate_amx(const Layer *l, const uint8_t *in, int stride, int output, int chunk,
-                               int32_t sums[4][16][16], const int width)
+/* The inputs that a tile holds: as many as divide all of a layer's. */
+static int chunk_of(const Layer *l)
 {
     const int inputs = padded(l->inputs, 4);
-    const int8_t *weights = l->weights + output * inputs;
-    const int32_t *biases = l->biases + output;
+    int chunk = smaller(inputs, 64);
+    while (inputs % chunk)
+        chunk -= 4;
+    return chunk;
+}
+
+/* For the next calls of pointwise_amx(): tiles 0 to 3 become sums of 16 outputs each, tile 4 pixels, tiles 5 and 6
+ * weights. Returns what tells this shape from others; nothing is done if it is `before`, as it takes 150 cycles. */
+AMX static int shape_amx(const Layer *l, int pixels, int before)
+{
+    Tiles tiles = {1, 0, {0}, {64, 64, 64, 64, 0, 64, 64}, {0}};
+    const int chunk = chunk_of(l), rows = smaller(pixels, 16), shape = rows * 65 + chunk;
+    int t;
+    if (shape == before)
+        return shape;
+    for (t = 0; t < 7; t++)
+        tiles.rows[t] = (uint8_t)(t < 5 ? rows : chunk / 4);
+    tiles.row_bytes[4] = (uint16_t)chunk;
+    __asm__ volatile("" : : "r"(&tiles) : "memory"); /* gcc does not know that all of it is read */
+    _tile_loadconfig(&tiles);
+    return shape;
+}
+
+/* The sums of a tile of pixels by `width` x 16 outputs, in tiles 0 and 1 or, of turn 1, in tiles 2 and 3. A tile's
+ * number has to be a literal. */
+AMX INLINE void accumulate_amx(const uint8_t *in, int stride, const int8_t *weights, int inputs, int chunk,
+                               const __m512i *starts, const int turn, const int width)
+{
     int i;
-    _tile_loadd(0, biases, 0); /* the same row 16 times */
-    if (width > 1)
-        _tile_loadd(1, biases + 16, 0);
-    if (width > 2) {
-        _tile_loadd(2, biases + 32, 0);
-        _tile_loadd(3, biases + 48, 0);
+    if (turn == 0) {
+        _tile_loadd(0, starts, 0); /* the same row 16 times */
+        if (width == 2)
+            _tile_loadd(1, starts + 1, 0);
+    } else {
+        _tile_loadd(2, starts, 0);
+        if (width == 2)
+            _tile_loadd(3, starts + 1, 0);
     }
     for (i = 0; i < inputs; i += chunk) {
         _tile_loadd(4, in + i, stride);
         _tile_loadd(5, weights + i * 16, 64);
-        _tile_dpbusd(0, 4, 5);
-        if (width > 1) {
+        if (turn == 0)
+            _tile_dpbusd(0, 4, 5);
+        else
+            _tile_dpbusd(2, 4, 5);
+        if (width == 2) {
             _tile_loadd(6, weights + (inputs + i) * 16, 64);
-            _tile_dpbusd(1, 4, 6);
-        }
-        if (width > 2) {
-            _tile_loadd(7, weights + (2 * inputs + i) * 16, 64);
-            _tile_dpbusd(2, 4, 7);
-            _tile_loadd(5, weights + (3 * inputs + i) * 16, 64);
-            _tile_dpbusd(3, 4, 5);
-        }
-    }
-    _tile_stored(0, sums[0], 64);
-    if (width > 1)
-        _tile_stored(1, sums[1], 64);
-    if (width > 2) {
-        _tile_stored(2, sums[2], 64);
-        _tile_stored(3, sums[3], 64);
-    }
-}
-
-AMX INLINE void tile_amx(const Layer *l, const uint8_t *in, int stride, uint8_t *out, int pixels, int output,
-                         int chunk, const int width)
-{
-    const int out_stride = padded(l->outputs, 16);
-    int32_t sums[4][16][16] ALIGNED;
-    __m512 factors[4];
-    int p, q;
-    accumulate_amx(l, in, stride, output, chunk, sums, width);
-    UNROLL for (q = 0; q < 4; q++)
-        factors[q] = _mm512_loadu_ps(l->factors + output + 16 * (q % width));
-    for (p = 0, out += output; p < pixels; p++, out += out_stride) {
-        __m512i pixel[4];
-        UNROLL for (q = 0; q < width; q++)
-            pixel[q] = _mm512_load_si512(sums[q][p]);
-        if (width == 4)
-            _mm512_storeu_si512(out, packed_avx512(pixel, factors));
-        else {
-            UNROLL for (q = 0; q < width; q++)
-                store16_avx512(out + 16 * q, pixel[q], factors[q]);
-        }
-    }
-}
-
-/* `count` times `pixels` pixels, at most 16, by all outputs: tiles of that many pixels by up to 64 outputs. */
-AMX static void strip_amx(const Layer *l, const uint8_t *in, int stride, uint8_t *out, int pixels, int count)
-{
-    const int inputs = padded(l->inputs, 4), outputs = padded(l->outputs, 16);
-    int chunk = smaller(inputs, 64), width, o, p;
-    while (inputs % chunk) /* all of a layer's tiles are the same size */
-        chunk -= 4;
-    shape_tiles(pixels, chunk);
-    for (o = 0; o < outputs; o += 16 * width) {
-        const uint8_t *source = in;
-        uint8_t *target = out;
-        width = outputs - o >= 64 ? 4 : outputs - o >= 32 ? 2 : 1;
-        for (p = 0; p < count; p++, source += pixels * stride, target += pixels * outputs)
-            if (width == 4)
-                tile_amx(l, source, stride, target, pixels, o, chunk, 4);
-            else if (width == 2)
-                tile_amx(l, source, stride, target, pixels, o, chunk, 2);
+            if (turn == 0)
+                _tile_dpbusd(1, 4, 6);
             else
-                tile_amx(l, source, stride, target, pixels, o, chunk, 1);
+                _tile_dpbusd(3, 4, 6);
+        }
     }
+}
+
+/* Requantizes and stores the sums of one turn. */
+AMX INLINE void finish_amx(uint8_t *out, int stride, const Scaling *s, int pixels, const int turn, const int width)
+{
+    int32_t sums[2][16][16] ALIGNED;
+    __m512i four[4];
+    int p, q;
+    if (turn == 0) {
+        _tile_stored(0, sums[0], 64);
+        if (width == 2)
+            _tile_stored(1, sums[1], 64);
+    } else {
+        _tile_stored(2, sums[0], 64);
+        if (width == 2)
+            _tile_stored(3, sums[1], 64);
+    }
+    for (p = 0; p + 4 / width <= pixels; p += 4 / width) {
+        UNROLL for (q = 0; q < 4; q++)
+            four[q] = _mm512_load_si512(sums[q % width][p + q / width]);
+        store_avx512(out + p * stride, stride, four, s, width);
+    }
+    for (; p < pixels; p++) {
+        UNROLL for (q = 0; q < width; q++)
+            four[q] = _mm512_load_si512(sums[q][p]);
+        store_pixel_avx512(out + p * stride, four, s, width);
+    }
+}
+
+/* All pixels by as many times `width` x 16 outputs as there are from `output` on; returns the first one that is left.
+ * Sums are finished when those of the next turn are under way: a tile is not stored while it is waited for. */
+AMX INLINE int strip_amx(const Layer *l, const uint8_t *in, int stride, uint8_t *out, int pixels, int output,
+                         const int width)
+{
+    const int inputs = padded(l->inputs, 4), chunk = chunk_of(l);
+    const int out_stride = padded(l->outputs, 16), rows = smaller(pixels, 16);
+    Scaling scalings[2];
+    const Scaling *s = NULL;
+    uint8_t *target = NULL;
+    int turn = 0, p;
+    for (; output + 16 * width <= out_stride; output += 16 * width) {
+        const Scaling *next = s == scalings ? scalings + 1 : scalings;
+        outputs_scaling_avx512(scalings + (next - scalings), l, output, width);
+        __asm__ volatile("" : : : "memory"); /* gcc does not know that tiles are loaded from memory */
+        for (p = 0; p < pixels; p += rows, turn ^= 1, s = next) {
+            const int start = smaller(p, pixels - rows); /* the last ones may be done twice */
+            const uint8_t *source = in + start * stride;
+            const int8_t *weights = l->weights + output * inputs;
+            if (turn == 0) {
+                accumulate_amx(source, stride, weights, inputs, chunk, next->starts, 0, width);
+                if (target)
+                    finish_amx(target, out_stride, s, rows, 1, width);
+            } else {
+                accumulate_amx(source, stride, weights, inputs, chunk, next->starts, 1, width);
+                finish_amx(target, out_stride, s, rows, 0, width);
+            }
+            target = out + start * out_stride + output;
+        }
+    }
+    if (target && turn == 0)
+        finish_amx(target, out_stride, s, rows, 1, width);
+    else if (target)
+        finish_amx(target, out_stride, s, rows, 0, width);
+    return output;
 }
 
 AMX static void pointwise_amx(const Layer *l, const uint8_t *in, int stride, uint8_t *out, int pixels)
 {
-    const int count = pixels / 16, done = 16 * count;
-    if (done)
-        strip_amx(l, in, stride, out, 16, count);
-    if (done < pixels)
-        strip_amx(l, in + done * stride, stride, out + done * padded(l->outputs, 16), pixels - done, 1);
+    const int o = strip_amx(l, in, stride, out, pixels, 0, 2);
+    strip_amx(l, in, stride, out, pixels, o, 1);
+}
+
+AMX static void classify_amx(const Layer *l, const uint8_t *in, float *logits)
+{
     _tile_release();
+    classify_avx512(l, in, logits);
 }
 
 #endif
-

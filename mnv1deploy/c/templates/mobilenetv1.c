@@ -25,6 +25,7 @@ $plan
 #define PATCH $patch /* bytes from the pixels that one output of the stem reads to the next ones */
 #define PADDING $padding /* the pixels' zero point */
 #define POOL_FACTOR $pool_factor /* one over the number of pixels that are averaged */
+#define SUMS_FIT_23_BITS $sums_fit /* no sum of a convolution can reach 2^23 */
 $pixels
 const char *const mobilenetv1_classes[MOBILENETV1_CLASSES] = {
 $class_names
@@ -59,20 +60,21 @@ typedef struct {
     void (*pointwise)(const Layer *, const uint8_t *in, int stride, uint8_t *out, int pixels);
     void (*pool)(const uint8_t *in, uint8_t *out, int pixels, int channels);
     void (*classify)(const Layer *, const uint8_t *in, float *logits);
+    int (*shape)(const Layer *pointwise, int pixels, int before); /* called before pointwise; may be NULL */
 } Kernels;
 
 static const Kernels kernels[MOBILENETV1_BACKENDS] = {
-    {patches_portable, depthwise_portable, pointwise_portable, pool_portable, classify_portable},
+    {patches_portable, depthwise_portable, pointwise_portable, pool_portable, classify_portable, NULL},
 #ifdef X86
-    {patches_avx2, depthwise_avx2, pointwise_avx2, pool_portable, classify_avx2},
-    {patches_avx512, depthwise_avx512, pointwise_avx512, pool_avx512, classify_avx512},
+    {patches_avx2, depthwise_avx2, pointwise_avx2, pool_portable, classify_avx2, NULL},
+    {patches_avx512, depthwise_avx512, pointwise_avx512, pool_avx512, classify_avx512, NULL},
 #endif
 #ifdef X86_AMX
-    {patches_avx512, depthwise_avx512, pointwise_amx, pool_avx512, classify_avx512},
+    {patches_avx512, depthwise_avx512, pointwise_amx, pool_avx512, classify_amx, shape_amx},
 #endif
 #ifdef NEON
     [MOBILENETV1_NEON_DOTPROD] =
-        {patches_portable, depthwise_neon, pointwise_neon, pool_portable, classify_portable},
+        {patches_portable, depthwise_neon, pointwise_neon, pool_portable, classify_portable, NULL},
 #endif
 };
 
@@ -115,7 +117,7 @@ static void run(const Kernels *k, const uint8_t *image, float *logits, uint8_t *
     const int count = (int)(sizeof steps / sizeof *steps);
     const Layer *last = steps[count - 1].pointwise;
     uint8_t *between = scratch + ROWS;
-    int s, row;
+    int s, row, shape = 0;
     for (s = 0; s < count; s++) {
         const Layer *depthwise = steps[s].depthwise, *pointwise = steps[s].pointwise;
         const int size = pointwise->out_size, inputs = pointwise->inputs;
@@ -123,6 +125,8 @@ static void run(const Kernels *k, const uint8_t *image, float *logits, uint8_t *
         for (row = 0; row < size; row += steps[s].rows) {
             const int rows = size - row < steps[s].rows ? size - row : steps[s].rows;
             uint8_t *output = scratch + steps[s].output + row * size * out_stride;
+            if (k->shape)
+                shape = k->shape(pointwise, rows * size, shape);
             if (depthwise) {
                 k->depthwise(depthwise, scratch + steps[s].input, between, row, rows);
                 TRACE(depthwise->name, between, rows * size, inputs, in_stride);

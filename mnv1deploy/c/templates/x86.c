@@ -36,13 +36,13 @@ static int smaller(int a, int b)
  * length. */
 typedef struct {
     const uint8_t *in;
-    int step;
+    intptr_t step;
 } Line;
 
 /* Row `top` from channel `c` on. */
 static Line line_of(const Layer *l, const uint8_t *in, int top, int c)
 {
-    static const uint8_t zeros[32];
+    static const uint8_t zeros[64];
     const int step = padded(l->inputs, 16), inside = top >= 0 && top < l->in_size;
     Line line;
     line.in = inside ? in + top * l->in_size * step + c : zeros;
@@ -50,11 +50,27 @@ static Line line_of(const Layer *l, const uint8_t *in, int top, int c)
     return line;
 }
 
-/* Patches 1 to the one before this can be cut out of row y by loads of 16 bytes: all of those are in the picture. */
-static int inner_end(const Layer *l, int y)
+/* Cuts patches 1 to the one before that returned out of row y: 16 bytes of each of three rows, stored where the next
+ * ones overwrite what is too much. Those that this would take outside the picture are left, at its right end and, if
+ * pixels have to be looked up, everywhere. */
+INLINE int inner_patches(const Layer *l, const uint8_t *image, uint8_t *out, int y)
 {
-    const int top = y * l->stride - 1;
-    return PIXELS_ARE_INPUT && top >= 0 && top + 2 < l->in_size ? (l->in_size - 4) / l->stride + 1 : 1;
+    const int line = l->in_size * 3, step = l->stride * 3, bottom = y * l->stride + 1, last = l->in_size - 1;
+    const int end = PIXELS_ARE_INPUT ? smaller((l->in_size - (bottom < last ? 2 : 5)) / l->stride + 1, l->out_size - 1) : 1;
+    const int above = bottom > 1 ? step : 0, below = bottom <= last ? step : 0; /* outside, the same padding for all */
+    uint8_t padding[16];
+    const uint8_t *a, *b = image + (bottom - 1) * line + step - 3, *c;
+    int x;
+    memset(padding, PADDING, sizeof padding);
+    a = above ? b - line : padding;
+    c = below ? b + line : padding;
+    for (x = 1; x < end; x++, a += above, b += step, c += below) {
+        out += PATCH;
+        _mm_storeu_si128((__m128i *)out, load16(a));
+        _mm_storeu_si128((__m128i *)(out + 9), load16(b));
+        _mm_storeu_si128((__m128i *)(out + 18), load16(c));
+    }
+    return end;
 }
 
 /* ---- AVX2: sums of two products in 16 bits, which quantization keeps from saturating, and of two of those in 32 */
@@ -178,24 +194,13 @@ AVX2 static void depthwise_avx2(const Layer *l, const uint8_t *in, uint8_t *out,
     }
 }
 
-/* A patch is nine bytes of each of three rows; what is loaded around them is masked away. */
 AVX2 static void patches_avx2(const Layer *l, const uint8_t *image, uint8_t *out, int row, int rows)
 {
-    const __m128i nine = _mm_setr_epi32(-1, -1, 0xFF, 0), two = _mm_setr_epi32(0xFFFF, 0, 0, 0);
-    const int line = l->in_size * 3, step = l->stride * 3;
     int x, y;
     for (y = row; y < row + rows; y++, out += l->out_size * PATCH) {
-        const uint8_t *middle = image + y * l->stride * line - 3;
-        const int end = inner_end(l, y);
-        for (x = 0; x < l->out_size; x++)
-            if (x < 1 || x >= end)
-                patch_portable(l, image, out + x * PATCH, y, x);
-        for (x = 1; x < end; x++) {
-            const uint8_t *in = middle + x * step;
-            __m128i *patch = (__m128i *)(out + x * PATCH);
-            _mm_storeu_si128(patch, _mm_blendv_epi8(load16(in - 9), load16(in - line), nine));
-            _mm_storeu_si128(patch + 1, _mm_blendv_epi8(load16(in + line - 2), load16(in + 7), two));
-        }
+        patch_portable(l, image, out, y, 0);
+        for (x = inner_patches(l, image, out, y); x < l->out_size; x++)
+            patch_portable(l, image, out + x * PATCH, y, x);
     }
 }
 
@@ -229,50 +234,105 @@ AVX512 INLINE __m512i add_products_avx512(__m512i sums, __m512i bytes, __m512i w
 #endif
 }
 
-AVX512 INLINE __m256i add_products_avx512vl(__m256i sums, __m256i bytes, __m256i weights)
+/* The same, with the weights read from memory as they are used. */
+AVX512 INLINE __m512i add_stored_products_avx512(__m512i sums, __m512i bytes, const __m512i *weights)
 {
 #ifdef __clang__
-    return _mm256_dpbusd_epi32(sums, bytes, weights);
+    return _mm512_dpbusd_epi32(sums, bytes, *weights);
 #else
-    __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(bytes), "vm"(weights));
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(bytes), "m"(*weights));
     return sums;
 #endif
 }
 
-/* What is done to every sum, as in requantize(), but for the saturation. */
-AVX512 INLINE __m512i scaled_avx512(__m512i sums, __m512 factors)
+/* Quarter i: 0 to 3. */
+AVX512 INLINE __m128i quarter_avx512(__m512i quarters, const int i)
 {
-    return _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_cvtepi32_ps(sums), factors));
+    return i == 0   ? _mm512_castsi512_si128(quarters)
+           : i == 1 ? _mm512_extracti32x4_epi32(quarters, 1)
+           : i == 2 ? _mm512_extracti32x4_epi32(quarters, 2)
+                    : _mm512_extracti32x4_epi32(quarters, 3);
 }
 
-AVX512 INLINE void store16_avx512(uint8_t *out, __m512i sums, __m512 factors)
+/* What four registers of sums start from, and how they are scaled. */
+typedef struct {
+    __m512i starts[4];
+    __m512 factors[4], offsets[4];
+} Scaling;
+
+/* Sums start from the bits of the float 2^23, so that the bits of a sum s >= 0 are those of the float 2^23 + s, and one
+ * fused multiplication and subtraction gives s * factor, rounded once, as in requantize(). What a negative sum gives is
+ * negative too, which is saturated to zero. Where sums could reach 2^23 they start from 0, and are converted. */
+AVX512 INLINE void set_scaling_avx512(Scaling *s, int q, __m512i biases, __m512 factors)
 {
-    __m512i integers = _mm512_max_epi32(scaled_avx512(sums, factors), _mm512_setzero_si512());
-    _mm_storeu_si128((__m128i *)out, _mm512_cvtusepi32_epi8(integers));
+    s->starts[q] = SUMS_FIT_23_BITS ? _mm512_add_epi32(biases, _mm512_set1_epi32(0x4B000000)) : biases;
+    s->factors[q] = factors;
+    s->offsets[q] = _mm512_mul_ps(factors, _mm512_set1_ps(8388608.0f)); /* exact */
 }
 
-/* 64 integers in order. Packing works within each quarter of a register: before the last step, quarter i holds
- * outputs 4 i to 4 i + 3 of every sum. */
-AVX512 INLINE __m512i packed_avx512(const __m512i sums[4], const __m512 factors[4])
+/* Register q in integers, not yet saturated. */
+AVX512 INLINE __m512i scaled_avx512(__m512i sums, const Scaling *s, int q)
+{
+    return _mm512_cvtps_epi32(SUMS_FIT_23_BITS
+                                  ? _mm512_fmsub_ps(_mm512_castsi512_ps(sums), s->factors[q], s->offsets[q])
+                                  : _mm512_mul_ps(_mm512_cvtepi32_ps(sums), s->factors[q]));
+}
+
+/* Of `width` x 16 outputs from `output` on, again and again. */
+AVX512 INLINE void outputs_scaling_avx512(Scaling *s, const Layer *l, int output, const int width)
+{
+    int q;
+    UNROLL for (q = 0; q < 4; q++) {
+        const int o = output + 16 * (q % width);
+        set_scaling_avx512(s, q, _mm512_loadu_si512(l->biases + o), _mm512_loadu_ps(l->factors + o));
+    }
+}
+
+/* Four registers of sums to 64 bytes: within each quarter, four of the first, four of the second ... */
+AVX512 INLINE __m512i packed_avx512(const __m512i sums[4], const Scaling *s)
+{
+    const __m512i low = _mm512_packs_epi32(scaled_avx512(sums[0], s, 0), scaled_avx512(sums[1], s, 1));
+    const __m512i high = _mm512_packs_epi32(scaled_avx512(sums[2], s, 2), scaled_avx512(sums[3], s, 3));
+    return _mm512_packus_epi16(low, high);
+}
+
+/* Requantizes and stores four registers of sums of 16 outputs each: `width` of every pixel, `stride` bytes apart. */
+AVX512 INLINE void store_avx512(uint8_t *out, int stride, const __m512i sums[4], const Scaling *s, const int width)
 {
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    __m512i low = _mm512_packs_epi32(scaled_avx512(sums[0], factors[0]), scaled_avx512(sums[1], factors[1]));
-    __m512i high = _mm512_packs_epi32(scaled_avx512(sums[2], factors[2]), scaled_avx512(sums[3], factors[3]));
-    return _mm512_permutexvar_epi32(order, _mm512_packus_epi16(low, high));
+    const __m512i bytes = _mm512_permutexvar_epi32(order, packed_avx512(sums, s));
+    int q;
+    if (width == 4)
+        _mm512_storeu_si512(out, bytes);
+    else if (width == 2) {
+        _mm256_storeu_si256((__m256i *)out, _mm512_castsi512_si256(bytes));
+        _mm256_storeu_si256((__m256i *)(out + stride), _mm512_extracti64x4_epi64(bytes, 1));
+    } else {
+        UNROLL for (q = 0; q < 4; q++)
+            _mm_storeu_si128((__m128i *)(out + q * stride), quarter_avx512(bytes, q));
+    }
+}
+
+/* The same of a single pixel, which has fewer than four registers of sums. */
+AVX512 INLINE void store_pixel_avx512(uint8_t *out, const __m512i *sums, const Scaling *s, const int width)
+{
+    int q;
+    UNROLL for (q = 0; q < width; q++) {
+        const __m512i integers = _mm512_max_epi32(scaled_avx512(sums[q], s, q), _mm512_setzero_si512());
+        _mm_storeu_si128((__m128i *)(out + 16 * q), _mm512_cvtusepi32_epi8(integers));
+    }
 }
 
 /* A register tile of a 1x1 convolution: `height` pixels by `width` x 16 outputs from `output` on. */
 AVX512 INLINE void tile_avx512(const Layer *l, const uint8_t *in, int stride, uint8_t *out, int output,
-                               const int height, const int width)
+                               const Scaling *s, const int height, const int width)
 {
     const int inputs = padded(l->inputs, 4), out_stride = padded(l->outputs, 16);
     const int8_t *weights = l->weights + output * inputs;
     __m512i sums[16];
-    __m512 factors[4];
     int i, p, q;
-    UNROLL for (p = 0; p < height; p++)
-        UNROLL for (q = 0; q < width; q++)
-            sums[p * width + q] = _mm512_loadu_si512(l->biases + output + 16 * q);
+    UNROLL for (p = 0; p < height * width; p++)
+        sums[p] = s->starts[p % width];
     for (i = 0; i < inputs; i += 4) {
         __m512i columns[4];
         UNROLL for (q = 0; q < width; q++)
@@ -283,22 +343,11 @@ AVX512 INLINE void tile_avx512(const Layer *l, const uint8_t *in, int stride, ui
                 sums[p * width + q] = add_products_avx512(sums[p * width + q], pixel, columns[q]);
         }
     }
-    UNROLL for (q = 0; q < 4; q++)
-        factors[q] = _mm512_loadu_ps(l->factors + output + 16 * (q % width));
     out += output;
-    if (width == 4) {
-        UNROLL for (p = 0; p < height; p++)
-            _mm512_storeu_si512(out + p * out_stride, packed_avx512(sums + 4 * p, factors));
-    } else if (width == 2 && height % 2 == 0) {
-        UNROLL for (p = 0; p < height; p += 2) {
-            const __m512i two = packed_avx512(sums + 2 * p, factors);
-            _mm256_storeu_si256((__m256i *)(out + p * out_stride), _mm512_castsi512_si256(two));
-            _mm256_storeu_si256((__m256i *)(out + (p + 1) * out_stride), _mm512_extracti64x4_epi64(two, 1));
-        }
-    } else {
-        UNROLL for (p = 0; p < height * width; p++)
-            store16_avx512(out + p / width * out_stride + p % width * 16, sums[p], factors[p % width]);
-    }
+    UNROLL for (p = 0; p < height * width / 4; p++)
+        store_avx512(out + p * (4 / width) * out_stride, out_stride, sums + 4 * p, s, width);
+    if (height * width < 4)
+        store_pixel_avx512(out, sums, s, width);
 }
 
 /* All pixels by `width` x 16 outputs. */
@@ -306,11 +355,13 @@ AVX512 INLINE void strip_avx512(const Layer *l, const uint8_t *in, int stride, u
                                 const int height, const int width)
 {
     const int out_stride = padded(l->outputs, 16);
+    Scaling scaling;
     int p = 0;
+    outputs_scaling_avx512(&scaling, l, output, width);
     for (; p + height <= pixels; p += height)
-        tile_avx512(l, in + p * stride, stride, out + p * out_stride, output, height, width);
+        tile_avx512(l, in + p * stride, stride, out + p * out_stride, output, &scaling, height, width);
     for (; p < pixels; p++)
-        tile_avx512(l, in + p * stride, stride, out + p * out_stride, output, 1, width);
+        tile_avx512(l, in + p * stride, stride, out + p * out_stride, output, &scaling, 1, width);
 }
 
 AVX512 static void pointwise_avx512(const Layer *l, const uint8_t *in, int stride, uint8_t *out, int pixels)
@@ -325,88 +376,118 @@ AVX512 static void pointwise_avx512(const Layer *l, const uint8_t *in, int strid
         strip_avx512(l, in, stride, out, pixels, o, 8, 1);
 }
 
-/* 32 bytes, or 16 and zeros. */
-AVX512 INLINE __m256i load_avx512(const void *in, const int wide)
+/* Depthwise convolutions work on four quarters of 16 channels: 64 channels of one place, or, as `wide` says, 32 of two
+ * places or 16 of four. */
+
+/* Quarter i is the 16 bytes at bases[i / wide] + i % wide * apart. */
+AVX512 INLINE __m512i quarters_avx512(const void *const bases[4], int apart, const int wide)
 {
-    return wide ? _mm256_loadu_si256(in) : _mm256_zextsi128_si256(load16(in));
+    __m512i quarters = _mm512_castsi128_si512(load16(bases[0]));
+    quarters = _mm512_inserti32x4(quarters, load16((const char *)bases[1 / wide] + 1 % wide * apart), 1);
+    quarters = _mm512_inserti32x4(quarters, load16((const char *)bases[2 / wide] + 2 % wide * apart), 2);
+    return _mm512_inserti32x4(quarters, load16((const char *)bases[3 / wide] + 3 % wide * apart), 3);
 }
 
-/* 16 bytes at `in` and 16 more `apart` bytes on, or zeros. */
-AVX512 INLINE __m256i halves_avx512(const void *in, int apart, const int wide)
+/* The same of parameters, which are the same in every place. */
+AVX512 INLINE __m512i repeated_avx512(const void *base, int apart, const int wide)
 {
-    const __m256i low = _mm256_zextsi128_si256(load16(in));
-    return wide ? _mm256_inserti128_si256(low, load16((const char *)in + apart), 1) : low;
+    const void *const bases[4] = {base, base, base, base};
+    return quarters_avx512(bases, apart, wide);
 }
 
-/* Four rows of 32 channels in column x: column[q] has channels 4 q to 4 q + 3 and 16 + 4 q to 16 + 4 q + 3, of each
- * the four rows, which is what vpdpbusd takes. */
-AVX512 INLINE void column_avx512(__m256i column[4], const Line lines[4], int x, const int wide)
+/* Column x of one row in every place. */
+AVX512 INLINE __m512i pixels_avx512(const Line lines[4], intptr_t x, const int wide)
 {
-    const __m256i a = load_avx512(lines[0].in + x * lines[0].step, wide);
-    const __m256i b = load_avx512(lines[1].in + x * lines[1].step, wide);
-    const __m256i c = load_avx512(lines[2].in + x * lines[2].step, wide);
-    const __m256i d = load_avx512(lines[3].in + x * lines[3].step, wide);
-    const __m256i ab_low = _mm256_unpacklo_epi8(a, b), ab_high = _mm256_unpackhi_epi8(a, b);
-    const __m256i cd_low = _mm256_unpacklo_epi8(c, d), cd_high = _mm256_unpackhi_epi8(c, d);
-    column[0] = _mm256_unpacklo_epi16(ab_low, cd_low);
-    column[1] = _mm256_unpackhi_epi16(ab_low, cd_low);
-    column[2] = _mm256_unpacklo_epi16(ab_high, cd_high);
-    column[3] = _mm256_unpackhi_epi16(ab_high, cd_high);
+    const uint8_t *const a = lines[0].in + x * lines[0].step;
+    if (wide == 4)
+        return _mm512_loadu_si512(a);
+    if (wide == 2)
+        return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)a)),
+                                  _mm256_loadu_si256((const __m256i *)(lines[1].in + x * lines[1].step)), 1);
+    {
+        const void *const bases[4] = {a, lines[1].in + x * lines[1].step, lines[2].in + x * lines[2].step,
+                                      lines[3].in + x * lines[3].step};
+        return quarters_avx512(bases, 0, 1);
+    }
 }
 
-/* 32 channels from `c` on, or 16, of some rows of a depthwise convolution. With stride 1, two rows read the same four:
- * the upper one with weights for the first three, the lower one with weights for the last three. */
+/* Four rows in column x: column[q] has channels 4 q to 4 q + 3 of every quarter, of each the four rows, which is what
+ * vpdpbusd takes. */
+AVX512 INLINE void column_avx512(__m512i column[4], Line lines[4][4], intptr_t x, const int wide)
+{
+    const __m512i a = pixels_avx512(lines[0], x, wide), b = pixels_avx512(lines[1], x, wide);
+    const __m512i c = pixels_avx512(lines[2], x, wide), d = pixels_avx512(lines[3], x, wide);
+    const __m512i ab_low = _mm512_unpacklo_epi8(a, b), ab_high = _mm512_unpackhi_epi8(a, b);
+    const __m512i cd_low = _mm512_unpacklo_epi8(c, d), cd_high = _mm512_unpackhi_epi8(c, d);
+    column[0] = _mm512_unpacklo_epi16(ab_low, cd_low);
+    column[1] = _mm512_unpackhi_epi16(ab_low, cd_low);
+    column[2] = _mm512_unpacklo_epi16(ab_high, cd_high);
+    column[3] = _mm512_unpackhi_epi16(ab_high, cd_high);
+}
+
+/* 16 x `wide` channels from `c` on of some rows of a depthwise convolution. A place is two rows with stride 1, which
+ * read the same four: the upper one with weights for the first three, the lower one with weights for the last three.
+ * With stride 2 it is one row. */
 AVX512 INLINE void channels_avx512(const Layer *l, const uint8_t *in, uint8_t *out, int row, int rows, int c,
                                    const int wide, const int stride)
 {
-    const int apart = padded(l->inputs, 16), size = l->in_size, out_row = l->out_size * apart;
-    const int at_once = stride == 1 ? 2 : 1;
-    __m256i weights[2][3][4], biases[4];
-    __m256 factors[4];
-    int q, k, x, y, r;
+    const intptr_t apart = padded(l->inputs, 16), size = l->in_size, out_row = l->out_size * apart;
+    const int at_once = stride == 1 ? 2 : 1, places = 4 / wide, last = rows > at_once ? rows - at_once : 0;
+    __m512i weights[2][3][4];
+    Scaling scaling;
+    intptr_t x;
+    int q, k, y, r, p;
     UNROLL for (q = 0; q < 4; q++) {
         UNROLL for (k = 0; k < 3; k++) {
-            weights[0][k][q] = halves_avx512(l->weights + c * 12 + k * 64 + q * 16, 3 * 64, wide);
-            weights[1][k][q] = _mm256_slli_epi32(weights[0][k][q], 8);
+            weights[0][k][q] = repeated_avx512(l->weights + c * 12 + k * 64 + q * 16, 3 * 64, wide);
+            weights[1][k][q] = _mm512_slli_epi32(weights[0][k][q], 8);
         }
-        biases[q] = halves_avx512(l->biases + c + 4 * q, 64, wide);
-        factors[q] = _mm256_castsi256_ps(halves_avx512(l->factors + c + 4 * q, 64, wide));
+        set_scaling_avx512(&scaling, q, repeated_avx512(l->biases + c + 4 * q, 64, wide),
+                           _mm512_castsi512_ps(repeated_avx512(l->factors + c + 4 * q, 64, wide)));
     }
-    for (y = 0, out += c; y < rows; y += at_once) {
-        Line lines[4];
-        __m256i left[4], middle[4], right[4];
-        for (k = 0; k < 4; k++) /* with stride 2 there is no fourth row */
-            lines[k] = line_of(l, in, k < 2 + at_once ? (row + y) * stride + k - 1 : -1, c);
+    for (y = 0, out += c; y < rows; y += at_once * places) {
+        Line lines[4][4];
+        uint8_t *targets[4];
+        __m512i left[4], middle[4], right[4];
+        for (p = 0; p < places; p++) {
+            const int first = smaller(y + p * at_once, last); /* the last place may be done twice */
+            targets[p] = out + first * out_row;
+            for (k = 0; k < 4; k++) /* with stride 2 there is no fourth row */
+                lines[k][p] = line_of(l, in, k < 2 + at_once ? (row + first) * stride + k - 1 : -1, c);
+        }
         UNROLL for (q = 0; q < 4; q++)
-            left[q] = right[q] = _mm256_setzero_si256();
+            left[q] = right[q] = _mm512_setzero_si512();
         if (stride == 1)
             column_avx512(middle, lines, 0, wide);
         for (x = 0; x < l->out_size; x++) {
-            uint8_t *target = out + y * out_row + x * apart;
             if (stride == 2)
                 column_avx512(middle, lines, 2 * x, wide);
             if (x * stride + 1 < size)
                 column_avx512(right, lines, x * stride + 1, wide);
             else {
                 UNROLL for (q = 0; q < 4; q++)
-                    right[q] = _mm256_setzero_si256();
+                    right[q] = _mm512_setzero_si512();
             }
-            UNROLL for (r = 0; r < at_once; r++, target += out_row) {
-                __m256i sums[4];
+            UNROLL for (r = 0; r < at_once; r++) {
+                __m512i sums[4];
+                if (r == rows) /* a single one */
+                    break;
                 UNROLL for (q = 0; q < 4; q++) {
-                    sums[q] = add_products_avx512vl(biases[q], left[q], weights[r][0][q]);
-                    sums[q] = add_products_avx512vl(sums[q], middle[q], weights[r][1][q]);
-                    sums[q] = add_products_avx512vl(sums[q], right[q], weights[r][2][q]);
-                    sums[q] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(sums[q]), factors[q]));
+                    sums[q] = add_stored_products_avx512(scaling.starts[q], left[q], &weights[r][0][q]);
+                    sums[q] = add_stored_products_avx512(sums[q], middle[q], &weights[r][1][q]);
+                    sums[q] = add_stored_products_avx512(sums[q], right[q], &weights[r][2][q]);
                 }
-                sums[0] = _mm256_packs_epi32(sums[0], sums[1]);
-                sums[0] = _mm256_packus_epi16(sums[0], _mm256_packs_epi32(sums[2], sums[3]));
-                if (y + r >= rows)
-                    continue;
-                if (wide)
-                    _mm256_storeu_si256((__m256i *)target, sums[0]);
-                else
-                    _mm_storeu_si128((__m128i *)target, _mm256_castsi256_si128(sums[0]));
+                sums[0] = packed_avx512(sums, &scaling);
+                UNROLL for (p = 0; p < places; p++) {
+                    uint8_t *target = targets[p] + r * out_row + x * apart;
+                    if (wide == 4)
+                        _mm512_storeu_si512(target, sums[0]);
+                    else if (wide == 2)
+                        _mm256_storeu_si256((__m256i *)target, p ? _mm512_extracti64x4_epi64(sums[0], 1)
+                                                                 : _mm512_castsi512_si256(sums[0]));
+                    else
+                        _mm_storeu_si128((__m128i *)target, quarter_avx512(sums[0], p));
+                }
             }
             UNROLL for (q = 0; q < 4; q++) {
                 left[q] = stride == 1 ? middle[q] : right[q];
@@ -420,15 +501,20 @@ AVX512 static void depthwise_avx512(const Layer *l, const uint8_t *in, uint8_t *
 {
     const int channels = padded(l->inputs, 16);
     int c = 0;
+    for (; c + 64 <= channels; c += 64)
+        if (l->stride == 1)
+            channels_avx512(l, in, out, row, rows, c, 4, 1);
+        else
+            channels_avx512(l, in, out, row, rows, c, 4, 2);
     for (; c + 32 <= channels; c += 32)
         if (l->stride == 1)
-            channels_avx512(l, in, out, row, rows, c, 1, 1);
+            channels_avx512(l, in, out, row, rows, c, 2, 1);
         else
-            channels_avx512(l, in, out, row, rows, c, 1, 2);
+            channels_avx512(l, in, out, row, rows, c, 2, 2);
     if (c < channels && l->stride == 1)
-        channels_avx512(l, in, out, row, rows, c, 0, 1);
+        channels_avx512(l, in, out, row, rows, c, 1, 1);
     else if (c < channels)
-        channels_avx512(l, in, out, row, rows, c, 0, 2);
+        channels_avx512(l, in, out, row, rows, c, 1, 2);
 }
 
 /* A patch at the picture's border: only what is inside is loaded, over the padding. */
@@ -446,23 +532,14 @@ AVX512 INLINE void border_avx512(const Layer *l, const uint8_t *image, uint8_t *
 
 AVX512 static void patches_avx512(const Layer *l, const uint8_t *image, uint8_t *out, int row, int rows)
 {
-    const int line = l->in_size * 3, step = l->stride * 3;
     int x, y;
     if (!PIXELS_ARE_INPUT) {
         patches_portable(l, image, out, row, rows);
         return;
     }
     for (y = row; y < row + rows; y++, out += l->out_size * PATCH) {
-        const uint8_t *middle = image + y * l->stride * line - 3;
-        const int end = inner_end(l, y);
         border_avx512(l, image, out, y, 0);
-        for (x = 1; x < end; x++) {
-            const uint8_t *in = middle + x * step;
-            __m128i *patch = (__m128i *)(out + x * PATCH);
-            _mm_storeu_si128(patch, _mm_mask_mov_epi8(load16(in - line), 0xFE00, load16(in - 9)));
-            _mm_storeu_si128(patch + 1, _mm_mask_mov_epi8(load16(in + 7), 0xFFFC, load16(in + line - 2)));
-        }
-        for (; x < l->out_size; x++)
+        for (x = inner_patches(l, image, out, y); x < l->out_size; x++)
             border_avx512(l, image, out + x * PATCH, y, x);
     }
 }
@@ -475,7 +552,8 @@ AVX512 static void pool_avx512(const uint8_t *in, uint8_t *out, int pixels, int 
         __m512i sums = _mm512_setzero_si512();
         for (p = 0; p < pixels; p++)
             sums = _mm512_add_epi32(sums, _mm512_cvtepu8_epi32(load16(in + p * stride + c)));
-        store16_avx512(out + c, sums, _mm512_set1_ps(POOL_FACTOR));
+        sums = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_cvtepi32_ps(sums), _mm512_set1_ps(POOL_FACTOR)));
+        _mm_storeu_si128((__m128i *)(out + c), _mm512_cvtusepi32_epi8(sums));
     }
 }
 
