@@ -3,7 +3,7 @@
     python scripts/profile_c.py artifacts/mobilenetv1_cifar10_int8.c
 
 On one core, the best of 5,000 runs, caches warm. The bound is vpdpbusd, and the multiplication and the rounding of
-every sum, at the rate measured here for vpdpbusd alone: they need the same units. With AMX, the tiles work beside those,
+every sum, at the rate measured here for vpdpbusd alone: they need the same units. With AMX, tiles work beside those,
 and the bound of a 1x1 convolution is the longer of the two. Prints the tables of docs/formats/c.md.
 """
 
