@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +20,7 @@ from mnv1deploy.formats.base import (
     Format,
     Images,
     Logits,
+    check_images,
     engine,
     missing,
     refuse_provider,
@@ -27,6 +28,8 @@ from mnv1deploy.formats.base import (
 )
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mnv1deploy.network import MobileNetV1
     from mnv1deploy.quantization import Quantization
 
@@ -118,9 +121,19 @@ class ExecuTorchSession(CpuSession):
         self.provenance = Provenance.from_json(bytes(text.numpy()).decode())
 
     def _infer(self, images: Images) -> Logits:
-        pixels = self._torch.from_numpy(np.require(images, requirements=["C", "W"]))
-        parts = [self._forward.execute((part,))[0].numpy() for part in self._torch.split(pixels, MAX_BATCH)]
+        parts = [self._forward.execute(part)[0].numpy() for part in self._parts(images)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def runner(self, images: Images, *, include_copies: bool) -> Callable[[], object]:
+        """See Session. The tensors around the pixels are made once."""
+        check_images(images, self.spec)
+        execute, parts = self._forward.execute, self._parts(images)
+        return lambda: [execute(part)[0] for part in parts]
+
+    def _parts(self, images: Images) -> list[tuple[Tensor]]:
+        """The arguments of one call each, of as many pictures as that takes."""
+        pixels = self._torch.from_numpy(np.require(images, requirements=["C", "W"]))
+        return [(part,) for part in self._torch.split(pixels, MAX_BATCH)]
 
 
 def _runtime() -> ModuleType:
