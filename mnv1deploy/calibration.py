@@ -74,9 +74,10 @@ def channel_maxima(network: MobileNetV1, images: NDArray[np.uint8]) -> dict[str,
 
 
 @torch.inference_mode()
-def observe(network: MobileNetV1, images: NDArray[np.uint8]) -> dict[str, Observation]:
-    """Every convolution's output on the images, by layer name. The network is run over them twice."""
-    channel_max = channel_maxima(network, images)
+def observe(
+    network: MobileNetV1, images: NDArray[np.uint8], channel_max: dict[str, NDArray[np.float64]]
+) -> dict[str, Observation]:
+    """Every convolution's output on the images, by layer name, given what :func:`channel_maxima` gives."""
     sums: dict[str, Tensor] = {}
     moving: dict[str, float] = {}
     histograms: dict[str, Tensor] = {}
@@ -86,8 +87,9 @@ def observe(network: MobileNetV1, images: NDArray[np.uint8]) -> dict[str, Observ
 
     def record_histogram(name: str, output: Tensor) -> None:
         moving[name] = MOMENTUM * moving.get(name, output.max().item()) + (1 - MOMENTUM) * output.max().item()
-        positive = output[output > 0]
-        counts = torch.histc(positive, BINS, 0, max(float(channel_max[name].max()), 1e-30)).long()
+        top = max(float(channel_max[name].max()), 1e-30)
+        positive = output[output > 0].clamp(max=top)  # rounding may put the largest a bit above
+        counts = torch.histc(positive, BINS, 0, top).long()
         histograms[name] = histograms[name] + counts if name in histograms else counts
 
     with observed(network, "conv", record_sum), observed(network, "relu", record_histogram):

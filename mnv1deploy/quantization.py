@@ -161,10 +161,11 @@ def quantize(network: MobileNetV1, images: NDArray[np.uint8], source: str, schem
         source: what to call them in the manifest.
         scheme: how.
     """
-    network = copy.deepcopy(network)
+    network = copy.deepcopy(network).double()  # whose rounding no processor's order of additions changes
+    maxima = calibration.channel_maxima(network, images)
     if scheme.equalization:
-        _equalize(network, calibration.channel_maxima(network, images), scheme.equalization)
-    seen = calibration.observe(network, images)
+        maxima = _equalize(network, maxima, scheme.equalization)
+    seen = calibration.observe(network, images, maxima)
     activations = {INPUT: _input_grid(network, images)}
     for name in network.feature_layers:
         activations[name] = Grid.of_range(0.0, calibration.upper_bound(seen[name], scheme.ranges))
@@ -173,6 +174,7 @@ def quantize(network: MobileNetV1, images: NDArray[np.uint8], source: str, schem
     means = {name: observation.channel_mean for name, observation in seen.items()}
     weights = _round(network, images, activations, means, scheme)
     facts = {"quantizer": "mnv1deploy", **asdict(scheme), "calibration": source, "images": len(images)}
+    network = network.float()
     return Quantization(activations, weights, _network_of(network, activations, weights), network, facts)
 
 
@@ -201,20 +203,28 @@ def _input_grid(network: MobileNetV1, images: NDArray[np.uint8]) -> Grid:
     return Grid.of_range(min(x.min().item() for x in normalized), max(x.max().item() for x in normalized))
 
 
-def _equalize(network: MobileNetV1, maxima: dict[str, NDArray[np.float64]], strength: float) -> None:
-    """Scales channels in place; ReLU lets a positive factor through, so the logits stay what they are."""
+def _equalize(
+    network: MobileNetV1, maxima: dict[str, NDArray[np.float64]], strength: float
+) -> dict[str, NDArray[np.float64]]:
+    """Scales channels in place; ReLU lets a positive factor through, so the logits stay what they are.
+
+    Returns the maxima that this leaves.
+    """
+    found = dict(maxima)
     layers = [layer for layer in network.spec.layers() if layer.kind != "pool"]
     for layer, reader in pairwise(layers):
         channel_max = torch.from_numpy(maxima[layer.name])
         # a channel that is never positive has no range to bring anywhere
         gain = torch.where(channel_max > 0, channel_max.max() / channel_max, 1).clamp(max=2**10)
-        gain = (gain if reader.kind == "depthwise" else gain**strength).float()
+        gain = gain if reader.kind == "depthwise" else gain**strength
+        found[layer.name] = (channel_max * gain).numpy()
         weight, bias = parameters_of(network, layer)
         weight.mul_(gain.view(-1, 1, 1, 1))
         bias.mul_(gain)
         weight, _ = parameters_of(network, reader)
         shape = (-1, 1, 1, 1) if reader.kind == "depthwise" else (1, -1, *[1] * (weight.ndim - 2))
         weight.div_(gain.view(shape))
+    return found
 
 
 @torch.inference_mode()
@@ -233,28 +243,33 @@ def _round(
         output_grid = activations.get(layer.name)
         if layer.kind == "pool":
             assert output_grid
-            inputs = [output_grid.integers(network.pool(grid.reals(x))).flatten(1) for x in inputs]
+            inputs = [output_grid.integers(network.pool(grid.reals(x).double())).flatten(1) for x in inputs]
         else:
             original, original_bias = parameters_of(network, layer)
-            weight, bias = original.double().flatten(1).numpy(), original_bias.double().numpy()
+            weight, bias = original.flatten(1).numpy(), original_bias.numpy()
             scales = _weight_scales(layer, weight, bias, grid.scale)
-            moments = _second_moments(layer, (grid.reals(x) for x in inputs)) if scheme.compensation else None
+            moments = _second_moments(layer, inputs, grid) if scheme.compensation else None
             values = _rounded(layer, weight, scales, moments)
             step = grid.scale * scales.astype(np.float64)
-            rounded = torch.from_numpy(values * scales[:, None]).float().view_as(original)
+            integers = torch.from_numpy(values).view_as(original)
+            sums = [_sums(layer, x, integers, grid) for x in inputs] if output_grid else []
             if scheme.bias_correction and layer.name in means:
-                outputs = (layer_output(layer, grid.reals(x), rounded, None) for x in inputs)
-                total = torch.stack([output.double().mean((2, 3)).sum(0) for output in outputs]).sum(0)
-                bias = means[layer.name] - total.numpy() / len(images)
+                total = torch.stack([x.mean((2, 3)).sum(0) for x in sums]).sum(0)
+                bias = means[layer.name] - total.numpy() * step / len(images)
             bias = np.rint(bias / step)
             found[layer.name] = Weights(values.astype(np.int8).reshape(original.shape), scales, bias.astype(np.int32))
             if output_grid:
-                real_bias = torch.from_numpy(bias * step).float()
-                inputs = [
-                    output_grid.integers(layer_output(layer, grid.reals(x), rounded, real_bias).relu()) for x in inputs
-                ]
+                factor, offset = (torch.from_numpy(x).view(-1, 1, 1) for x in (step, bias * step))
+                inputs = [output_grid.integers((x * factor + offset).relu()) for x in sums]
         grid = output_grid or grid
     return found
+
+
+def _sums(layer: Layer, inputs: Tensor, weight: Tensor, grid: Grid) -> Tensor:
+    """What a layer adds up, in integers, float64 ``[N, C, H, W]``; float32 holds them exactly while they are small."""
+    small = weight.flatten(1).abs().sum(1).max() * 255 < 2**24
+    dtype = torch.float32 if small else torch.float64
+    return layer_output(layer, inputs.to(dtype) - grid.zero_point, weight.to(dtype), None).double()
 
 
 def _weight_scales(
@@ -278,20 +293,22 @@ def _limit(layer: Layer, values: NDArray[np.float64], column: int) -> NDArray[np
     return np.minimum(127, PAIR - np.abs(values[:, column - 1])) if column % 2 else 127
 
 
-def _second_moments(layer: Layer, inputs: Any) -> NDArray[np.float64]:
+def _second_moments(layer: Layer, inputs: list[Tensor], grid: Grid) -> NDArray[np.float64]:
     """Mean of x x^T over all places, x being what one output value reads: ``[1 or channels, K, K]``."""
     total: Any = 0
     count = 0
-    for x in inputs:
+    for integers in inputs:
+        x = integers.float() - grid.zero_point
         if layer.kind == "linear":
             read = x[None]
         else:
             read = F.unfold(x, layer.kernel, padding=layer.kernel // 2, stride=layer.stride)
             groups = layer.in_channels if layer.kind == "depthwise" else 1
             read = read.view(len(x), groups, -1, read.shape[-1]).permute(1, 0, 3, 2).flatten(1, 2)
-        total = total + (read.transpose(1, 2) @ read).double()
+        read = read.double()
+        total = total + read.transpose(1, 2) @ read
         count += read.shape[1]
-    moments: NDArray[np.float64] = (total / count).numpy()
+    moments: NDArray[np.float64] = (total * grid.scale**2 / count).numpy()
     return moments
 
 

@@ -1,10 +1,15 @@
 """The integer grids: what the formulas promise, on real weights and real images."""
 
+import os
+import subprocess
+import sys
+import tempfile
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from conftest import differences, export
@@ -167,6 +172,42 @@ def test_neighbouring_weights_cannot_overflow_16_bits(which: str, request: pytes
             assert np.add.reduceat(size, np.arange(0, size.shape[1], 2), 1).max() <= PAIR
 
 
+def test_the_bundled_integers_are_what_calibration_gives_here(tmp_path: Path) -> None:
+    """Whatever processor they were made on."""
+    network = checkpoint.load(bundled.CHECKPOINT).network
+    found = export(network, "onnx", "int8", tmp_path, datasets.calibration().images)
+    ours, theirs = (
+        {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+        for path in (found, bundled.INT8)
+    )
+    assert ours.keys() == theirs.keys()
+    for name, values in ours.items():
+        np.testing.assert_array_equal(values, theirs[name], name)
+
+
+@pytest.mark.slow
+def test_no_instruction_set_changes_an_integer(integers: Quantization) -> None:
+    code = """
+import sys
+import numpy as np
+from mnv1deploy import bundled, checkpoint, datasets
+from mnv1deploy.quantization import quantize
+pictures = datasets.calibration()
+found = quantize(checkpoint.load(bundled.CHECKPOINT).network.folded(), pictures.images, pictures.name)
+np.savez(sys.argv[1], **{name: weights.values for name, weights in found.weights.items()})
+print(found.activations)
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        oldest = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "OPENBLAS_CORETYPE": "Nehalem"}
+        environment = {**os.environ, **oldest, "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}
+        arguments = [sys.executable, "-c", code, f"{folder}/weights.npz"]
+        done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == str(integers.activations)
+        with np.load(f"{folder}/weights.npz") as weights:
+            for name, found in integers.weights.items():
+                np.testing.assert_array_equal(weights[name], found.values, name)
+
+
 def test_equalization_leaves_the_logits_and_narrows_the_ranges(folded: MobileNetV1, integers: Quantization) -> None:
     images = datasets.calibration().images
     some = torch.from_numpy(images[:100])
@@ -185,7 +226,7 @@ def test_equalization_leaves_the_logits_and_narrows_the_ranges(folded: MobileNet
 def test_corrected_biases_give_every_channel_its_mean(folded: MobileNetV1) -> None:
     pictures = datasets.calibration().images[:128]
     found = quantize(folded, pictures, "test", replace(PLAIN, bias_correction=True))
-    wanted = calibration.observe(folded, pictures)
+    wanted = calibration.observe(folded, pictures, calibration.channel_maxima(folded, pictures))
     stem = next(iter(folded.spec.layers()))
     weight, bias = parameters_of(found.network, stem)
     with torch.inference_mode():
