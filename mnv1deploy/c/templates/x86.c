@@ -50,13 +50,14 @@ static Line line_of(const Layer *l, const uint8_t *in, int top, int c)
     return line;
 }
 
-/* Cuts patches 1 to the one before that returned out of row y: 16 bytes of each of three rows, stored where the next
- * ones overwrite what is too much. Those that this would take outside the picture are left, at its right end and, if
- * pixels have to be looked up, everywhere. */
+/* Cuts patches out of row y, from 1 to the one before that it returns: 16 bytes of each of three rows, of which the
+ * next to be stored overwrite the last 7. Patches for which that would read outside the picture are left to the caller,
+ * and all if pixels have to be looked up. */
 INLINE int inner_patches(const Layer *l, const uint8_t *image, uint8_t *out, int y)
 {
     const int line = l->in_size * 3, step = l->stride * 3, bottom = y * l->stride + 1, last = l->in_size - 1;
-    const int end = PIXELS_ARE_INPUT ? smaller((l->in_size - (bottom < last ? 2 : 5)) / l->stride + 1, l->out_size - 1) : 1;
+    const int inside = (l->in_size - (bottom < last ? 2 : 5)) / l->stride + 1;
+    const int end = PIXELS_ARE_INPUT ? smaller(inside, l->out_size - 1) : 1;
     const int above = bottom > 1 ? step : 0, below = bottom <= last ? step : 0; /* outside, the same padding for all */
     uint8_t padding[16];
     const uint8_t *a, *b = image + (bottom - 1) * line + step - 3, *c;
@@ -379,36 +380,35 @@ AVX512 static void pointwise_avx512(const Layer *l, const uint8_t *in, int strid
 /* Depthwise convolutions work on four quarters of 16 channels: 64 channels of one place, or, as `wide` says, 32 of two
  * places or 16 of four. */
 
-/* Quarter i is the 16 bytes at bases[i / wide] + i % wide * apart. */
-AVX512 INLINE __m512i quarters_avx512(const void *const bases[4], int apart, const int wide)
+/* Quarter i is the 16 bytes at places[i / wide] + i % wide * apart. */
+AVX512 INLINE __m512i quarters_avx512(const uint8_t *places[4], int apart, const int wide)
 {
-    __m512i quarters = _mm512_castsi128_si512(load16(bases[0]));
-    quarters = _mm512_inserti32x4(quarters, load16((const char *)bases[1 / wide] + 1 % wide * apart), 1);
-    quarters = _mm512_inserti32x4(quarters, load16((const char *)bases[2 / wide] + 2 % wide * apart), 2);
-    return _mm512_inserti32x4(quarters, load16((const char *)bases[3 / wide] + 3 % wide * apart), 3);
+    __m512i quarters = _mm512_castsi128_si512(load16(places[0]));
+    quarters = _mm512_inserti32x4(quarters, load16(places[1 / wide] + 1 % wide * apart), 1);
+    quarters = _mm512_inserti32x4(quarters, load16(places[2 / wide] + 2 % wide * apart), 2);
+    return _mm512_inserti32x4(quarters, load16(places[3 / wide] + 3 % wide * apart), 3);
 }
 
 /* The same of parameters, which are the same in every place. */
-AVX512 INLINE __m512i repeated_avx512(const void *base, int apart, const int wide)
+AVX512 INLINE __m512i repeated_avx512(const void *parameters, int apart, const int wide)
 {
-    const void *const bases[4] = {base, base, base, base};
-    return quarters_avx512(bases, apart, wide);
+    const uint8_t *places[4] = {parameters, parameters, parameters, parameters};
+    return quarters_avx512(places, apart, wide);
 }
 
 /* Column x of one row in every place. */
 AVX512 INLINE __m512i pixels_avx512(const Line lines[4], intptr_t x, const int wide)
 {
-    const uint8_t *const a = lines[0].in + x * lines[0].step;
+    const uint8_t *places[4];
+    int p;
+    UNROLL for (p = 0; p < 4 / wide; p++)
+        places[p] = lines[p].in + x * lines[p].step;
     if (wide == 4)
-        return _mm512_loadu_si512(a);
+        return _mm512_loadu_si512(places[0]);
     if (wide == 2)
-        return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)a)),
-                                  _mm256_loadu_si256((const __m256i *)(lines[1].in + x * lines[1].step)), 1);
-    {
-        const void *const bases[4] = {a, lines[1].in + x * lines[1].step, lines[2].in + x * lines[2].step,
-                                      lines[3].in + x * lines[3].step};
-        return quarters_avx512(bases, 0, 1);
-    }
+        return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)places[0])),
+                                  _mm256_loadu_si256((const __m256i *)places[1]), 1);
+    return quarters_avx512(places, 0, 1);
 }
 
 /* Four rows in column x: column[q] has channels 4 q to 4 q + 3 of every quarter, of each the four rows, which is what
