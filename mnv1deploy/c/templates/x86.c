@@ -401,7 +401,7 @@ AVX512 INLINE __m512i pixels_avx512(const Line lines[4], intptr_t x, const int w
 {
     const uint8_t *places[4];
     int p;
-    UNROLL for (p = 0; p < 4 / wide; p++)
+    for (p = 0; p < 4 / wide; p++)
         places[p] = lines[p].in + x * lines[p].step;
     if (wide == 4)
         return _mm512_loadu_si512(places[0]);
