@@ -75,9 +75,10 @@ def channel_maxima(network: MobileNetV1, images: NDArray[np.uint8]) -> dict[str,
 
 @torch.inference_mode()
 def observe(
-    network: MobileNetV1, images: NDArray[np.uint8], channel_max: dict[str, NDArray[np.float64]]
+    network: MobileNetV1, images: NDArray[np.uint8], channel_max: dict[str, NDArray[np.float64]] | None = None
 ) -> dict[str, Observation]:
-    """Every convolution's output on the images, by layer name, given what :func:`channel_maxima` gives."""
+    """Every convolution's output on the images, by layer name; ``channel_max``, if known, is :func:`channel_maxima`."""
+    channel_max = channel_max or channel_maxima(network, images)
     sums: dict[str, Tensor] = {}
     moving: dict[str, float] = {}
     histograms: dict[str, Tensor] = {}

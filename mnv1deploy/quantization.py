@@ -252,14 +252,15 @@ def _round(
             values = _rounded(layer, weight, scales, moments)
             step = grid.scale * scales.astype(np.float64)
             integers = torch.from_numpy(values).view_as(original)
-            sums = [_sums(layer, x, integers, grid) for x in inputs] if output_grid else []
             if scheme.bias_correction and layer.name in means:
+                sums = (_sums(layer, x, integers, grid) for x in inputs)
                 total = torch.stack([x.mean((2, 3)).sum(0) for x in sums]).sum(0)
                 bias = means[layer.name] - total.numpy() * step / len(images)
             bias = np.rint(bias / step)
             found[layer.name] = Weights(values.astype(np.int8).reshape(original.shape), scales, bias.astype(np.int32))
             if output_grid:
                 factor, offset = (torch.from_numpy(x).view(-1, 1, 1) for x in (step, bias * step))
+                sums = (_sums(layer, x, integers, grid) for x in inputs)  # again: for all images they are large
                 inputs = [output_grid.integers((x * factor + offset).relu()) for x in sums]
         grid = output_grid or grid
     return found

@@ -118,7 +118,7 @@ def measure(quantization: Quantization, data: Dataset, on_layer: Callable[[], No
     expected = quantization.equalized
     pictures = _Pictures(expected, data)
     noise, shifts = _errors(quantization, data.images)
-    seen = calibration.observe(expected, data.images, calibration.channel_maxima(expected, data.images))
+    seen = calibration.observe(expected, data.images)
     rows = []
     for layer in expected.spec.layers():
         if layer.kind == "pool":

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mnv1deploy.artifact import Precision, Provenance
-from mnv1deploy.formats.base import CPU, TENSORRT, engine, refuse_provider
-from mnv1deploy.formats.onnx import OnnxFormat, OnnxSession, build
+from mnv1deploy.formats.base import CPU, TENSORRT, engine
+from mnv1deploy.formats.onnx import OnnxFormat, build
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -49,12 +49,6 @@ class TensorRtFormat(OnnxFormat):
     def providers(self) -> tuple[str, ...]:
         """The CPU, on which the file is proved, and TensorRT where onnxruntime has it."""
         return tuple(name for name in super().providers() if name in (CPU, TENSORRT))
-
-    def open(self, path: Path, *, provider: str, threads: int | None) -> OnnxSession:
-        """See Format.open."""
-        if (available := self.providers()) and provider not in available:
-            raise refuse_provider(provider, available, self.name)
-        return super().open(path, provider=provider, threads=threads)
 
 
 def symmetric_scale(grid: Grid) -> float:

@@ -134,8 +134,8 @@ AMX INLINE int strip_amx(const Layer *l, const uint8_t *in, int stride, uint8_t 
     uint8_t *target = NULL;
     int turn = 0, p;
     for (; output + 16 * width <= out_stride; output += 16 * width) {
-        const Scaling *next = s == scalings ? scalings + 1 : scalings;
-        outputs_scaling_avx512(scalings + (next - scalings), l, output, width);
+        Scaling *next = s == scalings ? scalings + 1 : scalings;
+        outputs_scaling_avx512(next, l, output, width);
         __asm__ volatile("" : : : "memory"); /* gcc does not know that tiles are loaded from memory */
         for (p = 0; p < pixels; p += rows, turn ^= 1, s = next) {
             const int start = smaller(p, pixels - rows); /* the last ones may be done twice */
