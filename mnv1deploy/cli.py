@@ -375,7 +375,7 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(help="Its peak; about 0.002 suits adamw.")] = None,
     momentum: Annotated[float | None, typer.Option(help="Of SGD.")] = None,
     muon: Annotated[
-        float | None, typer.Option(help="Peak learning rate of Muon for pointwise convolutions; 0 for none.")
+        float | None, typer.Option(help="Peak learning rate of Muon for full and pointwise convolutions; 0 for none.")
     ] = None,
     muon_decay: Annotated[float | None, typer.Option(help="Its weight decay.")] = None,
     weight_decay: Annotated[

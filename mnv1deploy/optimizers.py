@@ -13,20 +13,20 @@ from mnv1deploy.settings import Settings
 
 
 class Optimizers:
-    """SGD or AdamW, and Muon for the pointwise convolutions where the settings ask for it.
+    """SGD or AdamW, and Muon for the weights of full and pointwise convolutions where the settings ask for it.
 
     Weight decay is on the weights of full and pointwise convolutions and the classifier alone.
     """
 
     def __init__(self, network: PixelNetwork, settings: Settings) -> None:
         self._network = network
-        parts: dict[str, list[Tensor]] = {"pointwise": [], "dense": [], "others": [], "fast": []}
+        parts: dict[str, list[Tensor]] = {"convolutions": [], "classifier": [], "others": [], "fast": []}
         for module in network.modules():
             for name, parameter in module.named_parameters(recurse=False):
                 if parameter.requires_grad:
                     parts[_part(network, module, name)].append(parameter)
-        self._pointwise = parts["pointwise"] if settings.muon else []
-        decayed = parts["dense"] + ([] if settings.muon else parts["pointwise"])
+        self._convolutions = parts["convolutions"] if settings.muon else []
+        decayed = parts["classifier"] + ([] if settings.muon else parts["convolutions"])
         decay, factor = settings.weight_decay, Teacher.bias_rate
         groups: list[dict[str, Any]] = [
             {"params": decayed, "weight_decay": decay, "factor": 1.0},
@@ -41,7 +41,7 @@ class Optimizers:
             else torch.optim.AdamW(groups, rate, fused=True)
         ]
         # Muon takes matrices; these share their memory with the convolutions' weights
-        self._matrices = [nn.Parameter(weight.detach().flatten(1)) for weight in self._pointwise]
+        self._matrices = [nn.Parameter(_rows(weight.detach()).view(len(weight), -1)) for weight in self._convolutions]
         if self._matrices:
             group = {"params": self._matrices, "factor": settings.muon / rate}
             self._all.append(torch.optim.Muon([group], settings.muon, weight_decay=settings.muon_decay, momentum=0.9))
@@ -56,9 +56,9 @@ class Optimizers:
         """Gradients of the loss, and one step along them."""
         self._network.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        for weight, matrix in zip(self._pointwise, self._matrices, strict=True):
+        for weight, matrix in zip(self._convolutions, self._matrices, strict=True):
             assert weight.grad is not None
-            matrix.grad = weight.grad.flatten(1)
+            matrix.grad = _rows(weight.grad).reshape(matrix.shape)
         for optimizer in self._all:
             scaler.step(optimizer)
         scaler.update()
@@ -73,9 +73,14 @@ class Optimizers:
             optimizer.load_state_dict(state)
 
 
+def _rows(weight: Tensor) -> Tensor:
+    """``[O, I, H, W]`` -> ``[O, H, W, I]``, the order of the memory of channels_last."""
+    return weight.permute(0, 2, 3, 1)
+
+
 def _part(network: PixelNetwork, module: nn.Module, name: str) -> str:
-    if name == "weight" and isinstance(module, (nn.Conv2d, nn.Linear)):
-        if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
-            return "pointwise"
-        return "dense" if isinstance(module, nn.Linear) or module.groups == 1 else "others"
+    if name == "weight" and isinstance(module, nn.Linear):
+        return "classifier"
+    if name == "weight" and isinstance(module, nn.Conv2d) and module.groups == 1:
+        return "convolutions"
     return "fast" if isinstance(network, Teacher) and isinstance(module, nn.BatchNorm2d) else "others"

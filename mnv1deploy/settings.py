@@ -29,7 +29,7 @@ class Settings:
         learning_rate: its peak.
         momentum: of SGD; AdamW uses its usual (0.9, 0.999).
         muon: peak learning rate of Muon (Jordan et al. 2024, arXiv 2502.16982), which then moves the weights of
-            pointwise convolutions instead of ``optimizer``; 0 for none.
+            full and pointwise convolutions instead of ``optimizer``; 0 for none.
         muon_decay: its weight decay, a fraction of the learning rate.
         weight_decay: on the weights of full and pointwise convolutions and the classifier, on nothing else.
         schedule: "one-cycle" (arXiv 1708.07120: rises for ``warmup`` of the run, falls to zero along a straight
