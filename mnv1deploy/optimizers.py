@@ -16,6 +16,13 @@ class Optimizers:
     """SGD or AdamW, and Muon for the weights of full and pointwise convolutions where the settings ask for it.
 
     Weight decay is on the weights of full and pointwise convolutions and the classifier alone.
+
+    Args:
+        network: in channels_last memory format, for Muon.
+        settings: which optimizer, how far and with what decay.
+
+    Raises:
+        RuntimeError: by torch, if Muon is asked for and a weight is in another memory format.
     """
 
     def __init__(self, network: PixelNetwork, settings: Settings) -> None:

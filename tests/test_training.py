@@ -116,8 +116,8 @@ def dense_weights(network: nn.Module) -> set[int]:
 def test_weight_decay_is_on_dense_weights_alone(optimizer: str, muon: float) -> None:
     network = MobileNetV1(SMALL).to(memory_format=torch.channels_last)
     settings = Settings.recipe("quick", optimizer=optimizer, muon=muon, muon_decay=0.01)
-    convolutions = {m.weight.data_ptr() for m in network.modules() if isinstance(m, nn.Conv2d) and m.groups == 1}
     dense = dense_weights(network)
+    convolutions = dense - {network.classifier.weight.data_ptr()}
     for pointer, group in groups_of(network, settings).items():
         if muon and pointer in convolutions:
             assert (group["optimizer"], group["weight_decay"]) == ("Muon", 0.01)
