@@ -415,7 +415,7 @@ def train(
 
     if tensorboard:
         engine("tensorboard", "tensorboard")
-    names = {field.name for field in fields(Settings)} & set(ctx.params) - {"init", "teacher"}
+    names = {field.name for field in fields(Settings)} & set(ctx.params) - {"teacher"}
     if resume:
         given = [
             name
@@ -429,8 +429,6 @@ def train(
         spec, settings = training.read_settings(output)
     else:
         changes = {name: ctx.params[name] for name in names if ctx.params[name] is not None}
-        if init:
-            changes["init"] = ""
         settings = Settings.recipe(recipe, **changes)
         spec = None
     train_split, test_split = datasets.load(data, spec.input_size if spec else input_size)

@@ -40,7 +40,6 @@ class Settings:
         crop, flip, cutout, mixup: of :class:`mnv1deploy.augmentation.View`.
         views: number of different views of the training part, seen in turn; 0 for a new one in every epoch.
         small: fraction of the run, from its start, in which pictures are reduced to 3/4 of their side.
-        init: recipe of the run that this one goes on from; "" for none.
         teacher: recipe of the networks whose answers are learned instead of the labels; "" for none.
         teachers: how many of them, of seeds 0, 1, ..., whose logits are averaged; 0 for none.
         temperature: that both networks' logits are divided by before the softmax.
@@ -68,7 +67,6 @@ class Settings:
     mixup: float
     views: int
     small: float
-    init: str
     teacher: str
     teachers: int
     temperature: float

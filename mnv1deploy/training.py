@@ -166,29 +166,22 @@ class Run:
         on_step: Callable[[Step], None] = lambda step: None,
         on_epoch: Callable[[Epoch], None] = lambda epoch: None,
         *,
-        first: str | Path | None = None,
         teachers: Sequence[str | Path] = (),
     ) -> Path:
         """Trains to the end; returns the path of the best checkpoint, which has no test accuracy yet.
 
         Args:
             on_step, on_epoch: told of every step and every finished epoch.
-            first: the checkpoint of :meth:`first`, trained, where the settings name one and no epoch is done.
             teachers: those of :meth:`teachers`, trained.
 
         Raises:
-            MnvError: if the loss is no longer a number, or a run that the settings name is missing or of other classes.
+            MnvError: if the loss is no longer a number, or a teacher is missing or of other classes.
         """
         if self.done:
             return self.checkpoint
         self._begin()
         if self.device.type == "cpu":
             _keep_freed_memory()
-        if self.settings.init and not self.log:
-            if first is None:
-                raise MnvError("These settings go on from another run, and none was given.", "Run.first makes it.")
-            _start_from(self.network, checkpoint.load(first).network)
-            self.average.load_state_dict(self.network.state_dict())
         self.targets = self._targets(teachers)
         images = torch.from_numpy(self.train_part.images).to(self.device)
         labels = torch.from_numpy(self.train_part.labels).to(self.device)
@@ -201,31 +194,22 @@ class Run:
             distributed.wait()
         return self.checkpoint
 
-    def first(self) -> Run:
-        """The run that the settings go on from, begun, half done or done in a subfolder of this one."""
-        return self._before(Settings.recipe(self.settings.init, seed=self.settings.seed), self.folder / "first")
-
     def teachers(self, folder: str | Path | None = None) -> list[Run]:
         """The runs of the teachers that the settings name, begun, half done or done.
 
-        The first is in ``folder``, by default a subfolder of this run, and the others in ``folder-1`` and so on.
+        The first is in ``folder``, by default a subfolder of this run, and the others in ``folder-1`` and so on. They
+        hold out the same pictures as this run, which so stay unseen by all.
         """
-        folder = Path(folder or self.folder / "teacher")
-        return [
-            self._before(
-                Settings.recipe(self.settings.teacher, seed=number),
-                folder.with_name(f"{folder.name}-{number}") if number else folder,
-            )
-            for number in range(self.settings.teachers)
-        ]
-
-    def _before(self, recipe: Settings, folder: Path) -> Run:
-        """A run that this one needs. It holds out the same pictures, which so stay unseen by both."""
         self._begin()
-        batch_size = min(recipe.batch_size, len(self.train_part))
-        settings = replace(recipe, batch_size=batch_size, holdout=self.settings.holdout)
-        resume = (folder / STATE_FILE).exists()
-        return Run(self.spec, self._data, settings, folder, device=str(self.device), resume=resume)
+        folder = Path(folder or self.folder / "teacher")
+        runs = []
+        for number in range(self.settings.teachers):
+            recipe = Settings.recipe(self.settings.teacher, seed=number, holdout=self.settings.holdout)
+            settings = replace(recipe, batch_size=min(recipe.batch_size, len(self.train_part)))
+            own = folder.with_name(f"{folder.name}-{number}") if number else folder
+            resume = (own / STATE_FILE).exists()
+            runs.append(Run(self.spec, self._data, settings, own, device=str(self.device), resume=resume))
+        return runs
 
     @property
     def done(self) -> bool:
@@ -404,13 +388,13 @@ def complete(
     watch: Watch = lambda run, purpose: nullcontext((lambda step: None, lambda epoch: None)),
     purpose: str = "",
 ) -> Path:
-    """Trains a run to its end, and before it those that it goes on from and learns from, where they are not done.
+    """Trains a run to its end, and before it its teachers, where they are not done.
 
     Args:
-        run: the last of them.
-        teacher: folder of its teacher's run; see :meth:`Run.teachers`.
+        run: the one to train.
+        teacher: folder of its first teacher's run; see :meth:`Run.teachers`.
         watch: entered for each run in turn.
-        purpose: what ``watch`` is told of this one; of the others, the recipe or the teacher's number.
+        purpose: what ``watch`` is told of this one; of the others, "teacher 1" and so on.
 
     Returns:
         Its best checkpoint.
@@ -420,16 +404,12 @@ def complete(
     """
     if run.done:
         return run.checkpoint
-    first = None
-    if run.settings.init and not run.log:
-        folder, name = teacher or run.folder / "teacher", Path(run.settings.init).stem
-        first = complete(run.first(), teacher=folder, watch=watch, purpose=name)
     teachers = [
         complete(other, watch=watch, purpose=f"teacher {number}")
         for number, other in enumerate(run.teachers(teacher), 1)
     ]
     with watch(run, purpose) as (on_step, on_epoch):
-        return run.fit(on_step, on_epoch, first=first, teachers=teachers)
+        return run.fit(on_step, on_epoch, teachers=teachers)
 
 
 def _keep_freed_memory() -> None:
