@@ -151,7 +151,8 @@ def test_the_teachers_biases_learn_faster() -> None:
     settings = Settings.recipe("teacher")
     fast = {m.bias.data_ptr() for m in network.modules() if isinstance(m, nn.BatchNorm2d)}
     for pointer, group in groups_of(network, settings).items():
-        assert (group["lr"] == Teacher.bias_rate) == (pointer in fast)
+        usual = settings.muon / settings.learning_rate if group["optimizer"] == "Muon" else 1
+        assert group["lr"] == (Teacher.bias_rate if pointer in fast else usual)
         if pointer in fast:
             assert group["lr"] * group["weight_decay"] == pytest.approx(settings.weight_decay)
 
