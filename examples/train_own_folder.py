@@ -9,9 +9,10 @@ import sys
 import mnv1deploy as mnv1
 from mnv1deploy import bundled, datasets, training
 from mnv1deploy.settings import Settings
+from mnv1deploy.spec import Pixels
 
 folder = sys.argv[1]
-train_split, test_split = datasets.image_folder(folder, size=32)
+train_split, test_split = datasets.image_folder(folder, Pixels(32))
 settings = Settings.recipe("quick", epochs=10, batch_size=16, learning_rate=0.02, holdout=0.0, ema=0.9)
 spec = training.spec_for(train_split, init=bundled.CHECKPOINT)
 run = training.Run(spec, train_split, settings, "runs/own", init=bundled.CHECKPOINT)

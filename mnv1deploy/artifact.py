@@ -79,9 +79,13 @@ class Provenance:
     quantization: dict[str, Any] | None
     versions: dict[str, str]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {**asdict(self), "spec": self.spec.to_dict()}
+
     def to_json(self) -> str:
         """One line, the same for the same provenance."""
-        return json.dumps(asdict(self), separators=(",", ":"), sort_keys=True)
+        return json.dumps(self.to_dict(), separators=(",", ":"), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Provenance:
@@ -93,9 +97,9 @@ class Provenance:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Provenance:
-        """The provenance that ``asdict`` took apart. Raises MnvError for anything else."""
+        """The provenance that :meth:`to_dict` took apart. Raises MnvError for anything else."""
         try:
-            spec = ModelSpec.from_json(json.dumps(data["spec"]))
+            spec = ModelSpec.from_dict(data["spec"])
             accuracy = tuple(Accuracy(**row) for row in data["checkpoint_accuracy"])
             return cls(**{**data, "spec": spec, "checkpoint_accuracy": accuracy})
         except (TypeError, KeyError) as error:
@@ -123,10 +127,14 @@ class Manifest:
         """Of all its files."""
         return sum(facts["bytes"] for facts in self.files.values())
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {**asdict(self), "provenance": self.provenance.to_dict()}
+
     def write(self, artifact: Path) -> None:
         """Writes the manifest of ``artifact`` beside it."""
         with atomic(manifest_path(artifact)) as path:
-            path.write_text(json.dumps(asdict(self), indent=2, sort_keys=True) + "\n", "utf-8")
+            path.write_text(json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n", "utf-8")
 
     @classmethod
     def read(cls, artifact: Path) -> Manifest | None:

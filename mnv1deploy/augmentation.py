@@ -20,7 +20,7 @@ class View:
         flip: whether half the pictures are mirrored.
         cutout: side of the blanked square in pixels; 0 for none.
         mixup: a of the Beta(a, a) distribution the share of the other picture is drawn from; 0 for none.
-        fill: the colour of padding and cutout, RGB in 0..255.
+        fill: the colour of padding and cutout, per colour in 0..255.
         mirror: turns every picture of the view round in the end: another view, of which a network that averages
             over both ways round says the same.
     """
@@ -34,7 +34,7 @@ class View:
         flip: bool,
         cutout: int,
         mixup: float,
-        fill: tuple[float, float, float],
+        fill: tuple[float, ...],
         mirror: bool = False,
     ) -> None:
         self._images = images

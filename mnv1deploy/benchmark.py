@@ -306,7 +306,7 @@ def _serve(settings: dict[str, Any]) -> None:
         start = time.perf_counter()
         session = _open(path, settings)
         answer(load=(time.perf_counter() - start) * 1000, provider=session.provider)
-        pictures = datasets.resized(datasets.calibration(), session.spec.input_size).images
+        pictures = datasets.resized(datasets.calibration(), session.spec.pixels).images
     except Exception as error:
         answer(error=_sentences(error))
         return

@@ -67,7 +67,7 @@ def channel_maxima(network: MobileNetV1, images: NDArray[np.uint8]) -> dict[str,
         largest = output.amax((0, 2, 3))
         found[name] = torch.maximum(found[name], largest) if name in found else largest
 
-    with observed(network, "relu", record):
+    with observed(network, "act", record):
         for pixels in batches(images):
             network(pixels)
     return {name: largest.double().numpy() for name, largest in found.items()}
@@ -93,7 +93,7 @@ def observe(
         counts = torch.histc(positive, BINS, 0, top).long()
         histograms[name] = histograms[name] + counts if name in histograms else counts
 
-    with observed(network, "conv", record_sum), observed(network, "relu", record_histogram):
+    with observed(network, "conv", record_sum), observed(network, "act", record_histogram):
         for pixels in batches(images):
             network(pixels)
     return {
@@ -106,7 +106,7 @@ def observe(
 
 @contextmanager
 def observed(network: MobileNetV1, part: str, record: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Calls ``record`` with the name and the output of every convolution's ``part``, "conv" or "relu", as it runs."""
+    """Calls ``record`` with the name and the output of every convolution's ``part``, "conv" or "act", as it runs."""
 
     def hook(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
         return lambda module, inputs, output: record(name, output)

@@ -71,7 +71,7 @@ def save(
         MnvError: if nothing can be written there.
     """
     facts = {
-        "spec": json.loads(network.spec.to_json()),
+        "spec": network.spec.to_dict(),
         "training": training,
         "accuracy": [asdict(row) for row in accuracy],
         "versions": versions("torch"),
@@ -96,7 +96,7 @@ def load(path: str | Path) -> Checkpoint:
 def load_network(path: str | Path, kind: type[Network]) -> Network:
     """The network of a checkpoint that may hold another kind than MobileNetV1, in inference mode. Raises MnvError."""
     facts = read_checkpoint_metadata(Path(path))
-    network = kind(ModelSpec.from_json(json.dumps(facts["spec"])))
+    network = kind(ModelSpec.from_dict(facts["spec"]))
     _load_tensors(network, safetensors.torch.load_file(path), Path(path))
     return network.eval()
 
@@ -232,7 +232,7 @@ def try_normalizations(network: MobileNetV1) -> dict[str, Accuracy]:
     """
     if network.spec.classes != CIFAR10_CLASSES:
         return {}
-    pictures = datasets.resized(datasets.calibration(), network.spec.input_size)
+    pictures = datasets.resized(datasets.calibration(), network.spec.pixels)
     images, labels = torch.from_numpy(pictures.images), torch.from_numpy(pictures.labels)
     results = {}
     for name, candidate in {"as given": network.spec.normalization, **NORMALIZATIONS}.items():

@@ -51,7 +51,7 @@ class Classifier:
         Raises:
             MnvError: if it cannot be read.
         """
-        return self._classify(images.read(picture, self.spec.input_size)[None], top)[0]
+        return self._classify(images.read(picture, self.spec.pixels)[None], top)[0]
 
     def predict_all(
         self, pictures: Sequence[ImageSource], *, top: int = 5
@@ -60,7 +60,7 @@ class Classifier:
 
         def read(picture: ImageSource) -> Images | MnvError:
             try:
-                return images.read(picture, self.spec.input_size)
+                return images.read(picture, self.spec.pixels)
             except MnvError as error:
                 return error
 

@@ -285,7 +285,7 @@ def quantize_report(
         raise MnvError("--plot draws the layers, and --compare leaves them out.", "Leave out one of the two.")
     network = checkpoints.load(checkpoint or bundled.CHECKPOINT).network
     pictures, name = exporting.calibration_images(network.spec, calibration)
-    unseen = datasets.load_unseen(data, network.spec.input_size)
+    unseen = datasets.load_unseen(data, network.spec.pixels)
     scheme = quantization.Scheme.named(ranges)
     if compare:
         schemes = sensitivity.schemes(scheme)
@@ -328,7 +328,7 @@ def evaluate(
     from mnv1deploy import bundled, datasets, formats, verification
 
     session = formats.open_session(model or bundled.INT8, provider=provider, threads=threads)
-    dataset = datasets.load_test(data, session.spec.input_size)
+    dataset = datasets.load_test(data, session.spec.pixels)
     with report.progress("evaluating", len(dataset)) as advance:
         evaluation = verification.evaluate(session, dataset, advance)
     if plot:
@@ -366,9 +366,7 @@ def train(
     ] = False,
     json: JsonOption = False,
     width: Annotated[float, typer.Option(help="Width multiplier.")] = 1.0,
-    input_size: Annotated[
-        int, typer.Option(help="Height and width of the pictures: a multiple of 16, from 32 up.")
-    ] = 32,
+    input_size: Annotated[int, typer.Option(help="Height and width of the pictures in pixels, 8 or more.")] = 32,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training part.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Pictures per step, over all processes.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="sgd (Nesterov momentum) or adamw.")] = None,
@@ -412,6 +410,7 @@ def train(
     engine("torch", "train")
     from mnv1deploy import datasets, distributed, training
     from mnv1deploy.settings import Settings
+    from mnv1deploy.spec import Pixels
 
     if tensorboard:
         engine("tensorboard", "tensorboard")
@@ -431,7 +430,7 @@ def train(
         changes = {name: ctx.params[name] for name in names if ctx.params[name] is not None}
         settings = Settings.recipe(recipe, **changes)
         spec = None
-    train_split, test_split = datasets.load(data, spec.input_size if spec else input_size)
+    train_split, test_split = datasets.load(data, spec.pixels if spec else Pixels(input_size))
     spec = spec or training.spec_for(train_split, width, init)
     with distributed.joined():
         run = training.Run(
@@ -560,7 +559,7 @@ def cost(
     if model:
         spec = report.spec_of(model)
     elif preset in PRESETS:
-        spec = PRESETS[preset].replace(width=width)
+        spec = PRESETS[preset].scaled(width)
     else:
         raise typer.BadParameter(f"there is no preset {preset}; there are {', '.join(PRESETS)}.")
     if input_size:

@@ -88,7 +88,7 @@ def cost(spec: ModelSpec, precision: str = "fp32") -> Cost:
         raise MnvError(f"There is no precision {precision}.", f"There are {', '.join(BYTES)}.")
     chosen: Precision = precision
     rows: list[LayerCost] = []
-    held = spec.input_size**2 * 3
+    held = spec.input_size**2 * spec.colours
     for layer in spec.layers():
         produced = layer.out_channels * layer.out_size**2
         # logits are float32 in every precision
@@ -123,8 +123,7 @@ def _weights(layer: Layer) -> int:
     """Elements of the layer's weight."""
     if layer.kind == "pool":
         return 0
-    inputs = 1 if layer.kind == "depthwise" else layer.in_channels
-    return layer.kernel**2 * inputs * layer.out_channels
+    return layer.kernel**2 * layer.in_channels // layer.groups * layer.out_channels
 
 
 def _multiply_adds(layer: Layer) -> int:

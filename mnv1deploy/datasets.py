@@ -16,7 +16,7 @@ from mnv1deploy import images
 from mnv1deploy.errors import MnvError
 from mnv1deploy.files import cache_folder
 from mnv1deploy.formats.base import engine
-from mnv1deploy.spec import CIFAR10_CLASSES
+from mnv1deploy.spec import CIFAR10_CLASSES, Pixels
 
 DATA_VARIABLE = "MNV1_DATA"
 CIFAR10_FOLDER = "cifar-10-batches-py"
@@ -28,7 +28,7 @@ class Dataset:
 
     Attributes:
         name: what to call it in a report: "CIFAR-10 test split", never just "test".
-        images: uint8 ``[N, H, W, 3]``.
+        images: uint8 ``[N, H, W, C]``.
         labels: int64 ``[N]``, indices into ``classes``.
         classes: class names.
     """
@@ -88,8 +88,8 @@ def cifar10(split: str, data: str | Path | None = None, *, download: bool = True
     return Dataset(f"CIFAR-10 {split} split", source.data, np.array(source.targets, np.int64), tuple(source.classes))
 
 
-def image_folder(folder: str | Path, size: int, *, seed: int = 0) -> tuple[Dataset, Dataset]:
-    """(train, test) from a folder of class folders, every picture resized to ``size``.
+def image_folder(folder: str | Path, pixels: Pixels, *, seed: int = 0) -> tuple[Dataset, Dataset]:
+    """(train, test) from a folder of class folders, every picture made ``pixels``.
 
     Either ``train/<class>/*`` beside ``test/<class>/*`` or ``val/<class>/*``, or ``<class>/*`` alone, of which a
     fifth of every class, drawn by ``seed``, becomes the test part. Classes are the folders' names, sorted.
@@ -107,48 +107,48 @@ def image_folder(folder: str | Path, size: int, *, seed: int = 0) -> tuple[Datas
             extra = sorted(set(_class_names(test_root)) - set(classes))
             raise MnvError(f"{test_root} has classes that {root / 'train'} has not: {', '.join(extra)}.")
         return (
-            _read_classes(root / "train", classes, size, f"{root.name} train"),
-            _read_classes(test_root, classes, size, f"{root.name} {test_root.name}"),
+            _read_classes(root / "train", classes, pixels, f"{root.name} train"),
+            _read_classes(test_root, classes, pixels, f"{root.name} {test_root.name}"),
         )
     top = root / "train" if (root / "train").is_dir() else root
-    whole = _read_classes(top, _class_names(top), size, root.name)
+    whole = _read_classes(top, _class_names(top), pixels, root.name)
     return whole.split(0.2, seed, (f"{root.name} train (4/5 by seed {seed})", f"{root.name} test (1/5 by seed {seed})"))
 
 
-def load(data: str | Path | None, size: int, *, seed: int = 0) -> tuple[Dataset, Dataset]:
+def load(data: str | Path | None, pixels: Pixels, *, seed: int = 0) -> tuple[Dataset, Dataset]:
     """(train, test) from ``--data``: a folder of class folders, else CIFAR-10 from wherever it is or can be got."""
     if _is_class_folder(data):
-        return image_folder(str(data), size, seed=seed)
-    return resized(cifar10("train", data), size), resized(cifar10("test", data), size)
+        return image_folder(str(data), pixels, seed=seed)
+    return resized(cifar10("train", data), pixels), resized(cifar10("test", data), pixels)
 
 
-def load_test(data: str | Path | None, size: int) -> Dataset:
+def load_test(data: str | Path | None, pixels: Pixels) -> Dataset:
     """The test part of what :func:`load` finds, without reading the training part where that can be helped."""
     if _is_class_folder(data):
-        return image_folder(str(data), size)[1]
-    return resized(cifar10("test", data), size)
+        return image_folder(str(data), pixels)[1]
+    return resized(cifar10("test", data), pixels)
 
 
-def load_unseen(data: str | Path | None, size: int) -> Dataset:
+def load_unseen(data: str | Path | None, pixels: Pixels) -> Dataset:
     """Labelled pictures to choose settings by, which are not CIFAR-10's test split.
 
     A twentieth of CIFAR-10's training split where that is at hand, the one that training holds out by default;
     the test part of a folder of class folders; without either the bundled sample.
     """
     if _is_class_folder(data):
-        return image_folder(str(data), size)[1]
+        return image_folder(str(data), pixels)[1]
     if not has_cifar10(data):
-        return resized(sample(), size)
+        return resized(sample(), pixels)
     held_out = cifar10("train", data).split(0.05, 0, ("", "held-out part of the CIFAR-10 training split"))[1]
-    return resized(held_out, size)
+    return resized(held_out, pixels)
 
 
-def resized(dataset: Dataset, size: int) -> Dataset:
-    """The same pictures at another size."""
-    if dataset.images.shape[1] == size:
+def resized(dataset: Dataset, pixels: Pixels) -> Dataset:
+    """The same pictures at another size or in other colours."""
+    if dataset.images.shape[1:] == pixels.shape:
         return dataset
-    pixels = _parallel(lambda picture: images.read(picture, size), dataset.images)
-    return Dataset(dataset.name, pixels, dataset.labels, dataset.classes)
+    found = _parallel(lambda picture: images.read(picture, pixels), dataset.images)
+    return Dataset(dataset.name, found, dataset.labels, dataset.classes)
 
 
 def calibration() -> Dataset:
@@ -180,7 +180,7 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     return names
 
 
-def _read_classes(folder: Path, classes: tuple[str, ...], size: int, name: str) -> Dataset:
+def _read_classes(folder: Path, classes: tuple[str, ...], pixels: Pixels, name: str) -> Dataset:
     paths: list[str] = []
     labels: list[int] = []
     for label, class_name in enumerate(classes):
@@ -188,7 +188,8 @@ def _read_classes(folder: Path, classes: tuple[str, ...], size: int, name: str) 
             found = images.find([folder / class_name])
             paths += found
             labels += [label] * len(found)
-    return Dataset(name, _parallel(lambda path: images.read(path, size), paths), np.array(labels, np.int64), classes)
+    pictures = _parallel(lambda path: images.read(path, pixels), paths)
+    return Dataset(name, pictures, np.array(labels, np.int64), classes)
 
 
 def _parallel(

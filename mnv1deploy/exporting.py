@@ -123,13 +123,13 @@ def calibration_images(spec: ModelSpec, calibration: str | Path | None) -> tuple
         if not Path(calibration).is_dir():
             raise MnvError(f"There is no folder {calibration}.", "--calibration names a folder of pictures.")
         paths = images.find([calibration])
-        return images.read_all(paths, spec.input_size), f"{len(paths)} pictures in {Path(calibration).name}"
+        return images.read_all(paths, spec.pixels), f"{len(paths)} pictures in {Path(calibration).name}"
     if spec.classes != CIFAR10_CLASSES:
         raise MnvError(
             "The bundled pictures are CIFAR-10's, and this network has other classes.",
             "Name a folder with a few hundred of its training pictures: --calibration FOLDER.",
         )
-    bundled = datasets.resized(datasets.calibration(), spec.input_size)
+    bundled = datasets.resized(datasets.calibration(), spec.pixels)
     return bundled.images, bundled.name
 
 
@@ -137,5 +137,5 @@ def _labelled(spec: ModelSpec, data: str | Path | None) -> datasets.Dataset | No
     if spec.classes == CIFAR10_CLASSES and (data is None or datasets.has_cifar10(data)):
         at_hand = datasets.has_cifar10(data)
         found = datasets.cifar10("test", data) if at_hand else datasets.sample()
-        return datasets.resized(found, spec.input_size)
-    return datasets.load(data, spec.input_size)[1] if data is not None else None
+        return datasets.resized(found, spec.pixels)
+    return datasets.load(data, spec.pixels)[1] if data is not None else None

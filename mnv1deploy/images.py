@@ -1,4 +1,4 @@
-"""Pictures from anywhere -> uint8 ``[H, W, 3]`` RGB at the network's size. Needs numpy and Pillow only."""
+"""Pictures from anywhere -> uint8 ``[H, W, C]`` as the network takes them. Needs numpy and Pillow only."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mnv1deploy.errors import MnvError
+from mnv1deploy.spec import Pixels
 
 SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -53,32 +54,41 @@ def find(inputs: Iterable[str | Path]) -> list[str]:
     return list(found)
 
 
-def read(source: ImageSource, size: int) -> NDArray[np.uint8]:
-    """One picture as uint8 ``[size, size, 3]``, RGB.
+def read(source: ImageSource, pixels: Pixels) -> NDArray[np.uint8]:
+    """One picture as uint8 ``[H, W, C]``, RGB or grey (ITU-R 601 luma).
 
-    EXIF orientation is applied, transparency laid over white, 16-bit scaled to 8, the first frame taken. The
-    shorter side is resized to ``size`` with an antialiasing bicubic filter and the longer one cropped to its
-    centre; a picture that already has the size keeps its exact pixels.
+    EXIF orientation is applied, transparency laid over white, 16-bit scaled to 8, the first frame taken. The centred
+    square that ``pixels.preprocessing`` keeps is resized with its filter; a picture that already has the size keeps
+    its exact pixels.
 
     Raises:
         MnvError: if it cannot be read as a picture.
     """
     try:
         image = to_rgb(_open(source))
-        if image.size != (size, size):
-            image = ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
+        if pixels.colours == 1:
+            image = image.convert("L")
+        image = _fitted(image, pixels)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise MnvError(f"{_name(source)} is too large a picture to open safely.", "Scale it down first.") from error
     except FileNotFoundError as error:
         raise MnvError(f"There is no file {_name(source)}.", "The paths are relative to the current folder.") from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise MnvError(f"{_name(source)} cannot be read as a picture.", _reason(error)) from error
-    return np.asarray(image)
+    return np.asarray(image).reshape(pixels.shape)
 
 
-def read_all(sources: Sequence[ImageSource], size: int) -> NDArray[np.uint8]:
-    """Pictures stacked to uint8 ``[N, size, size, 3]``. Raises MnvError at the first that cannot be read."""
-    return np.stack([read(source, size) for source in sources])
+def read_all(sources: Sequence[ImageSource], pixels: Pixels) -> NDArray[np.uint8]:
+    """Pictures stacked to uint8 ``[N, H, W, C]``. Raises MnvError at the first that cannot be read."""
+    return np.stack([read(source, pixels) for source in sources])
+
+
+def _fitted(image: Image.Image, pixels: Pixels) -> Image.Image:
+    """The centred square that is kept, at the network's size."""
+    size, rule = (pixels.size, pixels.size), pixels.preprocessing
+    if image.size == size:
+        return image
+    return ImageOps.fit(image, size, Image.Resampling[rule.resize.upper()], bleed=(1 - rule.crop) / 2)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -13,26 +13,30 @@ from mnv1deploy.spec import CIFAR, Layer, ModelSpec
 
 
 def _convolution(layer: Layer) -> nn.Sequential:
-    groups = layer.in_channels if layer.kind == "depthwise" else 1
-    return nn.Sequential(
-        OrderedDict(
-            conv=nn.Conv2d(
-                layer.in_channels,
-                layer.out_channels,
-                layer.kernel,
-                layer.stride,
-                padding=layer.kernel // 2,
-                groups=groups,
-                bias=layer.bias,
-            ),
-            norm=nn.BatchNorm2d(layer.out_channels),
-            relu=nn.ReLU(inplace=True),
-        )
+    top, left, bottom, right = layer.padding
+    parts: dict[str, nn.Module] = {} if layer.pads_evenly else {"pad": nn.ZeroPad2d((left, right, top, bottom))}
+    parts["conv"] = nn.Conv2d(
+        layer.in_channels,
+        layer.out_channels,
+        layer.kernel,
+        layer.stride,
+        padding=top if layer.pads_evenly else 0,
+        groups=layer.groups,
+        bias=layer.bias,
     )
+    parts["norm"] = nn.BatchNorm2d(layer.out_channels)
+    parts["act"] = activation(layer)
+    return nn.Sequential(OrderedDict(parts))
+
+
+def activation(layer: Layer, *, inplace: bool = True) -> nn.Module:
+    """The module of a layer's activation."""
+    kinds = {"relu": nn.ReLU(inplace=inplace), "relu6": nn.ReLU6(inplace=inplace), "none": nn.Identity()}
+    return kinds[layer.activation]
 
 
 class PixelNetwork(nn.Module):
-    """A network that knows its spec and takes raw pixels: uint8 ``[N, H, W, 3]`` -> float32 ``[N, classes]``."""
+    """A network that knows its spec and takes raw pixels: uint8 ``[N, H, W, C]`` -> float32 ``[N, classes]``."""
 
     mean: Tensor
     std: Tensor
@@ -41,11 +45,11 @@ class PixelNetwork(nn.Module):
         super().__init__()
         self.spec = spec
         for name in ("mean", "std"):
-            values = torch.tensor(getattr(spec.normalization, name)).view(1, 3, 1, 1)
+            values = torch.tensor(getattr(spec.normalization, name)).view(1, -1, 1, 1)
             self.register_buffer(name, values, persistent=False)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """uint8 ``[N, H, W, 3]`` -> the first convolution's input, ``[N, 3, H, W]`` in the weights' dtype.
+        """uint8 ``[N, H, W, C]`` -> the first convolution's input, ``[N, C, H, W]`` in the weights' dtype.
 
         The result is in channels_last memory format, being a view of the pixels' own layout.
         """
@@ -56,7 +60,8 @@ class MobileNetV1(PixelNetwork):
     """The network of a spec, with the project's one contract: raw pixels in, logits out.
 
     Its submodules have the names of ``spec.layers()``: ``stem``, ``block1.depthwise``, ..., ``classifier``.
-    Every convolution is a Sequential of ``conv``, ``norm`` and ``relu``; :meth:`folded` has no ``norm``.
+    Every convolution is a Sequential of ``conv``, ``norm`` and ``act``, with a ``pad`` before them where the padding is
+    not the same on every side; :meth:`folded` has no ``norm``.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -86,10 +91,10 @@ class MobileNetV1(PixelNetwork):
     @property
     def feature_layers(self) -> list[str]:
         """Names of the convolutions, in order."""
-        return [layer.name for layer in self.spec.layers() if layer.kind not in ("pool", "linear")]
+        return [layer.name for layer in self.spec.layers() if layer.is_convolution]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Raw pixels, uint8 ``[N, H, W, 3]`` -> logits, float32 ``[N, classes]``."""
+        """Raw pixels, uint8 ``[N, H, W, C]`` -> logits, float32 ``[N, classes]``."""
         x = self.normalize(images)
         for name in self.feature_layers:
             x = self.get_submodule(name)(x)
@@ -102,13 +107,15 @@ class MobileNetV1(PixelNetwork):
         The fold is computed in float64 and rounded once.
         """
         network = copy.deepcopy(self).double().eval()
-        for name in network.feature_layers:
-            layer = network.get_submodule(name)
-            conv, norm = layer.get_submodule("conv"), layer.get_submodule("norm")
+        for layer in network.spec.layers():
+            if not layer.is_convolution:
+                continue
+            parts = dict(network.get_submodule(layer.name).named_children())
+            conv, norm = parts["conv"], parts.pop("norm")
             assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
-            parent, _, child = name.rpartition(".")
-            fused = nn.Sequential(OrderedDict(conv=fuse_conv_bn_eval(conv, norm), relu=nn.ReLU()))
-            network.get_submodule(parent).add_module(child, fused)
+            parts |= {"conv": fuse_conv_bn_eval(conv, norm), "act": activation(layer, inplace=False)}
+            parent, _, child = layer.name.rpartition(".")
+            network.get_submodule(parent).add_module(child, nn.Sequential(OrderedDict(parts)))
         return network.to(self.mean.dtype)
 
 

@@ -22,7 +22,7 @@ from mnv1deploy import calibration
 from mnv1deploy.calibration import METHODS, Method
 from mnv1deploy.errors import MnvError
 from mnv1deploy.network import MobileNetV1
-from mnv1deploy.spec import Layer
+from mnv1deploy.spec import Layer, Normalization
 
 PAIR = 128
 """What two neighbouring weights of a channel may add up to.
@@ -119,8 +119,11 @@ class Quantization:
     Attributes:
         activations: grid by layer name; INPUT for the network's input. The logits stay float32.
         weights: by layer name.
-        network: float32, its weights and biases exactly those integers times their scales: what formats write.
-        equalized: float32, the network whose weights were rounded; its logits are those of the checkpoint.
+        network: float32, its weights and biases exactly those integers times their scales: what formats write. Its
+            normalisation is one that INPUT's grid holds, the rest of the checkpoint's being in the stem, and its
+            activations are ReLUs, since a grid that ends at 6 or below clips like a ReLU6.
+        equalized: float32, the network whose weights were rounded; its logits are those of the checkpoint, but for what
+            the folded normalisation changes at the border; see :func:`fold_normalization`.
         facts: how it was made, for the manifest.
     """
 
@@ -153,11 +156,11 @@ class Quantization:
 def quantize(network: MobileNetV1, images: NDArray[np.uint8], source: str, scheme: Scheme = Scheme()) -> Quantization:
     """Calibrates a folded network on real images and rounds its weights.
 
-    Raw pixels are the quantised input wherever the normalisation allows it; see Normalization.quantization.
+    Raw pixels are the quantised input; see :func:`fold_normalization`.
 
     Args:
         network: with the batch normalisations folded, float32.
-        images: uint8 ``[N, H, W, 3]``, pictures like those it will see; a few hundred.
+        images: uint8 ``[N, H, W, C]``, pictures like those it will see; a few hundred.
         source: what to call them in the manifest.
         scheme: how.
     """
@@ -166,7 +169,8 @@ def quantize(network: MobileNetV1, images: NDArray[np.uint8], source: str, schem
     if scheme.equalization:
         maxima = _equalize(network, maxima, scheme.equalization)
     seen = calibration.observe(network, images, maxima)
-    activations = {INPUT: _input_grid(network, images)}
+    fold_normalization(network)
+    activations = {INPUT: Grid(*network.spec.normalization.quantization)}
     for name in network.feature_layers:
         activations[name] = Grid.of_range(0.0, calibration.upper_bound(seen[name], scheme.ranges))
     # the mean of integers stays on their grid, which is how every engine pools
@@ -188,25 +192,57 @@ def layer_output(layer: Layer, x: Tensor, weight: Tensor, bias: Tensor | None) -
     """What a layer gives before its ReLU: ``[N, C, H, W]``, of the classifier ``[N, classes, 1]``."""
     if layer.kind == "linear":
         return F.linear(x, weight, bias)[..., None]
-    groups = layer.in_channels if layer.kind == "depthwise" else 1
-    return F.conv2d(x, weight, bias, layer.stride, layer.kernel // 2, 1, groups)
+    return F.conv2d(_padded(layer, x), weight, bias, layer.stride, 0, 1, layer.groups)
+
+
+def _padded(layer: Layer, x: Tensor) -> Tensor:
+    top, left, bottom, right = layer.padding
+    return F.pad(x, (left, right, top, bottom))
+
+
+@torch.no_grad()
+def fold_normalization(network: MobileNetV1) -> None:
+    """Moves into the stem what one scale and zero point do not say of the normalisation, in place.
+
+    With mean m and std d per colour, and Normalization.quantization's 1 / s and z: ``(p - m) / d`` is
+    ``s / d * (p - z) / s + (z - m) / d``. The factor goes into the weights, the rest into the biases. Padding, zero
+    before, is pixel z now where it was m: where those differ, outputs at the border do, too.
+    """
+    spec = network.spec
+    scale, zero_point = spec.normalization.quantization
+    stem = next(spec.layers())
+    weight, bias = parameters_of(network, stem)
+    mean, std = network.mean.view(1, -1, 1, 1), network.std.view(1, -1, 1, 1)
+    bias.add_((weight * ((zero_point - mean) / std)).sum((1, 2, 3)))
+    weight.mul_(1 / (scale * std))
+    folded = Normalization((float(zero_point),) * spec.colours, (1 / scale,) * spec.colours)
+    network.spec = spec.replace(normalization=folded)
+    network.mean.fill_(zero_point)
+    network.std.fill_(1 / scale)
+
+
+class _Clip(nn.Module):
+    """A ReLU6 whose channels were scaled: from zero to six times each one's gain."""
+
+    def __init__(self, gain: Tensor) -> None:
+        super().__init__()
+        self.bound = nn.Buffer(6 * gain.view(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.minimum(x.relu(), self.bound)
 
 
 def _on_grid(grid: Grid) -> Callable[[nn.Module, Any, Tensor], Tensor]:
     return lambda module, inputs, output: grid.reals(grid.integers(output))
 
 
-def _input_grid(network: MobileNetV1, images: NDArray[np.uint8]) -> Grid:
-    if pixels := network.spec.normalization.quantization:
-        return Grid(*pixels)
-    normalized = [network.normalize(pixels) for pixels in calibration.batches(images)]
-    return Grid.of_range(min(x.min().item() for x in normalized), max(x.max().item() for x in normalized))
-
-
 def _equalize(
     network: MobileNetV1, maxima: dict[str, NDArray[np.float64]], strength: float
 ) -> dict[str, NDArray[np.float64]]:
     """Scales channels in place; ReLU lets a positive factor through, so the logits stay what they are.
+
+    ReLU6 does not: its bound is scaled along. A channel that reaches it has the tensor's maximum and so keeps its
+    scale, and the others are brought no further than to 6, where the grid ends.
 
     Returns the maxima that this leaves.
     """
@@ -221,6 +257,8 @@ def _equalize(
         weight, bias = parameters_of(network, layer)
         weight.mul_(gain.view(-1, 1, 1, 1))
         bias.mul_(gain)
+        if layer.activation == "relu6":
+            network.get_submodule(layer.name).add_module("act", _Clip(gain))
         weight, _ = parameters_of(network, reader)
         shape = (-1, 1, 1, 1) if reader.kind == "depthwise" else (1, -1, *[1] * (weight.ndim - 2))
         weight.div_(gain.view(shape))
@@ -303,9 +341,8 @@ def _second_moments(layer: Layer, inputs: list[Tensor], grid: Grid) -> NDArray[n
         if layer.kind == "linear":
             read = x[None]
         else:
-            read = F.unfold(x, layer.kernel, padding=layer.kernel // 2, stride=layer.stride)
-            groups = layer.in_channels if layer.kind == "depthwise" else 1
-            read = read.view(len(x), groups, -1, read.shape[-1]).permute(1, 0, 3, 2).flatten(1, 2)
+            read = F.unfold(_padded(layer, x), layer.kernel, stride=layer.stride)
+            read = read.view(len(x), layer.groups, -1, read.shape[-1]).permute(1, 0, 3, 2).flatten(1, 2)
         read = read.double()
         total = total + read.transpose(1, 2) @ read
         count += read.shape[1]
@@ -342,8 +379,11 @@ def _rounded(
 
 
 def _network_of(network: MobileNetV1, activations: dict[str, Grid], weights: dict[str, Weights]) -> MobileNetV1:
-    """A copy whose weights and biases are the integers times their scales."""
+    """A copy whose weights and biases are the integers times their scales, with ReLUs, whatever the grids clip."""
     result = copy.deepcopy(network)
+    result.spec = network.spec.replace(activation="relu")
+    for name in result.feature_layers:
+        result.get_submodule(name).add_module("act", nn.ReLU())
     scale = activations[INPUT].scale
     for layer in network.spec.layers():
         if layer.kind != "pool":

@@ -505,7 +505,7 @@ def exported_as_dicts(exported: Sequence[Exported], latency: dict[Path, float]) 
             "path": None if item.failures else str(item.path),
             "failures": list(item.failures),
             "p50": latency.get(item.path),
-            **asdict(item.manifest),
+            **item.manifest.to_dict(),
         }
         for item in exported
     ]
@@ -544,18 +544,19 @@ def info_as_dict(path: Path) -> dict[str, Any]:
     if provenance is None:
         raise MnvError(f"{path} says nothing of where it comes from.", "It was not written by mnv1deploy.")
     proof = asdict(manifest.proof) if manifest and manifest.proof else None
-    return facts | asdict(provenance) | {"proof": proof, "not_run": manifest.not_run if manifest else ""}
+    return facts | provenance.to_dict() | {"proof": proof, "not_run": manifest.not_run if manifest else ""}
 
 
 def spec_of(path: Path) -> ModelSpec:
     """The spec in any artifact or checkpoint. Raises MnvError."""
-    return ModelSpec.from_json(json.dumps(info_as_dict(path)["spec"]))
+    return ModelSpec.from_dict(info_as_dict(path)["spec"])
 
 
 def show_info(facts: dict[str, Any]) -> None:
     """The facts of :func:`info_as_dict`, a line each."""
-    spec = ModelSpec.from_json(json.dumps(facts["spec"]))
-    blocks = ", ".join(f"{spec.channels(block)}/{block.stride}" for block in spec.blocks)
+    spec = ModelSpec.from_dict(facts["spec"])
+    shape = ", ".join(map(str, spec.pixels.shape))
+    blocks = ", ".join(f"{block.channels}/{block.stride}" for block in spec.blocks)
     classes = ", ".join(spec.classes[:12]) + (", ..." if len(spec.classes) > 12 else "")
     mean, std = (
         ", ".join(f"{v:g}" for v in dict.fromkeys(part)) for part in (spec.normalization.mean, spec.normalization.std)
@@ -565,11 +566,12 @@ def show_info(facts: dict[str, Any]) -> None:
         *(("sha256", f"{file['sha256']}  {name}") for name, file in facts["files"].items()),
         (
             "network",
-            f"{spec.name}, width {spec.width:g}, stem {spec.channels(spec.stem)}/{spec.stem.stride}, blocks {blocks}",
+            f"{spec.name}, stem {spec.stem.channels}/{spec.stem.stride}, blocks {blocks}, {spec.activation}, "
+            f"{spec.padding} padding",
         ),
         (
             "input",
-            f"image uint8 [N, {spec.input_size}, {spec.input_size}, 3], normalised inside: (pixel - {mean}) / {std}",
+            f"image uint8 [N, {shape}], normalised inside: (pixel - {mean}) / {std}",
         ),
         ("output", f"logits float32 [N, {len(spec.classes)}]: {classes}"),
     ]

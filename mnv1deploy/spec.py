@@ -1,6 +1,6 @@
 """ModelSpec: everything that defines a network before it has weights.
 
-A spec is plain data (a frozen dataclass, JSON both ways) and needs nothing heavy to read: the cost model, the
+A spec is plain data (frozen dataclasses, JSON both ways) and needs nothing heavy to read: the cost model, the
 PyTorch network, every exported artifact and every session are built from it.
 """
 
@@ -8,59 +8,117 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from mnv1deploy.errors import MnvError
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
+VERSION = 2
+"""Of the JSON that a spec is written as. Version 1 (mnv1deploy 0.1) had a width multiplier and 3 colours."""
+
 Kind = Literal["conv", "depthwise", "pointwise", "pool", "linear"]
+Activation = Literal["relu", "relu6", "none"]
+PaddingRule = Literal["symmetric", "same"]
+Filter = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+
+Padding = tuple[int, int, int, int]
+"""Zeros around an input: top, left, bottom, right."""
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """What happens to a raw pixel before the first convolution: ``(pixel - mean) / std``, per RGB channel.
+    """What happens to a raw pixel before the first convolution: ``(pixel - mean) / std``, per colour.
 
-    Mean and std are in pixel units (0..255). The default, 128 and 64 for all channels, makes a raw uint8 pixel
-    exactly the int8 network's input: scale 1/64, zero point 128.
+    Mean and std are in pixel units (0..255), one per colour: three for RGB, one for grey. The default, 128 and 64,
+    makes a raw uint8 pixel exactly the int8 network's input: scale 1/64, zero point 128.
     """
 
-    mean: tuple[float, float, float] = (128.0, 128.0, 128.0)
-    std: tuple[float, float, float] = (64.0, 64.0, 64.0)
+    mean: tuple[float, ...] = (128.0, 128.0, 128.0)
+    std: tuple[float, ...] = (64.0, 64.0, 64.0)
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
-            values = getattr(self, name)
-            if len(values) != 3 or not all(math.isfinite(v) for v in values):
-                raise MnvError(f"A normalisation's {name} is three finite numbers, one per RGB channel, not {values}.")
+            values = tuple(getattr(self, name))
+            if len(values) not in (1, 3) or not all(math.isfinite(v) for v in values):
+                raise MnvError(
+                    f"A normalisation's {name} is three finite numbers, one per RGB channel, or one for grey; "
+                    f"not {values}."
+                )
             object.__setattr__(self, name, tuple(float(v) for v in values))
+        if len(self.mean) != len(self.std):
+            raise MnvError("A normalisation has as many means as stds.")
         if min(self.std) <= 0:
             raise MnvError(f"A normalisation's std must be positive, not {self.std}.")
 
     @classmethod
-    def from_unit(cls, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Normalization:
+    def from_unit(cls, mean: tuple[float, ...], std: tuple[float, ...]) -> Normalization:
         """The normalisation whose mean and std were written for pixels scaled to 0..1, as most tutorials do."""
-        if len(mean) != 3 or len(std) != 3:
-            raise MnvError("A mean and a std are three numbers each, one per RGB channel.")
-        return cls((mean[0] * 255, mean[1] * 255, mean[2] * 255), (std[0] * 255, std[1] * 255, std[2] * 255))
+        return cls(tuple(255 * value for value in mean), tuple(255 * value for value in std))
+
+    @classmethod
+    def default(cls, colours: int) -> Normalization:
+        """``(pixel - 128) / 64`` for so many colours."""
+        return cls((128.0,) * colours, (64.0,) * colours)
 
     @property
-    def quantization(self) -> tuple[float, int] | None:
-        """(scale, zero point) under which the raw uint8 pixels already are the quantised input.
+    def quantization(self) -> tuple[float, int]:
+        """(scale, zero point) under which raw uint8 pixels are the quantised input of the stem.
 
-        None where there is no such pair: the channels differ, or the mean is not an integer pixel value.
+        What this does not say of the normalisation is folded into the stem; see
+        :func:`mnv1deploy.quantization.fold_normalization`.
         """
-        if len(set(self.mean)) > 1 or len(set(self.std)) > 1:
-            return None
-        mean = self.mean[0]
-        return (1 / self.std[0], int(mean)) if mean.is_integer() and 0 <= mean <= 255 else None
+        mean, std = (math.fsum(values) / len(values) for values in (self.mean, self.std))
+        return 1 / std, min(max(round(mean), 0), 255)
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether :attr:`quantization` says all of it."""
+        return set(self.mean) == {float(self.quantization[1])} and len(set(self.std)) == 1
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture of any size becomes the network's pixels.
+
+    Attributes:
+        resize: the filter, by Pillow's names; all of them antialias when they reduce.
+        crop: the side of the centred square that is kept, as a fraction of the picture's shorter side.
+    """
+
+    resize: Filter = "bicubic"
+    crop: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.resize not in get_args(Filter):
+            raise MnvError(f"There is no resize filter {self.resize}.", f"There are {', '.join(get_args(Filter))}.")
+        if not 0 < self.crop <= 1:
+            raise MnvError(f"A crop is a fraction above 0 and at most 1, not {self.crop}.")
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """What a network looks at: ``size`` x ``size`` pixels of 3 colours (RGB) or 1 (grey), and how they are made."""
+
+    size: int
+    colours: int = 3
+    preprocessing: Preprocessing = Preprocessing()
+
+    def __post_init__(self) -> None:
+        if self.colours not in (1, 3):
+            raise MnvError(f"Pictures have 3 colours (RGB) or 1 (grey), not {self.colours}.")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one picture: height, width, colours."""
+        return self.size, self.size, self.colours
 
 
 @dataclass(frozen=True)
 class Block:
-    """One row of the network's table: output channels (at width 1.0) and stride."""
+    """One row of the network's table: output channels and stride."""
 
     channels: int
     stride: int
@@ -68,7 +126,20 @@ class Block:
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer with weights, or the pooling, with every size known. Channels and spatial sizes in elements."""
+    """One layer with weights, or the pooling, with everything known that a format needs.
+
+    Attributes:
+        name: as in the PyTorch network and in the artifacts.
+        kind: what it computes.
+        in_channels, out_channels: in elements.
+        in_size, out_size: height and width in pixels.
+        kernel, stride: height and width.
+        padding: zeros around the input. A bottom or right row of them may be left unread by the last stride.
+        groups: of the convolution: ``in_channels`` of a depthwise one, 1 elsewhere.
+        activation: what follows it.
+        bias: whether it has a bias beside its batch normalisation.
+        batch_norm: whether a batch normalisation follows it, before the activation.
+    """
 
     name: str
     kind: Kind
@@ -78,8 +149,21 @@ class Layer:
     out_size: int
     kernel: int
     stride: int
+    padding: Padding
+    groups: int
+    activation: Activation
     bias: bool
     batch_norm: bool
+
+    @property
+    def is_convolution(self) -> bool:
+        """Whether it is one of the convolutions, all of which have an activation."""
+        return self.kind in ("conv", "depthwise", "pointwise")
+
+    @property
+    def pads_evenly(self) -> bool:
+        """Whether there is as much padding on every side, so that one number says it."""
+        return len(set(self.padding)) == 1
 
 
 @dataclass(frozen=True)
@@ -89,15 +173,19 @@ class ModelSpec:
     Attributes:
         name: a short name, used for file names.
         classes: the class names, in the order of the logits.
-        input_size: height and width of the input in pixels; a multiple of the total stride, 32 or more.
-        width: the paper's width multiplier; a layer has ``max(8, round(channels * width))`` channels.
+        input_size: height and width of the input in pixels, 8 or more. A layer's output has ``ceil(size / stride)``.
         stem: the 3x3 convolution on the pixels.
-        stem_bias: whether that convolution has a bias beside its batch normalisation.
-        blocks: the depthwise-separable blocks, in order.
+        blocks: the depthwise-separable blocks, in order, with exact channels; see :meth:`scaled` for multipliers.
+        colours: 3 for RGB, 1 for grey.
+        activation: "relu" or "relu6", after every convolution.
+        padding: "symmetric", a pixel on every side of a 3x3 convolution as in PyTorch, or "same", TensorFlow's: for
+            stride 2 on an even size one pixel below and to the right only.
+        stem_bias: whether the stem has a bias beside its batch normalisation.
         normalization: what happens to the pixels first.
+        preprocessing: how a picture becomes pixels.
 
     Raises:
-        MnvError: for a spec that is no network (from the constructor and from :meth:`from_json`).
+        MnvError: for a spec that is no network (from the constructor, :meth:`from_json` and :meth:`from_dict`).
     """
 
     name: str
@@ -105,81 +193,136 @@ class ModelSpec:
     input_size: int
     stem: Block
     blocks: tuple[Block, ...]
-    width: float = 1.0
+    colours: int = 3
+    activation: Activation = "relu"
+    padding: PaddingRule = "symmetric"
     stem_bias: bool = False
     normalization: Normalization = Normalization()
+    preprocessing: Preprocessing = Preprocessing()
 
     def __post_init__(self) -> None:
         if not self.classes or not all(isinstance(c, str) and c for c in self.classes):
             raise MnvError("A network needs at least one class, and every class a name.")
         if len(set(self.classes)) != len(self.classes):
             raise MnvError("Two classes have the same name.")
-        if not (math.isfinite(self.width) and 0 < self.width <= 16):
-            raise MnvError(f"The width multiplier must be above 0 and at most 16, not {self.width}.")
+        if not self.name or set(self.name) & set("/\\") or not self.name.isprintable():
+            raise MnvError(f"A network's name becomes that of files, which {self.name!r} cannot be.")
         for block in (self.stem, *self.blocks):
             if block.channels < 1 or block.stride not in (1, 2):
                 raise MnvError(f"A layer has at least one channel and stride 1 or 2, not {block}.")
-        if self.input_size < 32 or self.input_size % self.total_stride:
-            nearest = max(32, round(self.input_size / self.total_stride) * self.total_stride)
+        if self.input_size < 8:
+            raise MnvError(f"The input size must be 8 pixels or more, not {self.input_size}.")
+        if self.activation not in ("relu", "relu6"):
+            raise MnvError(f"The activation is relu or relu6, not {self.activation}.")
+        if self.padding not in get_args(PaddingRule):
+            raise MnvError(f"The padding is symmetric or same, not {self.padding}.")
+        if len(self.normalization.mean) != self.pixels.colours:
             raise MnvError(
-                f"The input size must be a multiple of {self.total_stride}, from 32 up, not {self.input_size}.",
-                f"{nearest} is the nearest.",
+                f"A network of {self.colours} colours needs as many means and stds, not {len(self.normalization.mean)}."
             )
 
     @property
-    def total_stride(self) -> int:
-        """Input pixels per pixel of the last feature map, in each direction."""
-        return math.prod(block.stride for block in (self.stem, *self.blocks))
-
-    def channels(self, block: Block) -> int:
-        """Output channels of a block at this spec's width."""
-        return max(8, round(block.channels * self.width))
+    def pixels(self) -> Pixels:
+        """What pictures have to become."""
+        return Pixels(self.input_size, self.colours, self.preprocessing)
 
     def layers(self) -> Iterator[Layer]:
         """Every layer from the pixels to the logits, named as in the PyTorch network and in the artifacts."""
-        channels, size = self.channels(self.stem), self.input_size // self.stem.stride
-        yield Layer(
-            "stem", "conv", 3, channels, self.input_size, size, 3, self.stem.stride, self.stem_bias, batch_norm=True
-        )
+        stem = self._convolution("stem", "conv", self.colours, self.input_size, self.stem)
+        yield stem
+        channels, size = stem.out_channels, stem.out_size
         for number, block in enumerate(self.blocks, 1):
-            out, out_size = self.channels(block), size // block.stride
-            yield Layer(
-                f"block{number}.depthwise",
-                "depthwise",
-                channels,
-                channels,
-                size,
-                out_size,
-                3,
-                block.stride,
-                False,
-                True,
+            depthwise = self._convolution(
+                f"block{number}.depthwise", "depthwise", channels, size, Block(channels, block.stride)
             )
-            yield Layer(f"block{number}.pointwise", "pointwise", channels, out, out_size, out_size, 1, 1, False, True)
-            channels, size = out, out_size
-        yield Layer("pool", "pool", channels, channels, size, 1, size, size, bias=False, batch_norm=False)
-        yield Layer("classifier", "linear", channels, len(self.classes), 1, 1, 1, 1, bias=True, batch_norm=False)
+            yield depthwise
+            size = depthwise.out_size
+            yield self._convolution(f"block{number}.pointwise", "pointwise", channels, size, Block(block.channels, 1))
+            channels = block.channels
+        no_padding, none = (0, 0, 0, 0), "none"
+        yield Layer("pool", "pool", channels, channels, size, 1, size, size, no_padding, 1, none, False, False)
+        count = len(self.classes)
+        yield Layer("classifier", "linear", channels, count, 1, 1, 1, 1, no_padding, 1, none, True, False)
+
+    def _convolution(self, name: str, kind: Kind, in_channels: int, size: int, block: Block) -> Layer:
+        kernel = 1 if kind == "pointwise" else 3
+        out_size = -(-size // block.stride)
+        if self.padding == "symmetric":
+            before = after = kernel // 2
+        else:
+            total = max((out_size - 1) * block.stride + kernel - size, 0)
+            before, after = total // 2, total - total // 2
+        return Layer(
+            name,
+            kind,
+            in_channels,
+            block.channels,
+            size,
+            out_size,
+            kernel,
+            block.stride,
+            padding=(before, before, after, after),
+            groups=in_channels if kind == "depthwise" else 1,
+            activation=self.activation,
+            bias=self.stem_bias and kind == "conv",
+            batch_norm=True,
+        )
+
+    def scaled(self, width: float) -> ModelSpec:
+        """The same network at a width multiplier: ``max(8, round(channels * width))`` channels per layer."""
+        if not (math.isfinite(width) and 0 < width <= 16):
+            raise MnvError(f"The width multiplier must be above 0 and at most 16, not {width}.")
+
+        def scale(block: Block) -> Block:
+            return Block(max(8, round(block.channels * width)), block.stride)
+
+        return self.replace(stem=scale(self.stem), blocks=tuple(map(scale, self.blocks)))
 
     def replace(self, **changes: Any) -> ModelSpec:
         """A copy with some fields changed, checked like any other."""
         return replace(self, **changes)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, with the version of its form."""
+        return {"version": VERSION, **asdict(self)}
+
     def to_json(self) -> str:
         """One line of JSON, the same for the same spec."""
-        return json.dumps(asdict(self), separators=(",", ":"), sort_keys=True)
+        return json.dumps(self.to_dict(), separators=(",", ":"), sort_keys=True)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ModelSpec:
+        """The spec that :meth:`to_dict` took apart, in this version's form or an older one's."""
+        try:
+            fields = dict(data)
+            version = fields.pop("version", 1)
+            if type(version) is not int or not 1 <= version <= VERSION:
+                raise MnvError(
+                    f"This spec is of version {version}; this mnv1deploy knows versions 1 to {VERSION}.",
+                    "Update mnv1deploy.",
+                )
+            width = fields.pop("width") if version == 1 else None
+            fields["stem"] = Block(**fields["stem"])
+            fields["blocks"] = tuple(Block(**block) for block in fields["blocks"])
+            fields["classes"] = tuple(fields["classes"])
+            fields["normalization"] = Normalization(**{k: tuple(v) for k, v in fields["normalization"].items()})
+            if version > 1:
+                fields["preprocessing"] = Preprocessing(**fields["preprocessing"])
+            spec = cls(**fields)
+            return spec if width is None else spec.scaled(width)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise MnvError(f"This is not the spec of a network: {error}.") from error
 
     @classmethod
     def from_json(cls, text: str | bytes) -> ModelSpec:
         """The spec that :meth:`to_json` wrote."""
         try:
             data = json.loads(text)
-            data["stem"] = Block(**data["stem"])
-            data["blocks"] = tuple(Block(**block) for block in data["blocks"])
-            data["classes"] = tuple(data["classes"])
-            data["normalization"] = Normalization(**{k: tuple(v) for k, v in data["normalization"].items()})
-            return cls(**data)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, RecursionError) as error:
             raise MnvError(f"This is not the spec of a network: {error}.") from error
+        if not isinstance(data, dict):
+            raise MnvError("This is not the spec of a network: it is no JSON object.")
+        return cls.from_dict(data)
 
 
 def _blocks(*rows: tuple[int, int]) -> tuple[Block, ...]:

@@ -432,10 +432,10 @@ def spec_for(data: Dataset, width: float = 1.0, init: str | Path | None = None) 
     Raises:
         MnvError: if ``init`` cannot be read.
     """
-    base = checkpoint.load(init).spec if init else CIFAR.replace(width=width)
+    base = checkpoint.load(init).spec if init else CIFAR.scaled(width)
     name = "cifar10" if data.classes == CIFAR10_CLASSES else re.sub(r"\W+", "_", data.name.split()[0]).lower()
     size = data.images.shape[1]
-    suffix = ("" if base.width == 1 else f"_w{base.width:g}") + ("" if size == CIFAR.input_size else f"_{size}px")
+    suffix = ("" if width == 1 else f"_w{width:g}") + ("" if size == CIFAR.input_size else f"_{size}px")
     return base.replace(name=f"mobilenetv1_{name}{suffix}", classes=data.classes, input_size=size)
 
 

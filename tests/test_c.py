@@ -160,8 +160,8 @@ def check_network(network: MobileNetV1, images: np.ndarray, folder: Path) -> Non
 @pytest.mark.parametrize(
     "spec",
     [
-        CIFAR.replace(width=0.25),
-        CIFAR.replace(width=0.6, normalization=Normalization((125.3, 123.0, 113.9), (63.0, 62.1, 66.7))),
+        CIFAR.scaled(0.25),
+        CIFAR.scaled(0.6).replace(normalization=Normalization((125.3, 123.0, 113.9), (63.0, 62.1, 66.7))),
         CIFAR.replace(input_size=64, stem=Block(20, 2)),
     ],
     ids=["quarter", "odd widths", "stem stride 2"],

@@ -29,7 +29,7 @@ from mnv1deploy.c.plan import plan
 from mnv1deploy.network import MobileNetV1
 from mnv1deploy.spec import CIFAR, Block, ModelSpec, Normalization
 
-ODD = CIFAR.replace(width=0.3, normalization=Normalization((125.3, 123.0, 113.9), (63.0, 62.1, 66.7)))
+ODD = CIFAR.scaled(0.3).replace(normalization=Normalization((125.3, 123.0, 113.9), (63.0, 62.1, 66.7)))
 """Channels that are no multiple of 16, and pixels that are looked up."""
 
 
@@ -60,7 +60,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write(spec: ModelSpec, folder: Path) -> Path:
     torch.manual_seed(0)
-    images = datasets.resized(datasets.calibration(), spec.input_size).images[:16]
+    images = datasets.resized(datasets.calibration(), spec.pixels).images[:16]
     return export(MobileNetV1(spec).eval(), "c", "int8", folder, images)
 
 
@@ -137,13 +137,13 @@ def test_other_processors_have_the_same_bits(network: Path, odd: Path, name: str
 
 @pytest.mark.parametrize(
     "spec",
-    [ODD, CIFAR.replace(width=0.6, input_size=64, stem=Block(20, 2)), CIFAR.replace(width=0.1, input_size=32)],
+    [ODD, CIFAR.scaled(0.6).replace(input_size=64, stem=Block(20, 2)), CIFAR.scaled(0.1).replace(input_size=32)],
     ids=["odd widths", "stem stride 2", "narrow"],
 )
 def test_arm_dot_products_have_the_same_bits_in_other_networks(spec: ModelSpec, tmp_path: Path) -> None:
     need("AArch64")
     folder = write(spec, tmp_path)
-    images = datasets.resized(datasets.calibration(), spec.input_size).images[16:24]
+    images = datasets.resized(datasets.calibration(), spec.pixels).images[16:24]
     check(run_linux(build_linux(folder, "AArch64", tmp_path, *DOT_PRODUCTS), images, "AArch64"), folder, images)
 
 

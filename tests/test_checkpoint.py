@@ -35,7 +35,7 @@ def same(ours: MobileNetV1, theirs: TutorialNet) -> bool:
 
 def test_round_trip(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network = MobileNetV1(CIFAR.replace(width=0.5, input_size=48, normalization=Normalization((1.0, 2.0, 3.0))))
+    network = MobileNetV1(CIFAR.scaled(0.5).replace(input_size=48, normalization=Normalization((1.0, 2.0, 3.0))))
     accuracy = (Accuracy(0.5, 100, "a test"),)
     path = tmp_path / "net.safetensors"
     save(path, network, training={"epochs": 3}, accuracy=accuracy)

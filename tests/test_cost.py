@@ -5,14 +5,14 @@ import sys
 
 import pytest
 import torch
+from drawn import specs
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from mnv1deploy.cost import BYTES, cost, separable_cost
 from mnv1deploy.errors import MnvError
 from mnv1deploy.network import MobileNetV1
-from mnv1deploy.spec import CIFAR, PAPER, Block, ModelSpec
+from mnv1deploy.spec import CIFAR, PAPER, ModelSpec
 
 
 def test_the_cifar_network() -> None:
@@ -34,7 +34,7 @@ def test_the_cifar_network() -> None:
     ],
 )
 def test_tables_6_and_7_of_the_paper(width: float, resolution: int, millions: int, parameters: float) -> None:
-    found = cost(PAPER.replace(width=width, input_size=resolution))
+    found = cost(PAPER.scaled(width).replace(input_size=resolution))
     # the paper rounds 568.7 up to 569 and cuts 290.7 down to 290
     assert abs(found.multiply_adds / 1e6 - millions) < 0.7
     assert round(found.parameters / 1e6, 1) == parameters
@@ -58,32 +58,13 @@ def test_the_ratio_is_that_of_the_formula() -> None:
                 assert layer.ratio is layer.standard_multiply_adds is None
 
 
-specs = st.builds(
-    lambda rows, width, scale, classes, stem, bias: ModelSpec(
-        name="drawn",
-        classes=tuple(f"c{i}" for i in range(classes)),
-        input_size=32 * scale,
-        stem=stem,
-        stem_bias=bias,
-        blocks=tuple(rows),
-        width=width,
-    ),
-    st.lists(st.builds(Block, st.integers(1, 64), st.sampled_from([1, 2])), min_size=1, max_size=4),
-    st.floats(0.1, 2.0),
-    st.integers(1, 3),
-    st.integers(1, 20),
-    st.builds(Block, st.integers(1, 40), st.sampled_from([1, 2])),
-    st.booleans(),
-)
-
-
 @settings(max_examples=30, deadline=None)
-@given(specs)
+@given(specs())
 def test_any_network_costs_what_pytorch_counts(spec: ModelSpec) -> None:
     check_against_pytorch(spec)
 
 
-@pytest.mark.parametrize("spec", [CIFAR, PAPER, PAPER.replace(width=0.5, input_size=160)], ids=lambda s: s.name)
+@pytest.mark.parametrize("spec", [CIFAR, PAPER, PAPER.scaled(0.5).replace(input_size=160)], ids=lambda s: s.name)
 def test_the_presets_cost_what_pytorch_counts(spec: ModelSpec) -> None:
     check_against_pytorch(spec)
 
@@ -92,7 +73,7 @@ def check_against_pytorch(spec: ModelSpec) -> None:
     """Parameters, multiply-adds and live memory of the real network, without computing anything."""
     with torch.device("meta"):
         network = MobileNetV1(spec).eval()
-        picture = torch.zeros(1, spec.input_size, spec.input_size, 3, dtype=torch.uint8)
+        picture = torch.zeros(1, *spec.pixels.shape, dtype=torch.uint8)
     held: list[int] = []
     size = {torch.uint8: 1, torch.float32: 4}
 

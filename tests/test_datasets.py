@@ -16,7 +16,7 @@ from PIL import Image
 from mnv1deploy import datasets
 from mnv1deploy.datasets import Dataset
 from mnv1deploy.errors import MnvError
-from mnv1deploy.spec import CIFAR10_CLASSES
+from mnv1deploy.spec import CIFAR10_CLASSES, Pixels
 
 BUNDLED = Path(datasets.__file__).parent / "data"
 
@@ -107,7 +107,7 @@ def test_folders_with_train_and_test(test_name: str, tmp_path: Path) -> None:
         fill(tmp_path / part / "cat", count + 1, size=(50, 90), suffix=".jpg")
     fill(tmp_path / "train" / "emu", 1)
     (tmp_path / "train" / ".cache").mkdir()
-    train, test = datasets.image_folder(tmp_path, 32)
+    train, test = datasets.image_folder(tmp_path, Pixels(32))
     assert train.classes == test.classes == ("cat", "dog", "emu")
     assert np.bincount(train.labels).tolist() == [6, 5, 1]
     assert np.bincount(test.labels).tolist() == [3, 2]
@@ -118,9 +118,9 @@ def test_folders_with_train_and_test(test_name: str, tmp_path: Path) -> None:
 def test_one_level_is_split_by_seed(tmp_path: Path) -> None:
     for name in ("b", "a"):
         fill(tmp_path / name, 20)
-    train, test = datasets.image_folder(tmp_path, 32, seed=3)
-    again = datasets.image_folder(tmp_path, 32, seed=3)
-    other = datasets.image_folder(tmp_path, 32, seed=4)
+    train, test = datasets.image_folder(tmp_path, Pixels(32), seed=3)
+    again = datasets.image_folder(tmp_path, Pixels(32), seed=3)
+    other = datasets.image_folder(tmp_path, Pixels(32), seed=4)
     assert np.bincount(train.labels).tolist() == [16, 16]
     assert np.bincount(test.labels).tolist() == [4, 4]
     np.testing.assert_array_equal(train.images, again[0].images)
@@ -131,41 +131,41 @@ def test_one_level_is_split_by_seed(tmp_path: Path) -> None:
 
 def test_folders_that_are_no_data(tmp_path: Path) -> None:
     with pytest.raises(MnvError, match="There is no folder"):
-        datasets.image_folder(tmp_path / "none", 32)
+        datasets.image_folder(tmp_path / "none", Pixels(32))
     fill(tmp_path / "only", 3)
     with pytest.raises(MnvError, match="has 1 class folders"):
-        datasets.image_folder(tmp_path, 32)
+        datasets.image_folder(tmp_path, Pixels(32))
     (tmp_path / "empty").mkdir()
     with pytest.raises(MnvError, match=r"no picture in the folder .*empty"):
-        datasets.image_folder(tmp_path, 32)
+        datasets.image_folder(tmp_path, Pixels(32))
     (tmp_path / "empty" / "broken.png").write_bytes(b"no")
     with pytest.raises(MnvError, match=r"broken\.png cannot be read"):
-        datasets.image_folder(tmp_path, 32)
+        datasets.image_folder(tmp_path, Pixels(32))
 
 
 def test_a_test_class_that_is_not_trained(tmp_path: Path) -> None:
     for name in ("train/a", "train/b", "test/a", "test/c"):
         fill(tmp_path / name, 1)
     with pytest.raises(MnvError, match=r"has classes that .* has not: c"):
-        datasets.image_folder(tmp_path, 32)
+        datasets.image_folder(tmp_path, Pixels(32))
 
 
 def test_load_takes_either(cifar10_test: Dataset, class_folders: Path) -> None:
-    train, test = datasets.load(class_folders, 48)
+    train, test = datasets.load(class_folders, Pixels(48))
     assert train.classes == ("cat", "dog")
     assert train.images.shape[1:] == (48, 48, 3)
-    np.testing.assert_array_equal(datasets.load_test(class_folders, 48).images, test.images)
-    np.testing.assert_array_equal(datasets.load_test(None, 32).images, cifar10_test.images)
-    np.testing.assert_array_equal(datasets.load_test(datasets.data_folder(), 32).labels, cifar10_test.labels)
+    np.testing.assert_array_equal(datasets.load_test(class_folders, Pixels(48)).images, test.images)
+    np.testing.assert_array_equal(datasets.load_test(None, Pixels(32)).images, cifar10_test.images)
+    np.testing.assert_array_equal(datasets.load_test(datasets.data_folder(), Pixels(32)).labels, cifar10_test.labels)
 
 
 def test_resizing_a_data_set() -> None:
     sample = datasets.sample().subset(np.arange(5), "five")
-    assert datasets.resized(sample, 32) is sample
-    larger = datasets.resized(sample, 64)
+    assert datasets.resized(sample, Pixels(32)) is sample
+    larger = datasets.resized(sample, Pixels(64))
     assert larger.images.shape == (5, 64, 64, 3)
     assert (larger.labels == sample.labels).all()
-    back = datasets.resized(larger, 32)
+    back = datasets.resized(larger, Pixels(32))
     assert np.abs(back.images.astype(int) - sample.images).mean() < 6
 
 

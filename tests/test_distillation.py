@@ -25,7 +25,7 @@ from mnv1deploy.spec import CIFAR
 from mnv1deploy.training import Run
 
 TEACHER = Settings.recipe("teacher", epochs=2, batch_size=64, holdout=0.2, learning_rate=0.05)
-SMALL = CIFAR.replace(width=0.25)
+SMALL = CIFAR.scaled(0.25)
 STUDENT = Settings.recipe("best", teachers=1, epochs=3, batch_size=64, holdout=0.2, ema=0.9, views=2, mixup=0.2)
 
 

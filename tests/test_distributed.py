@@ -24,7 +24,7 @@ from mnv1deploy.spec import CIFAR
 settings = Settings.recipe("quick", epochs=int(sys.argv[2]), batch_size=64, holdout=0.2, ema=0.9, learning_rate=0.1)
 with distributed.joined():
     run = training.Run(
-        CIFAR.replace(width=0.5), datasets.calibration(), settings, sys.argv[1], device="cpu"
+        CIFAR.scaled(0.5), datasets.calibration(), settings, sys.argv[1], device="cpu"
     )
     run.fit()
 """

@@ -101,7 +101,7 @@ def test_formats_that_are_not_there(format: str, precision: exporting.Precision,
 def pets(tmp_path: Path) -> Path:
     """A checkpoint with two classes of its own, at 48 pixels."""
     torch.manual_seed(0)
-    network = MobileNetV1(CIFAR.replace(name="pets", classes=("cat", "dog"), input_size=48, width=0.5)).eval()
+    network = MobileNetV1(CIFAR.scaled(0.5).replace(name="pets", classes=("cat", "dog"), input_size=48)).eval()
     with torch.no_grad():
         network.classifier.weight.mul_(100)
     path = tmp_path / "pets.safetensors"

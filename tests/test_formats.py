@@ -14,6 +14,7 @@ import onnx
 import pytest
 import torch
 from conftest import differences, export
+from drawn import specs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +25,7 @@ from mnv1deploy.formats.base import CPU, CUDA, OPENVINO, Session
 from mnv1deploy.formats.onnx import OnnxSession, build
 from mnv1deploy.network import MobileNetV1
 from mnv1deploy.quantization import quantize
-from mnv1deploy.spec import CIFAR, PAPER, Block, ModelSpec, Normalization
+from mnv1deploy.spec import CIFAR, PAPER, Block, ModelSpec, Normalization, Pixels
 
 CASES = [(name, precision) for name in formats.exportable() for precision in formats.get(name).precisions]
 RUN_HERE = [(name, precision) for name, precision in CASES if not formats.get(name).elsewhere]
@@ -209,7 +210,7 @@ def test_pairing_the_stems_pixels_changes_no_integer(stride: int, size: int, tmp
     """34 pixels make 17, which are left alone."""
     torch.manual_seed(1)
     spec = CIFAR.replace(input_size=size, stem=Block(8, stride), blocks=(Block(16, 1),))
-    images = datasets.resized(datasets.calibration(), size).images[:40]
+    images = datasets.resized(datasets.calibration(), Pixels(size)).images[:40]
     integers = quantize(MobileNetV1(spec).eval().folded(), images, "test")
     provenance = Provenance("onnx", "int8", spec, "0" * 64, (), integers.facts, {})
     logits = []
@@ -272,31 +273,13 @@ def test_other_normalisations(network: MobileNetV1, normalization: Normalization
         assert (logits.argmax(1) == expected.argmax(1)).mean() > {"fp32": 0.999, "fp16": 0.99, "int8": 0.95}[precision]
 
 
-specs = st.builds(
-    lambda blocks, width, classes, half, bias: ModelSpec(
-        name="drawn",
-        classes=tuple(f"c{i}" for i in range(classes)),
-        input_size=max(32, 2 ** sum(stride - 1 for _, stride in blocks)) * (2 if half else 1),
-        stem=Block(16, 1),
-        stem_bias=bias,
-        blocks=tuple(Block(*row) for row in blocks),
-        width=width,
-    ),
-    st.lists(st.tuples(st.integers(1, 40), st.sampled_from([1, 2])), min_size=1, max_size=4),
-    st.sampled_from([0.25, 0.5, 1.0, 1.3]),
-    st.integers(1, 12),
-    st.booleans(),
-    st.booleans(),
-)
-
-
 @pytest.mark.slow
 @settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])  # each: 25 files
-@given(spec=specs, seed=st.integers(0, 99))
+@given(spec=specs(), seed=st.integers(0, 99))
 def test_any_spec_exports_to_every_format(spec: ModelSpec, seed: int, tmp_path: Path) -> None:
     torch.manual_seed(seed)
     drawn = MobileNetV1(spec)
-    images = datasets.resized(datasets.calibration(), spec.input_size).images[:40]
+    images = datasets.resized(datasets.calibration(), spec.pixels).images[:40]
     with torch.no_grad():
         for _ in range(3):  # gives the batch norms statistics
             drawn(torch.from_numpy(images))
@@ -313,8 +296,8 @@ def test_any_spec_exports_to_every_format(spec: ModelSpec, seed: int, tmp_path: 
 @pytest.mark.slow
 def test_the_paper_network_exports(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    spec = PAPER.replace(width=0.25, input_size=128)
-    images = np.stack([np.asarray(datasets.images.read(p, 128)) for p in datasets.calibration().images[:8]])
+    spec = PAPER.scaled(0.25).replace(input_size=128)
+    images = np.stack([np.asarray(datasets.images.read(p, Pixels(128))) for p in datasets.calibration().images[:8]])
     drawn = MobileNetV1(spec).eval()
     with torch.inference_mode():
         expected = drawn(torch.from_numpy(images)).numpy()

@@ -17,6 +17,7 @@ from PIL import Image
 from mnv1deploy import images
 from mnv1deploy.errors import MnvError
 from mnv1deploy.images import find, read
+from mnv1deploy.spec import Pixels
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -41,12 +42,12 @@ def test_lossless_formats_keep_every_pixel(format: str, tmp_path: Path) -> None:
     options = {"lossless": True} if format == "WebP" else {}
     path = tmp_path / f"picture.{format.lower()}"
     path.write_bytes(encoded(PICTURE, format, **options))
-    np.testing.assert_array_equal(read(path, 32), gradient())
-    np.testing.assert_array_equal(read(path.read_bytes(), 32), gradient())
+    np.testing.assert_array_equal(read(path, Pixels(32)), gradient())
+    np.testing.assert_array_equal(read(path.read_bytes(), Pixels(32)), gradient())
 
 
 def test_jpeg_is_close() -> None:
-    found = read(encoded(PICTURE, "JPEG", quality=95, subsampling=0), 32)
+    found = read(encoded(PICTURE, "JPEG", quality=95, subsampling=0), Pixels(32))
     assert np.abs(found.astype(int) - gradient()).mean() < 4
 
 
@@ -54,14 +55,14 @@ def test_the_first_frame_of_an_animation() -> None:
     frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
     for format in ("GIF", "WebP", "TIFF", "PNG"):
         options = {"lossless": True} if format == "WebP" else {}
-        found = read(encoded(frames[0], format, save_all=True, append_images=frames[1:], **options), 32)
+        found = read(encoded(frames[0], format, save_all=True, append_images=frames[1:], **options), Pixels(32))
         assert found[16, 16].tolist() == [255, 0, 0]
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
 def test_16_bit_greyscale(format: str) -> None:
     values = np.linspace(0, 65535, 32 * 32).reshape(32, 32).astype(np.uint16)
-    found = read(encoded(Image.fromarray(values), format), 32)
+    found = read(encoded(Image.fromarray(values), format), Pixels(32))
     assert found.min() == 0
     assert found.max() == 255
     np.testing.assert_allclose(found[..., 0], values / 257, atol=0.51)
@@ -69,18 +70,18 @@ def test_16_bit_greyscale(format: str) -> None:
 
 def test_32_bit_integers_and_floats() -> None:
     integers = Image.fromarray(np.full((32, 32), 257 * 99, np.int32))
-    assert (read(integers, 32) == 99).all()
-    assert (read(Image.fromarray(np.full((32, 32), 0.5, np.float32)), 32) == 128).all()
-    assert (read(Image.fromarray(np.full((32, 32), 200.2, np.float32)), 32) == 200).all()
-    assert (read(Image.fromarray(np.full((32, 32), np.nan, np.float32)), 32) == 0).all()
+    assert (read(integers, Pixels(32)) == 99).all()
+    assert (read(Image.fromarray(np.full((32, 32), 0.5, np.float32)), Pixels(32)) == 128).all()
+    assert (read(Image.fromarray(np.full((32, 32), 200.2, np.float32)), Pixels(32)) == 200).all()
+    assert (read(Image.fromarray(np.full((32, 32), np.nan, np.float32)), Pixels(32)) == 0).all()
 
 
 def test_palette_grey_one_bit_and_cmyk() -> None:
-    assert np.abs(read(PICTURE.quantize(256), 32).astype(int) - gradient()).mean() < 12
-    grey = read(Image.new("L", (32, 32), 77), 32)
+    assert np.abs(read(PICTURE.quantize(256), Pixels(32)).astype(int) - gradient()).mean() < 12
+    grey = read(Image.new("L", (32, 32), 77), Pixels(32))
     assert (grey == 77).all()
-    assert (read(Image.new("1", (32, 32), 1), 32) == 255).all()
-    red = read(encoded(Image.new("CMYK", (32, 32), (0, 255, 255, 0)), "JPEG"), 32)
+    assert (read(Image.new("1", (32, 32), 1), Pixels(32)) == 255).all()
+    red = read(encoded(Image.new("CMYK", (32, 32), (0, 255, 255, 0)), "JPEG"), Pixels(32))
     assert red[16, 16, 0] > 240
     assert red[16, 16, 1:].max() < 15
 
@@ -89,10 +90,10 @@ def test_palette_grey_one_bit_and_cmyk() -> None:
 def test_transparency_shows_white(mode: str) -> None:
     image = Image.new("RGBA", (32, 32), (255, 0, 0, 0))
     image.paste((0, 0, 0, 255), (0, 0, 16, 32))
-    found = read(encoded(image.convert(mode), "PNG"), 32)
+    found = read(encoded(image.convert(mode), "PNG"), Pixels(32))
     assert (found[:, :16] == 0).all()
     assert (found[:, 16:] == 255).all()
-    half = read(Image.new("RGBA", (32, 32), (0, 0, 0, 128)), 32)
+    half = read(Image.new("RGBA", (32, 32), (0, 0, 0, 128)), Pixels(32))
     assert abs(int(half[0, 0, 0]) - 127) <= 1
 
 
@@ -111,30 +112,30 @@ def test_exif_orientation(orientation: int) -> None:
     stored = PICTURE.transpose(undo[orientation]) if orientation > 1 else PICTURE
     exif = Image.Exif()
     exif[0x0112] = orientation
-    np.testing.assert_array_equal(read(encoded(stored, "PNG", exif=exif), 32), gradient())
+    np.testing.assert_array_equal(read(encoded(stored, "PNG", exif=exif), Pixels(32)), gradient())
 
 
 def test_resizing_is_antialiased() -> None:
     checkers = (np.indices((256, 256)).sum(0) % 2 * 255).astype(np.uint8)
-    found = read(checkers, 32)
+    found = read(checkers, Pixels(32))
     assert np.abs(found.astype(int) - 127).max() <= 2
 
 
 def test_the_longer_side_is_cropped_to_its_centre() -> None:
     wide = np.zeros((32, 96, 3), np.uint8)
     wide[:, 32:64] = gradient()
-    np.testing.assert_array_equal(read(wide, 32), gradient())
-    np.testing.assert_array_equal(read(wide.swapaxes(0, 1).copy(), 32), gradient().swapaxes(0, 1))
-    assert read(EXAMPLES / "cat.png", 96).shape == (96, 96, 3)
+    np.testing.assert_array_equal(read(wide, Pixels(32)), gradient())
+    np.testing.assert_array_equal(read(wide.swapaxes(0, 1).copy(), Pixels(32)), gradient().swapaxes(0, 1))
+    assert read(EXAMPLES / "cat.png", Pixels(96)).shape == (96, 96, 3)
 
 
 def test_arrays() -> None:
     pixels = gradient()
-    np.testing.assert_array_equal(read(pixels, 32), pixels)
-    np.testing.assert_array_equal(read(pixels[..., 0], 32), np.repeat(pixels[..., :1], 3, 2))
-    np.testing.assert_array_equal(read(pixels[..., :1], 32), np.repeat(pixels[..., :1], 3, 2))
+    np.testing.assert_array_equal(read(pixels, Pixels(32)), pixels)
+    np.testing.assert_array_equal(read(pixels[..., 0], Pixels(32)), np.repeat(pixels[..., :1], 3, 2))
+    np.testing.assert_array_equal(read(pixels[..., :1], Pixels(32)), np.repeat(pixels[..., :1], 3, 2))
     opaque = np.concatenate([pixels, np.full((32, 32, 1), 255, np.uint8)], 2)
-    np.testing.assert_array_equal(read(opaque, 32), pixels)
+    np.testing.assert_array_equal(read(opaque, Pixels(32)), pixels)
 
 
 @pytest.mark.parametrize(
@@ -151,15 +152,15 @@ def test_arrays() -> None:
 )
 def test_other_arrays_are_refused(array: np.ndarray) -> None:
     with pytest.raises(MnvError, match="The array cannot be read"):
-        read(array, 32)
+        read(array, Pixels(32))
 
 
 def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(encoded(PICTURE, "PNG"))))
-    np.testing.assert_array_equal(read("-", 32), gradient())
+    np.testing.assert_array_equal(read("-", Pixels(32)), gradient())
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
     with pytest.raises(MnvError, match="standard input cannot be read"):
-        read("-", 32)
+        read("-", Pixels(32))
 
 
 def header_only_png(width: int, height: int) -> bytes:
@@ -190,16 +191,16 @@ def test_broken_files(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "broken.png"
     path.write_bytes(content)
     with pytest.raises(MnvError, match=message) as error:
-        read(path, 32)
+        read(path, Pixels(32))
     assert str(path) in error.value.message
     assert error.value.hint
 
 
 def test_missing_files_and_folders(tmp_path: Path) -> None:
     with pytest.raises(MnvError, match="There is no file"):
-        read(tmp_path / "none.png", 32)
+        read(tmp_path / "none.png", Pixels(32))
     with pytest.raises(MnvError, match="It is a folder"):
-        read(tmp_path, 32)
+        read(tmp_path, Pixels(32))
 
 
 @settings(max_examples=150, deadline=None)
@@ -214,7 +215,7 @@ def test_any_bytes_decode_or_are_refused(noise: bytes, format: str | None, data:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of damaged metadata
         try:
-            found = read(content, 32)
+            found = read(content, Pixels(32))
         except MnvError:
             return
     assert found.shape == (32, 32, 3)
@@ -224,7 +225,7 @@ def test_any_bytes_decode_or_are_refused(noise: bytes, format: str | None, data:
 @settings(deadline=None)
 @given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 70), st.integers(1, 70), st.sampled_from([1, 3, 4]))))
 def test_any_array_becomes_the_size(array: np.ndarray) -> None:
-    found = read(array, 32)
+    found = read(array, Pixels(32))
     assert found.shape == (32, 32, 3)
     assert found.dtype == np.uint8
 

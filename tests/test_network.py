@@ -12,13 +12,13 @@ from tutorial import trained_looking
 
 from mnv1deploy import bundled, checkpoint, datasets
 from mnv1deploy.network import MobileNetV1, mobilenetv1_small
-from mnv1deploy.spec import CIFAR, PAPER, Block, ModelSpec, Normalization
+from mnv1deploy.spec import CIFAR, PAPER, Block, ModelSpec, Normalization, Pixels
 
 
 def real_images(size: int = 32, count: int = 64) -> torch.Tensor:
     pictures = datasets.calibration()
     first = pictures.subset(np.arange(count), pictures.name)
-    return torch.from_numpy(datasets.resized(first, size).images)
+    return torch.from_numpy(datasets.resized(first, Pixels(size)).images)
 
 
 def test_the_default_network_has_280_650_parameters() -> None:
@@ -44,14 +44,14 @@ def test_submodules_have_the_names_of_the_layers() -> None:
     "spec",
     [
         CIFAR,
-        CIFAR.replace(width=0.25),
-        CIFAR.replace(width=1.7, input_size=48),
+        CIFAR.scaled(0.25),
+        CIFAR.scaled(1.7).replace(input_size=48),
         CIFAR.replace(input_size=96, classes=("one",)),
         CIFAR.replace(classes=tuple(map(str, range(100)))),
         PAPER.replace(input_size=128),
-        PAPER.replace(width=0.5),
+        PAPER.scaled(0.5),
     ],
-    ids=lambda s: f"{s.name}-{s.width}-{s.input_size}-{len(s.classes)}",
+    ids=lambda s: f"{s.name}-{s.stem.channels}-{s.input_size}-{len(s.classes)}",
 )
 def test_the_contract(spec: ModelSpec) -> None:
     network = MobileNetV1(spec).eval()

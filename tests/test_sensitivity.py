@@ -11,6 +11,7 @@ from PIL import Image
 from mnv1deploy import datasets, sensitivity
 from mnv1deploy.network import MobileNetV1
 from mnv1deploy.quantization import DEFAULT, Quantization
+from mnv1deploy.spec import Pixels
 
 
 def test_every_layer_is_measured(integers: Quantization) -> None:
@@ -51,7 +52,7 @@ def test_a_layer_of_few_bits_is_found(integers: Quantization) -> None:
 @pytest.mark.slow
 def test_the_default_scheme_is_the_one_that_loses_least(folded: MobileNetV1, cifar10_train: datasets.Dataset) -> None:
     """On pictures held out from training; within what chance allows of the best ranges, and far from plain rounding."""
-    unseen = datasets.load_unseen(None, 32)
+    unseen = datasets.load_unseen(None, Pixels(32))
     assert (len(unseen), unseen.name) == (2500, "held-out part of the CIFAR-10 training split")
     schemes = sensitivity.schemes(DEFAULT)
     trials = list(sensitivity.compare(folded, datasets.calibration().images, unseen, schemes))

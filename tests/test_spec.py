@@ -6,43 +6,34 @@ import subprocess
 import sys
 
 import pytest
+from drawn import specs
 from hypothesis import given
-from hypothesis import strategies as st
 
 from mnv1deploy.errors import MnvError
 from mnv1deploy.spec import CIFAR, PAPER, PRESETS, Block, ModelSpec, Normalization
 
-blocks = st.builds(Block, st.integers(1, 600), st.sampled_from([1, 2]))
-triples = st.tuples(*[st.floats(0.1, 255)] * 3)
-specs = st.builds(
-    lambda rows, scale, **rest: ModelSpec(blocks=tuple(rows), input_size=32 * scale, **rest),
-    rows=st.lists(blocks, min_size=0, max_size=4),
-    scale=st.integers(1, 8),
-    name=st.text(min_size=1, max_size=10),
-    classes=st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=12, unique=True).map(tuple),
-    stem=blocks,
-    width=st.floats(0.01, 16),
-    stem_bias=st.booleans(),
-    normalization=st.builds(Normalization, triples, triples),
-)
 
-
-@given(specs)
+@given(specs())
 def test_json_both_ways(spec: ModelSpec) -> None:
     text = spec.to_json()
     assert ModelSpec.from_json(text) == spec
     assert ModelSpec.from_json(text.encode()).to_json() == text
 
 
-@given(specs)
+@given(specs())
 def test_layers_fit_together(spec: ModelSpec) -> None:
     layers = list(spec.layers())
-    assert (layers[0].in_channels, layers[0].in_size) == (3, spec.input_size)
+    assert (layers[0].in_channels, layers[0].in_size) == (spec.colours, spec.input_size)
     for before, after in itertools.pairwise(layers):
         assert after.in_channels == before.out_channels
         assert after.in_size == before.out_size
     assert layers[-1].out_channels == len(spec.classes)
-    assert layers[-2].in_size == spec.input_size // spec.total_stride
+    assert all(layer.out_size == -(-layer.in_size // layer.stride) for layer in layers if layer.is_convolution)
+    for layer in layers:
+        if layer.is_convolution:  # the last window ends inside the padded input
+            top, left, bottom, right = layer.padding
+            assert (top, bottom) == (left, right)
+            assert (layer.out_size - 1) * layer.stride + layer.kernel <= top + layer.in_size + bottom
     assert len({layer.name for layer in layers}) == len(layers)
 
 
@@ -54,10 +45,9 @@ def test_the_cifar_network() -> None:
     assert [channels for channels, _ in outputs] == [32, 64, 64, 128, 128, 256, 256, 512]
     strides = [layer.stride for layer in CIFAR.layers() if layer.kind == "depthwise"]
     assert strides == [1, 2, 1, 2, 1, 2, 1, 2]
-    assert CIFAR.total_stride == 16
     assert [layer.name for layer in CIFAR.layers() if layer.bias] == ["stem", "classifier"]
     assert set(PRESETS.values()) == {CIFAR, PAPER}
-    assert (PAPER.total_stride, len(PAPER.blocks), len(PAPER.classes)) == (32, 13, 1000)
+    assert (len(PAPER.blocks), len(PAPER.classes)) == (13, 1000)
 
 
 @pytest.mark.parametrize(
@@ -66,14 +56,16 @@ def test_the_cifar_network() -> None:
         ({"classes": ()}, "at least one class"),
         ({"classes": ("a", "")}, "every class a name"),
         ({"classes": ("a", "a")}, "same name"),
-        ({"width": 0.0}, "width multiplier"),
-        ({"width": float("nan")}, "width multiplier"),
-        ({"width": 17.0}, "width multiplier"),
+        ({"name": "a/b"}, "name becomes that of files"),
+        ({"name": ""}, "name becomes that of files"),
+        ({"activation": "none"}, "relu or relu6"),
+        ({"padding": "valid"}, "symmetric or same"),
+        ({"colours": 2}, "3 colours"),
+        ({"colours": 1}, "as many means"),
         ({"stem": Block(0, 1)}, "at least one channel"),
         ({"blocks": (Block(8, 3),)}, "stride 1 or 2"),
-        ({"input_size": 40}, "multiple of 16, from 32 up, not 40"),
-        ({"input_size": 16}, "from 32 up"),
-        ({"input_size": -32}, "from 32 up"),
+        ({"input_size": 7}, "8 pixels or more, not 7"),
+        ({"input_size": -32}, "8 pixels or more, not -32"),
     ],
 )
 def test_what_is_no_network_is_refused(changes: dict[str, object], message: str) -> None:
@@ -81,11 +73,23 @@ def test_what_is_no_network_is_refused(changes: dict[str, object], message: str)
         CIFAR.replace(**changes)
 
 
-def test_the_nearest_size_is_named() -> None:
-    with pytest.raises(MnvError, match=r"48 is the nearest\."):
-        CIFAR.replace(input_size=50)
-    with pytest.raises(MnvError, match=r"32 is the nearest\."):
-        CIFAR.replace(input_size=1)
+@pytest.mark.parametrize("width", [0.0, float("nan"), 17.0, -1.0])
+def test_a_width_multiplier_has_bounds(width: float) -> None:
+    with pytest.raises(MnvError, match="width multiplier"):
+        CIFAR.scaled(width)
+
+
+def test_a_width_multiplier_keeps_eight_channels() -> None:
+    assert {block.channels for block in CIFAR.scaled(0.01).blocks} == {8}
+    assert [block.channels for block in CIFAR.scaled(0.5).blocks] == [16, 32, 32, 64, 64, 128, 128, 256]
+
+
+def test_padding_is_tensorflows_where_it_is_said_so() -> None:
+    same = CIFAR.replace(padding="same", input_size=30)
+    found = [(layer.in_size, layer.stride, layer.padding) for layer in same.layers() if layer.kind == "depthwise"]
+    even, odd = (0, 0, 1, 1), (1, 1, 1, 1)
+    assert found[:4] == [(30, 1, odd), (30, 2, even), (15, 1, odd), (15, 2, odd)]
+    assert {layer.padding for layer in CIFAR.layers() if layer.kernel == 3} == {odd}
 
 
 @pytest.mark.parametrize("mean", [(1.0, 2.0), (1.0, 2.0, float("inf"))])
@@ -97,16 +101,16 @@ def test_a_mean_is_three_numbers(mean: tuple[float, ...]) -> None:
 def test_a_std_is_positive() -> None:
     with pytest.raises(MnvError, match="must be positive"):
         Normalization(std=(1.0, 0.0, 1.0))
-    with pytest.raises(MnvError, match="three numbers"):
-        Normalization.from_unit((0.5,), (0.5,))  # type: ignore[arg-type]
+    with pytest.raises(MnvError, match="as many means as stds"):
+        Normalization.from_unit((0.5,), (0.5, 0.5, 0.5))
 
 
 def test_when_raw_pixels_are_the_quantised_input() -> None:
     assert Normalization().quantization == (1 / 64, 128)
     assert Normalization((0.0,) * 3, (255.0,) * 3).quantization == (1 / 255, 0)
-    assert Normalization((127.5,) * 3, (127.5,) * 3).quantization is None
-    assert Normalization((128.0, 128.0, 127.0)).quantization is None
-    assert Normalization((300.0,) * 3).quantization is None
+    assert Normalization((127.5,) * 3, (127.5,) * 3).quantization == (1 / 127.5, 128)
+    assert Normalization((120.0, 121.0, 125.0), (50.0, 60.0, 70.0)).quantization == (1 / 60, 122)
+    assert Normalization((300.0,), (64.0,)).quantization == (1 / 64, 255)
     assert Normalization.from_unit((0.4, 0.4, 0.4), (0.2, 0.2, 0.2)).mean == pytest.approx((102, 102, 102))
 
 
@@ -127,13 +131,29 @@ def damaged(**changes: object) -> str:
         damaged(blocks=[{"channels": 8}]),
         damaged(normalization={"mean": 1}),
         damaged(surprise=1),
-        damaged(width="wide"),
+        damaged(colours="many"),
+        damaged(preprocessing={"resize": "best", "crop": 1.0}),
+        damaged(version="2"),
+        damaged(version=True),
         damaged(input_size=None),
     ],
 )
 def test_damaged_json_is_refused(text: str) -> None:
     with pytest.raises(MnvError):
         ModelSpec.from_json(text)
+
+
+def test_what_version_1_wrote_is_read() -> None:
+    old = json.loads(CIFAR.to_json())
+    for new in ("version", "colours", "activation", "padding", "preprocessing"):
+        del old[new]
+    assert ModelSpec.from_dict({**old, "width": 1.0}) == CIFAR
+    assert ModelSpec.from_dict({**old, "width": 0.25}) == CIFAR.scaled(0.25)
+
+
+def test_a_later_version_is_refused_by_name() -> None:
+    with pytest.raises(MnvError, match="of version 3; this mnv1deploy knows versions 1 to 2"):
+        ModelSpec.from_json(damaged(version=3))
 
 
 @pytest.mark.parametrize("module", ["mnv1deploy", "mnv1deploy.spec", "mnv1deploy.cli", "mnv1deploy.benchmark"])

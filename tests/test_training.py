@@ -30,7 +30,7 @@ from mnv1deploy.settings import Settings, recipes
 from mnv1deploy.spec import CIFAR
 from mnv1deploy.training import Run
 
-SMALL = CIFAR.replace(width=0.25)
+SMALL = CIFAR.scaled(0.25)
 QUICK = Settings.recipe("quick", epochs=2, batch_size=64, holdout=0.2, ema=0.9)
 
 
@@ -248,7 +248,7 @@ from mnv1deploy import datasets, training
 from mnv1deploy.settings import Settings
 from mnv1deploy.spec import CIFAR
 settings = Settings.recipe("quick", epochs=4, batch_size=64, holdout=0.2, ema=0.9)
-spec, resume = CIFAR.replace(width=0.25), "resume" in sys.argv
+spec, resume = CIFAR.scaled(0.25), "resume" in sys.argv
 run = training.Run(spec, datasets.calibration(), settings, sys.argv[1], resume=resume)
 run.fit(on_epoch=lambda epoch: print(epoch.epoch, flush=True))
 """
@@ -297,7 +297,7 @@ def test_the_command_on_an_own_folder(class_folders: Path, tmp_path: Path) -> No
     with Image.open(output / "curves.png") as curves:
         assert curves.width > 800
     kept = checkpoint.load(output / "checkpoint.safetensors")
-    assert kept.spec == CIFAR.replace(name="mobilenetv1_pets_w0.25", classes=("cat", "dog"), width=0.25)
+    assert kept.spec == CIFAR.scaled(0.25).replace(name="mobilenetv1_pets_w0.25", classes=("cat", "dog"))
     assert kept.accuracy[0].top1 == found["top1"]
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 1

@@ -16,7 +16,7 @@ from mnv1deploy.artifact import Provenance
 from mnv1deploy.c import TEMPLATES
 from mnv1deploy.c.plan import LANES, PATCH, Plan, padded, pairs, plan
 from mnv1deploy.errors import MnvError
-from mnv1deploy.quantization import INPUT, PAIR, Grid, Quantization
+from mnv1deploy.quantization import INPUT, PAIR, Quantization
 from mnv1deploy.spec import Layer, ModelSpec
 
 FILES = ("mobilenetv1.h", "mobilenetv1.c", "example.c", "Makefile", "README.md")
@@ -145,7 +145,6 @@ def _values(
         "padding": input.zero_point,
         "pool_factor": _float(scale / (scale * np.float32(size**2))),
         "sums_fit": int(all(integers.largest < 2**23 for integers in layers if integers.layer.kind != "linear")),
-        "pixels": "\n".join(_pixels(spec, input)),
         "portable": _template("portable.c"),
         "x86": _template("x86.c"),
         "amx": _template("amx.c"),
@@ -164,27 +163,6 @@ def _plan_lines(buffers: Plan) -> Iterator[str]:
         target = f"{step.output} .. {step.output + step.output_bytes}"
         yield f" *   {step.name:<10} {step.rows:>4} ({step.rows_bytes:>5} bytes)  {source:<20} {target}"
     yield f" *   rows between the two convolutions of a step: {buffers.rows_at} .. {buffers.scratch}"
-
-
-def _pixels(spec: ModelSpec, input: Grid) -> Iterator[str]:
-    """What a pixel's integer is: the pixel itself, or what a table says."""
-    if spec.normalization.quantization:
-        yield "#define PIXELS_ARE_INPUT 1 /* quantized as the stem reads it */"
-        yield "#define PIXEL(colour, value) (value)"
-    else:
-        yield "#define PIXELS_ARE_INPUT 0"
-        yield "/* The quantized input of every pixel value: normalized, divided by the scale, rounded. */"
-        yield from _array("uint8_t", "pixels", _pixel_table(spec, input).ravel().tolist())
-        yield "#define PIXEL(colour, value) pixels[256 * (colour) + (value)]"
-
-
-def _pixel_table(spec: ModelSpec, input: Grid) -> NDArray[np.uint8]:
-    """uint8 ``[3, 256]``: float32 at every step, as the ONNX artifact normalises and quantises."""
-    mean, std = (np.array(x, np.float32)[:, None] for x in (spec.normalization.mean, spec.normalization.std))
-    normalized = (np.arange(256, dtype=np.float32) - mean) / std
-    scaled = np.rint(normalized / np.float32(input.scale))
-    table: NDArray[np.uint8] = (scaled + input.zero_point).clip(0, 255).astype(np.uint8)
-    return table
 
 
 def _arrays(integers: Integers) -> Iterator[str]:

@@ -60,7 +60,7 @@ class Session(Protocol):
         """The provider in use, asked of the engine."""
 
     def __call__(self, images: Images) -> Logits:
-        """Raw pixels, uint8 ``[N, H, W, 3]`` -> logits, float32 ``[N, classes]``. Raises MnvError for other input."""
+        """Raw pixels, uint8 ``[N, H, W, C]`` -> logits, float32 ``[N, classes]``. Raises MnvError for other input."""
 
     def runner(self, images: Images, *, include_copies: bool) -> Callable[[], object]:
         """One inference of ``images`` as a call without arguments that returns when the result is there, to be timed.
@@ -223,10 +223,11 @@ def refuse_provider(provider: str, available: tuple[str, ...], format_name: str,
 
 
 def check_images(images: Any, spec: ModelSpec) -> None:
-    """Raises MnvError unless ``images`` keep the contract: uint8 ``[N, H, W, 3]``, N >= 1, at the spec's size."""
-    size = spec.input_size
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3) or not len(images):
+    """Raises MnvError unless ``images`` keep the contract: uint8 ``[N, H, W, C]``, N >= 1, at the spec's size."""
+    shape = spec.pixels.shape
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape or not len(images):
+        wanted = ", ".join(map(str, shape))
         raise MnvError(
-            f"The network takes raw pixels, uint8 [N, {size}, {size}, 3]; this is {images.dtype} {list(images.shape)}.",
+            f"The network takes raw pixels, uint8 [N, {wanted}]; this is {images.dtype} {list(images.shape)}.",
             "Do not normalise or transpose: that is inside the artifact.",
         )

@@ -150,8 +150,8 @@ def flatbuffer(network: MobileNetV1, provenance: Provenance, quantization: Quant
     """A LiteRT model of a folded network, every size fixed but the batch's; see Format.export."""
     graph = _Graph(network, quantization, provenance.precision)
     spec = network.spec
-    shape: tuple[int, ...] = (spec.input_size, spec.input_size, 3)
-    pixels = spec.normalization.quantization
+    shape: tuple[int, ...] = spec.pixels.shape
+    pixels = spec.normalization.quantization if spec.normalization.is_grid else None
     image = x = graph.activation("image", shape, "UINT8", pixels or (1.0, 0))
     if not (pixels and quantization):
         x = graph.then("DEQUANTIZE", [x], "pixels", shape)

@@ -48,7 +48,7 @@ class OpenVinoFormat(Format):
         exact = replace(provenance, precision="fp32") if provenance.precision == "fp16" else provenance
         graph = build(network, exact, quantization, pairs=False)
         del graph.metadata_props[:]  # they would become rt_info of their own
-        if quantization and (network.spec.normalization.quantization or (0, 0))[1] == 128:
+        if quantization and network.spec.normalization.quantization[1] == 128:
             _center_pixels(graph)
         model = openvino.Core().read_model(graph.SerializeToString())
         model.set_rt_info(provenance.to_json(), [METADATA_KEY])

@@ -26,7 +26,7 @@ $plan
 #define PADDING $padding /* the pixels' zero point */
 #define POOL_FACTOR $pool_factor /* one over the number of pixels that are averaged */
 #define SUMS_FIT_23_BITS $sums_fit /* no sum of a convolution can reach 2^23 */
-$pixels
+
 const char *const mobilenetv1_classes[MOBILENETV1_CLASSES] = {
 $class_names
 };

@@ -47,7 +47,7 @@ static void patch_portable(const Layer *l, const uint8_t *image, uint8_t *out, i
         const int top = y * l->stride + k / 3 - 1, left = x * l->stride + k % 3 - 1;
         const int inside = top >= 0 && top < l->in_size && left >= 0 && left < l->in_size;
         for (colour = 0; colour < 3; colour++)
-            out[3 * k + colour] = inside ? PIXEL(colour, image[(top * l->in_size + left) * 3 + colour]) : PADDING;
+            out[3 * k + colour] = inside ? image[(top * l->in_size + left) * 3 + colour] : PADDING;
     }
     out[27] = 0;
 }

@@ -51,13 +51,13 @@ static Line line_of(const Layer *l, const uint8_t *in, int top, int c)
 }
 
 /* Cuts patches out of row y, from 1 to the one before that it returns: 16 bytes of each of three rows, of which the
- * next to be stored overwrite the last 7. Patches for which that would read outside the picture are left to the caller,
- * and all if pixels have to be looked up. */
+ * next to be stored overwrite the last 7. Patches for which that would read outside the picture are left to the
+ * caller. */
 INLINE int inner_patches(const Layer *l, const uint8_t *image, uint8_t *out, int y)
 {
     const int line = l->in_size * 3, step = l->stride * 3, bottom = y * l->stride + 1, last = l->in_size - 1;
     const int inside = (l->in_size - (bottom < last ? 2 : 5)) / l->stride + 1;
-    const int end = PIXELS_ARE_INPUT ? smaller(inside, l->out_size - 1) : 1;
+    const int end = smaller(inside, l->out_size - 1);
     const int above = bottom > 1 ? step : 0, below = bottom <= last ? step : 0; /* outside, the same padding for all */
     uint8_t padding[16];
     const uint8_t *a, *b = image + (bottom - 1) * line + step - 3, *c;
@@ -533,10 +533,6 @@ AVX512 INLINE void border_avx512(const Layer *l, const uint8_t *image, uint8_t *
 AVX512 static void patches_avx512(const Layer *l, const uint8_t *image, uint8_t *out, int row, int rows)
 {
     int x, y;
-    if (!PIXELS_ARE_INPUT) {
-        patches_portable(l, image, out, row, rows);
-        return;
-    }
     for (y = row; y < row + rows; y++, out += l->out_size * PATCH) {
         border_avx512(l, image, out, y, 0);
         for (x = inner_patches(l, image, out, y); x < l->out_size; x++)
