@@ -239,10 +239,9 @@ class ModelSpec:
             size = depthwise.out_size
             yield self._convolution(f"block{number}.pointwise", "pointwise", channels, size, Block(block.channels, 1))
             channels = block.channels
-        no_padding, none = (0, 0, 0, 0), "none"
-        yield Layer("pool", "pool", channels, channels, size, 1, size, size, no_padding, 1, none, False, False)
+        yield Layer("pool", "pool", channels, channels, size, 1, size, size, (0, 0, 0, 0), 1, "none", False, False)
         count = len(self.classes)
-        yield Layer("classifier", "linear", channels, count, 1, 1, 1, 1, no_padding, 1, none, True, False)
+        yield Layer("classifier", "linear", channels, count, 1, 1, 1, 1, (0, 0, 0, 0), 1, "none", True, False)
 
     def _convolution(self, name: str, kind: Kind, in_channels: int, size: int, block: Block) -> Layer:
         kernel = 1 if kind == "pointwise" else 3
