@@ -1,15 +1,17 @@
 """What the documentation and the examples say is run: every Python block, every script."""
 
+import json
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import measure
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "models" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*measure.PAGES, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", ROOT / "CHANGELOG.md"]
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 
 
@@ -31,6 +33,17 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text("utf-8")):
         if not target.startswith(("http://", "https://")):
             assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", measure.PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_figures_are_the_measured_ones(page: Path) -> None:
+    text, runs = page.read_text("utf-8"), json.loads(measure.FILE.read_text("utf-8"))["runs"]
+    assert measure.written(text, runs) == text, "python scripts/measure.py writes them"
+
+
+def test_every_table_stands_somewhere() -> None:
+    found = {name for page in measure.PAGES for _, name, *_ in measure.MARKED.findall(page.read_text("utf-8"))}
+    assert found == set(measure.TABLES)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
