@@ -24,6 +24,19 @@ if datasets.DATA_VARIABLE not in os.environ and datasets.has_cifar10(NEIGHBOUR):
     os.environ[datasets.DATA_VARIABLE] = str(NEIGHBOUR)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--gpu`` runs the tests that need an NVIDIA GPU, and they alone."""
+    parser.addoption("--gpu", action="store_true", help="run the tests that need an NVIDIA GPU, and no others")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests for a GPU are no part of a run without one."""
+    wanted = bool(config.getoption("--gpu"))
+    chosen = [item for item in items if (item.get_closest_marker("gpu") is not None) == wanted]
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """Where CI is set, a skipped test is a failed one."""
