@@ -47,15 +47,8 @@ class Dataset:
 
     def split(self, fraction: float, seed: int, names: tuple[str, str]) -> tuple[Dataset, Dataset]:
         """Two parts by seed, the second with ``fraction`` of every class (rounded; at least one where it can be)."""
-        rng = np.random.default_rng(seed)
-        second = []
-        for label in range(len(self.classes)):
-            members = rng.permutation(np.flatnonzero(self.labels == label))
-            count = min(max(round(len(members) * fraction), int(fraction > 0)), max(len(members) - 1, 0))
-            second.append(members[:count])
-        taken = np.sort(np.concatenate(second))
-        rest = np.setdiff1d(np.arange(len(self)), taken)
-        return self.subset(rest, names[0]), self.subset(taken, names[1])
+        first, second = _split(self.labels, len(self.classes), fraction, seed)
+        return self.subset(first, names[0]), self.subset(second, names[1])
 
 
 def data_folder(data: str | Path | None = None) -> Path:
@@ -97,22 +90,8 @@ def image_folder(folder: str | Path, pixels: Pixels, *, seed: int = 0) -> tuple[
     Raises:
         MnvError: for a folder that has not this form, or a picture that cannot be read.
     """
-    root = Path(folder)
-    if not root.is_dir():
-        raise MnvError(f"There is no folder {root}.")
-    test_root = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
-    if (root / "train").is_dir() and test_root:
-        classes = _class_names(root / "train")
-        if set(_class_names(test_root)) - set(classes):
-            extra = sorted(set(_class_names(test_root)) - set(classes))
-            raise MnvError(f"{test_root} has classes that {root / 'train'} has not: {', '.join(extra)}.")
-        return (
-            _read_classes(root / "train", classes, pixels, f"{root.name} train"),
-            _read_classes(test_root, classes, pixels, f"{root.name} {test_root.name}"),
-        )
-    top = root / "train" if (root / "train").is_dir() else root
-    whole = _read_classes(top, _class_names(top), pixels, root.name)
-    return whole.split(0.2, seed, (f"{root.name} train (4/5 by seed {seed})", f"{root.name} test (1/5 by seed {seed})"))
+    train, test = _parts(folder, seed)
+    return train.read(pixels), test.read(pixels)
 
 
 def load(data: str | Path | None, pixels: Pixels, *, seed: int = 0) -> tuple[Dataset, Dataset]:
@@ -122,25 +101,30 @@ def load(data: str | Path | None, pixels: Pixels, *, seed: int = 0) -> tuple[Dat
     return resized(cifar10("train", data), pixels), resized(cifar10("test", data), pixels)
 
 
-def load_test(data: str | Path | None, pixels: Pixels) -> Dataset:
-    """The test part of what :func:`load` finds, without reading the training part where that can be helped."""
+def load_train(data: str | Path | None, pixels: Pixels, *, seed: int = 0) -> Dataset:
+    """The training part alone of what :func:`load` finds; no picture of the test part is read."""
     if _is_class_folder(data):
-        return image_folder(str(data), pixels)[1]
+        return _parts(str(data), seed)[0].read(pixels)
+    return resized(cifar10("train", data), pixels)
+
+
+def load_test(data: str | Path | None, pixels: Pixels, *, seed: int = 0) -> Dataset:
+    """The test part alone of what :func:`load` finds; no picture of the training part is read."""
+    if _is_class_folder(data):
+        return _parts(str(data), seed)[1].read(pixels)
     return resized(cifar10("test", data), pixels)
 
 
 def load_unseen(data: str | Path | None, pixels: Pixels) -> Dataset:
-    """Labelled pictures to choose settings by, which are not CIFAR-10's test split.
+    """Labelled pictures to choose settings by, none of them of a test part.
 
-    A twentieth of CIFAR-10's training split where that is at hand, the one that training holds out by default;
-    the test part of a folder of class folders; without either the bundled sample.
+    A twentieth of the training part, the one that training holds out by default; without ``data`` and CIFAR-10 at
+    hand the bundled sample.
     """
-    if _is_class_folder(data):
-        return image_folder(str(data), pixels)[1]
-    if not has_cifar10(data):
+    if not _is_class_folder(data) and not has_cifar10(data):
         return resized(sample(), pixels)
-    held_out = cifar10("train", data).split(0.05, 0, ("", "held-out part of the CIFAR-10 training split"))[1]
-    return resized(held_out, pixels)
+    train = load_train(data, pixels)
+    return train.split(0.05, 0, ("", f"held-out part of {train.name}"))[1]
 
 
 def resized(dataset: Dataset, pixels: Pixels) -> Dataset:
@@ -180,16 +164,65 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     return names
 
 
-def _read_classes(folder: Path, classes: tuple[str, ...], pixels: Pixels, name: str) -> Dataset:
-    paths: list[str] = []
-    labels: list[int] = []
-    for label, class_name in enumerate(classes):
-        if (folder / class_name).is_dir():
-            found = images.find([folder / class_name])
-            paths += found
-            labels += [label] * len(found)
-    pictures = _parallel(lambda path: images.read(path, pixels), paths)
-    return Dataset(name, pictures, np.array(labels, np.int64), classes)
+@dataclass(frozen=True)
+class _Files:
+    """The files of a data set: what :class:`Dataset` has, with paths in place of pictures."""
+
+    name: str
+    paths: tuple[str, ...]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, folder: Path, classes: tuple[str, ...], name: str) -> _Files:
+        """Those of ``<class>/*`` in a folder, which need not have every class."""
+        found = [images.find([folder / name]) if (folder / name).is_dir() else [] for name in classes]
+        labels = np.repeat(np.arange(len(classes)), [len(paths) for paths in found])
+        return cls(name, tuple(path for paths in found for path in paths), labels, classes)
+
+    def subset(self, indices: NDArray[np.int64], name: str) -> _Files:
+        return _Files(name, tuple(self.paths[i] for i in indices), self.labels[indices], self.classes)
+
+    def read(self, pixels: Pixels) -> Dataset:
+        pictures = _parallel(lambda path: images.read(path, pixels), self.paths)
+        return Dataset(self.name, pictures, self.labels, self.classes)
+
+
+def _parts(folder: str | Path, seed: int) -> tuple[_Files, _Files]:
+    """(train, test), not read yet."""
+    root = Path(folder)
+    if not root.is_dir():
+        raise MnvError(f"There is no folder {root}.")
+    test_root = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
+    if (root / "train").is_dir() and test_root:
+        classes = _class_names(root / "train")
+        if extra := sorted(set(_class_names(test_root)) - set(classes)):
+            raise MnvError(f"{test_root} has classes that {root / 'train'} has not: {', '.join(extra)}.")
+        return (
+            _Files.of(root / "train", classes, f"{root.name} train"),
+            _Files.of(test_root, classes, f"{root.name} {test_root.name}"),
+        )
+    top = root / "train" if (root / "train").is_dir() else root
+    whole = _Files.of(top, _class_names(top), root.name)
+    rest, taken = _split(whole.labels, len(whole.classes), 0.2, seed)
+    return (
+        whole.subset(rest, f"{root.name} train (4/5 by seed {seed})"),
+        whole.subset(taken, f"{root.name} test (1/5 by seed {seed})"),
+    )
+
+
+def _split(
+    labels: NDArray[np.int64], classes: int, fraction: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices of two parts by seed, the second with ``fraction`` of every class (rounded; at least one if it can)."""
+    rng = np.random.default_rng(seed)
+    second = []
+    for label in range(classes):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        count = min(max(round(len(members) * fraction), int(fraction > 0)), max(len(members) - 1, 0))
+        second.append(members[:count])
+    taken = np.sort(np.concatenate(second))
+    return np.setdiff1d(np.arange(len(labels)), taken), taken
 
 
 def _parallel(

@@ -159,6 +159,41 @@ def test_load_takes_either(cifar10_test: Dataset, class_folders: Path) -> None:
     np.testing.assert_array_equal(datasets.load_test(datasets.data_folder(), Pixels(32)).labels, cifar10_test.labels)
 
 
+def test_the_parts_alone_are_those_of_load_and_the_other_part_is_not_read(class_folders: Path) -> None:
+    """Calibration takes the training part, the proof the test part: no picture is in both."""
+    train, test = datasets.load(class_folders, Pixels(32))
+    together = {picture.tobytes() for picture in np.concatenate([train.images, test.images])}
+    assert len(together) == len(train) + len(test) == 80
+    for part, alone in ((train, datasets.load_train), (test, datasets.load_test)):
+        found = alone(class_folders, Pixels(32))
+        np.testing.assert_array_equal(found.images, part.images)
+        np.testing.assert_array_equal(found.labels, part.labels)
+        assert found.name == part.name
+    for name, alone, other in (
+        ("test", datasets.load_train, datasets.load_test),
+        ("train", datasets.load_test, datasets.load_train),
+    ):
+        root = class_folders.parent / f"broken {name}"
+        for part in ("train", "test"):
+            shutil.copytree(class_folders, root / part)
+        (root / name / "cat" / "broken.png").write_bytes(b"no")
+        assert len(alone(root, Pixels(32))) == 80
+        with pytest.raises(MnvError, match=r"broken\.png cannot be read"):
+            other(root, Pixels(32))
+
+
+def test_settings_are_never_chosen_by_a_test_part(class_folders: Path, cifar10_train: Dataset) -> None:
+    unseen = datasets.load_unseen(class_folders, Pixels(32))
+    test = {picture.tobytes() for picture in datasets.load_test(class_folders, Pixels(32)).images}
+    train = {picture.tobytes() for picture in datasets.load_train(class_folders, Pixels(32)).images}
+    chosen = {picture.tobytes() for picture in unseen.images}
+    assert chosen <= train
+    assert not chosen & test
+    assert set(unseen.labels.tolist()) == {0, 1}
+    held_out = cifar10_train.split(0.05, 0, ("", ""))[1]
+    np.testing.assert_array_equal(datasets.load_unseen(None, Pixels(32)).images, held_out.images)
+
+
 def test_resizing_a_data_set() -> None:
     sample = datasets.sample().subset(np.arange(5), "five")
     assert datasets.resized(sample, Pixels(32)) is sample

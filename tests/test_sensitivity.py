@@ -53,7 +53,7 @@ def test_a_layer_of_few_bits_is_found(integers: Quantization) -> None:
 def test_the_default_scheme_is_the_one_that_loses_least(folded: MobileNetV1, cifar10_train: datasets.Dataset) -> None:
     """On pictures held out from training; within what chance allows of the best ranges, and far from plain rounding."""
     unseen = datasets.load_unseen(None, Pixels(32))
-    assert (len(unseen), unseen.name) == (2500, "held-out part of the CIFAR-10 training split")
+    assert (len(unseen), unseen.name) == (2500, "held-out part of CIFAR-10 train split")
     schemes = sensitivity.schemes(DEFAULT)
     trials = list(sensitivity.compare(folded, datasets.calibration().images, unseen, schemes))
     cost = {trial.scheme: trial.deviation.divergence for trial in trials}
