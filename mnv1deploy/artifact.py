@@ -175,26 +175,6 @@ def manifest_path(artifact: Path) -> Path:
     return artifact.with_name(artifact.name + ".json")
 
 
-def versions(*packages: str) -> dict[str, str]:
-    """Versions of mnv1deploy and of those of ``packages`` that are installed."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for package in ("mnv1deploy", *packages):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def is_installed(package: str) -> bool:
-    """Whether the module of that name can be imported, whichever distribution brings it."""
-    from importlib.util import find_spec
-
-    return find_spec(package.replace("-", "_")) is not None
-
-
 def provenance_beside(path: Path) -> Provenance:
     """Of an artifact whose format has no room for it. Raises MnvError if the manifest is missing or not its own."""
     manifest = Manifest.read(path)

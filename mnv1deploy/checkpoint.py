@@ -19,9 +19,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mnv1deploy import datasets, files
-from mnv1deploy.artifact import METADATA_KEY, Accuracy, read_checkpoint_metadata, versions
+from mnv1deploy.artifact import METADATA_KEY, Accuracy, read_checkpoint_metadata
 from mnv1deploy.errors import MnvError
 from mnv1deploy.network import MobileNetV1, PixelNetwork
+from mnv1deploy.packages import versions
 from mnv1deploy.spec import CIFAR, CIFAR10_CLASSES, Block, ModelSpec, Normalization
 
 TUTORIAL_NORMALIZATION = Normalization.from_unit((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))

@@ -14,7 +14,7 @@ import typer
 from mnv1deploy import report
 from mnv1deploy.artifact import Precision
 from mnv1deploy.errors import MnvError
-from mnv1deploy.formats.base import engine
+from mnv1deploy.packages import engine
 
 app = typer.Typer(
     name="mnv1",
@@ -56,7 +56,7 @@ RangesOption = Annotated[
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from mnv1deploy.artifact import versions
+        from mnv1deploy.packages import versions
 
         report.show_line(f"mnv1 {versions()['mnv1deploy']}")
         raise typer.Exit

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mnv1deploy import images
 from mnv1deploy.errors import MnvError
 from mnv1deploy.files import cache_folder
-from mnv1deploy.formats.base import engine
+from mnv1deploy.packages import engine
 from mnv1deploy.spec import CIFAR10_CLASSES, Pixels
 
 DATA_VARIABLE = "MNV1_DATA"

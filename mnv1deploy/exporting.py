@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mnv1deploy import checkpoint, datasets, formats, images, quantization, verification
-from mnv1deploy.artifact import Manifest, Precision, Proof, Provenance, hashes, versions
+from mnv1deploy.artifact import Manifest, Precision, Proof, Provenance, hashes
 from mnv1deploy.bundled import CHECKPOINT
 from mnv1deploy.errors import MnvError
 from mnv1deploy.files import staged
 from mnv1deploy.formats.base import Images, missing_to_export
 from mnv1deploy.formats.torch_session import TorchSession
+from mnv1deploy.packages import install_hint, versions
 from mnv1deploy.quantization import Scheme
 from mnv1deploy.spec import CIFAR10_CLASSES, ModelSpec
 
@@ -71,7 +72,7 @@ def export(
         if lacking := missing_to_export(entry):
             raise MnvError(
                 f"Exporting to {entry.name} needs {', '.join(lacking)}, not installed here.",
-                f"Install with: pip install 'mnv1deploy[{entry.export_extra}]'",
+                install_hint(entry.export_extra),
             )
     source = checkpoint.load(checkpoint_path)
     spec = source.spec

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnv1deploy import distributed, formats
-from mnv1deploy.artifact import Accuracy, Manifest, Proof, is_installed, read_checkpoint_metadata, versions
+from mnv1deploy.artifact import Accuracy, Manifest, Proof, read_checkpoint_metadata
 from mnv1deploy.errors import MnvError
 from mnv1deploy.files import atomic, sha256
+from mnv1deploy.packages import is_installed, versions
 from mnv1deploy.spec import ModelSpec
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnv1deploy import bundled, files
-from mnv1deploy.artifact import Accuracy, Manifest, Proof, Provenance, manifest_path, versions
+from mnv1deploy.artifact import Accuracy, Manifest, Proof, Provenance, manifest_path
 from mnv1deploy.errors import MnvError
+from mnv1deploy.packages import versions
 from mnv1deploy.spec import CIFAR
 
 fractions = st.floats(0, 1)
@@ -168,7 +169,3 @@ def test_sha256(content: bytes) -> None:
         file.write(content)
         file.flush()
         assert files.sha256(file.name) == hashlib.sha256(content).hexdigest()
-
-
-def test_versions_names_what_is_installed() -> None:
-    assert set(versions("numpy", "no-such-package")) == {"mnv1deploy", "numpy"}

@@ -12,9 +12,9 @@ from tflite_micro.python.tflite_micro import runtime
 import mnv1deploy as mnv1
 from mnv1deploy import bundled, checkpoint, datasets, formats
 from mnv1deploy.errors import MnvError
-from mnv1deploy.formats.base import silenced
 from mnv1deploy.formats.litert import read_provenance
 from mnv1deploy.formats.tflm import ARENA
+from mnv1deploy.packages import silenced
 
 
 @pytest.fixture(scope="module")

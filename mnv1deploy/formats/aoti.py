@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import platform
 import re
 import tempfile
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnv1deploy.artifact import METADATA_KEY, Precision, Provenance
 from mnv1deploy.errors import MnvError
-from mnv1deploy.formats.base import CPU, Format, engine
+from mnv1deploy.formats.base import CPU, Format
 from mnv1deploy.formats.torch_session import TorchSession, load_error, torch_device, torch_providers
+from mnv1deploy.packages import engine, silenced
 
 if TYPE_CHECKING:
     from mnv1deploy.network import MobileNetV1
@@ -62,7 +60,7 @@ class AOTIFormat(Format):
 
             module = OneDNNMobileNetV1(network, quantization)
             options["freezing"] = True  # packs the weights now
-        with tempfile.TemporaryDirectory() as folder, _quiet(), torch.no_grad():
+        with tempfile.TemporaryDirectory() as folder, silenced(prints=False), torch.no_grad():
             program = torch.export.export(module, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
             package = Path(folder) / "network.pt2"
             try:
@@ -105,22 +103,11 @@ class AOTIFormat(Format):
         from torch._inductor import aoti_load_package
 
         try:
-            with _quiet():
+            with silenced(prints=False):
                 module = aoti_load_package(str(path))
         except (RuntimeError, OSError) as error:
             raise load_error(path, error) from error
         return TorchSession(module, provenance.spec, device, threads)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what the compiler says of its progress and of a GPU that is not there."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(disabled)
 
 
 def _reproducible(package: bytes) -> bytes:

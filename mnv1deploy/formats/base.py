@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv1deploy.artifact import Precision, Provenance, is_installed
+from mnv1deploy.artifact import Precision, Provenance
 from mnv1deploy.errors import MnvError
+from mnv1deploy.packages import missing
 from mnv1deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -170,40 +166,6 @@ class Format(Protocol):
         Raises:
             MnvError: for a provider that is not there, an engine that is not installed, or a damaged file.
         """
-
-
-def engine(module: str, extra: str) -> ModuleType:
-    """Imports the package a format needs. Raises MnvError naming the extra that brings it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise MnvError(
-            f"This needs {module.partition('.')[0]}, which is not installed ({error}).",
-            f"Install it with: pip install 'mnv1deploy[{extra}]'",
-        ) from error
-
-
-@contextmanager
-def silenced(to: int | None = None) -> Iterator[None]:
-    """Keeps what an engine's native code prints on stderr off the terminal; errors come as exceptions all the same.
-
-    Args:
-        to: the open file to which it goes, its descriptor; by default nowhere.
-    """
-    sys.stderr.flush()
-    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere if to is None else to, 2)
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(nowhere)
-
-
-def missing(packages: tuple[str, ...]) -> list[str]:
-    """Those of the packages that are not installed."""
-    return [package for package in packages if not is_installed(package)]
 
 
 def missing_to_export(format_: Format) -> list[str]:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
-import logging
 import uuid
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +11,8 @@ import numpy as np
 
 from mnv1deploy.artifact import METADATA_KEY, Precision, Provenance
 from mnv1deploy.errors import MnvError
-from mnv1deploy.formats.base import Format, Session, engine
+from mnv1deploy.formats.base import Format, Session
+from mnv1deploy.packages import engine, silenced
 
 if TYPE_CHECKING:
     from mnv1deploy.network import MobileNetV1
@@ -45,7 +41,7 @@ class CoreMlFormat(Format):
         self, network: MobileNetV1, path: Path, provenance: Provenance, quantization: Quantization | None
     ) -> None:
         """See Format.export."""
-        with _quiet():
+        with silenced():
             tools = engine("coremltools", _EXTRA)
             precision = tools.precision.FLOAT32 if provenance.precision == "fp32" else tools.precision.FLOAT16
             size = network.spec.input_size
@@ -68,7 +64,7 @@ class CoreMlFormat(Format):
 
     def provenance(self, path: Path) -> Provenance | None:
         """From the model's metadata, read by coremltools."""
-        with _quiet():
+        with silenced():
             tools = engine("coremltools", _EXTRA)
             try:
                 spec = tools.utils.load_spec(str(path))
@@ -153,16 +149,3 @@ def _rewrite_deterministically(path: Path, tools: Any) -> None:
     manifest["itemInfoEntries"] = {named[key]: entry for key, entry in items.items()}
     manifest["rootModelIdentifier"] = named[manifest["rootModelIdentifier"]]
     (path / "Manifest.json").write_text(json.dumps(manifest, indent=4, sort_keys=True) + "\n", "utf-8")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """coremltools warns that it was not tested with this torch, which it does not use here, and shows its progress."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)

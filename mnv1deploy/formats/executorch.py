@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -14,18 +11,8 @@ import numpy as np
 
 from mnv1deploy.artifact import METADATA_KEY, Precision, Provenance
 from mnv1deploy.errors import MnvError
-from mnv1deploy.formats.base import (
-    CPU,
-    CpuSession,
-    Format,
-    Images,
-    Logits,
-    check_images,
-    engine,
-    missing,
-    refuse_provider,
-    silenced,
-)
+from mnv1deploy.formats.base import CPU, CpuSession, Format, Images, Logits, check_images, refuse_provider
+from mnv1deploy.packages import engine, missing, silenced
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +52,7 @@ class ExecuTorchFormat(Format):
         images = torch.zeros(2, size, size, 3, dtype=torch.uint8)
         batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
         text = torch.frombuffer(bytearray(provenance.to_json().encode()), dtype=torch.uint8)
-        with _quiet():
+        with silenced():
             exir = engine("executorch.exir", self.extra)
             xnnpack = engine("executorch.backends.xnnpack.partition.xnnpack_partitioner", self.extra)
             module = DecomposedMobileNetV1(network, quantization).eval()
@@ -89,7 +76,7 @@ class ExecuTorchFormat(Format):
         if provider not in self.providers():
             raise refuse_provider(provider, self.providers(), self.name)
         if threads:
-            with _quiet():
+            with silenced():
                 library = engine("executorch.extension.pybindings.portable_lib", self.extra)
                 if library._threadpool_get_thread_count() != threads:
                     library._unsafe_reset_threadpool(threads)
@@ -104,7 +91,7 @@ class ExecuTorchSession(CpuSession):
 
         self._torch = torch
         try:
-            with _quiet():
+            with silenced():
                 program = runtime.Runtime.get().load_program(
                     path, verification=runtime.Verification.InternalConsistency
                 )
@@ -137,19 +124,6 @@ class ExecuTorchSession(CpuSession):
 
 
 def _runtime() -> ModuleType:
-    with _quiet():
+    with silenced():
         engine("torch", "executorch")
         return engine("executorch.runtime", "executorch")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what ExecuTorch, its CPU detection and torchao say of themselves."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with silenced(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)

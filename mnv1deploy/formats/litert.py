@@ -15,18 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv1deploy.artifact import METADATA_KEY, Precision, Provenance, is_installed
+from mnv1deploy.artifact import METADATA_KEY, Precision, Provenance
 from mnv1deploy.errors import MnvError
-from mnv1deploy.formats.base import (
-    CPU,
-    CpuSession,
-    Format,
-    Images,
-    Logits,
-    engine,
-    refuse_provider,
-    silenced,
-)
+from mnv1deploy.formats.base import CPU, CpuSession, Format, Images, Logits, refuse_provider
+from mnv1deploy.packages import engine, is_installed, silenced
 from mnv1deploy.spec import Layer
 
 if TYPE_CHECKING:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
-import os
 import re
 import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -22,8 +19,9 @@ import numpy as np
 
 from mnv1deploy.artifact import Precision, Provenance, provenance_beside
 from mnv1deploy.errors import MnvError
-from mnv1deploy.formats.base import CPU, CpuSession, Format, Images, Logits, check_images, engine, refuse_provider
+from mnv1deploy.formats.base import CPU, CpuSession, Format, Images, Logits, check_images, refuse_provider
 from mnv1deploy.formats.onnx import OnnxFormat
+from mnv1deploy.packages import engine, silenced
 
 if TYPE_CHECKING:
     from mnv1deploy.network import MobileNetV1
@@ -80,7 +78,7 @@ class MnnFormat(Format):
     def providers(self) -> tuple[str, ...]:
         """The CPU; empty if MNN is missing."""
         try:
-            with _silent():
+            with silenced():
                 engine("MNN", self.extra)
         except MnvError:
             return ()
@@ -92,7 +90,7 @@ class MnnFormat(Format):
 
     def open(self, path: Path, *, provider: str, threads: int | None) -> MnnSession:
         """See Format.open."""
-        with _silent():
+        with silenced():
             engine("MNN", self.extra)
         if provider != CPU:
             raise refuse_provider(provider, self.providers(), self.name)
@@ -129,7 +127,7 @@ class MnnSession(CpuSession):
         precision = "low" if self.provenance.precision == "fp16" else "high"
         settings = {"backend": "CPU", "precision": precision, "numThread": threads or 4}  # 4 is MNN's own default
         try:
-            with _silent():
+            with silenced():
                 runtime = neural.create_runtime_manager((settings,))
                 self._module = neural.load_module_from_file(
                     str(path), ["image"], ["logits"], runtime_manager=runtime, rearrange=True
@@ -150,18 +148,3 @@ class MnnSession(CpuSession):
         check_images(images, self.spec)
         pixels = self._variable(images)
         return lambda: self._module.forward([pixels])[0].read()
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """MNN prints what the processor can do to standard output, where --json has its answer; this drops it."""
-    sys.stdout.flush()
-    standard_output = os.dup(1)
-    with open(os.devnull, "w") as sink:
-        os.dup2(sink.fileno(), 1)
-        try:
-            yield
-        finally:
-            ctypes.CDLL("msvcrt" if os.name == "nt" else None).fflush(None)
-            os.dup2(standard_output, 1)
-            os.close(standard_output)

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from mnv1deploy.artifact import Precision, Provenance, provenance_beside
 from mnv1deploy.errors import MnvError
-from mnv1deploy.formats.base import CPU, CpuSession, Format, Images, Logits, engine, refuse_provider
+from mnv1deploy.formats.base import CPU, CpuSession, Format, Images, Logits, refuse_provider
+from mnv1deploy.packages import engine, silenced
 from mnv1deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -124,8 +125,6 @@ def _convert(network: MobileNetV1, *, half: bool, extra: str) -> tuple[str, byte
     import torch
     from torch import nn
 
-    from mnv1deploy.formats.torchscript import no_deprecation
-
     class Planar(nn.Module):
         """The network from float pixels [N, 3, H, W] on."""
 
@@ -142,7 +141,7 @@ def _convert(network: MobileNetV1, *, half: bool, extra: str) -> tuple[str, byte
 
     pnnx, size = engine("pnnx", extra), network.spec.input_size
     with tempfile.TemporaryDirectory() as folder:
-        with no_deprecation(), torch.inference_mode(), torch.random.fork_rng():
+        with silenced(prints=False), torch.inference_mode(), torch.random.fork_rng():
             pixels = torch.zeros(1, 3, size, size)
             traced = torch.jit.trace(Planar().eval(), (pixels,), check_trace=False)  # type: ignore[no-untyped-call]
             torch.jit.save(traced, f"{folder}/net.pt")

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
-import logging
 import pkgutil
 import re
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,9 +26,9 @@ from mnv1deploy.formats.base import (
     Logits,
     OperatorTime,
     check_images,
-    engine,
     refuse_provider,
 )
+from mnv1deploy.packages import engine, silenced
 from mnv1deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -274,7 +271,7 @@ def _export_graph(network: MobileNetV1) -> ModelProto:
     engine("onnxscript", "export")
     size = network.spec.input_size
     images = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-    with redirect_stdout(io.StringIO()):  # it prints its progress
+    with silenced():  # it prints its progress
         program = torch.onnx.export(
             network,
             (images,),
@@ -354,7 +351,7 @@ def _quantize_graph(model: ModelProto, network: MobileNetV1, quantization: Quant
             {"quant_type": QuantType.QInt8, "scale": np.array(scale), "zero_point": np.array(0, np.int8), "axis": 0}
             for scale in weights.scales
         ]
-    with tempfile.TemporaryDirectory() as folder, _quiet_logging():
+    with tempfile.TemporaryDirectory() as folder, silenced(prints=False):
         result = Path(folder) / "int8.onnx"
         quantize_static(
             model,
@@ -385,15 +382,6 @@ class _OneImage:
 
     def get_next(self) -> dict[str, Images] | None:
         return next(self._rest, None)
-
-
-@contextmanager
-def _quiet_logging() -> Iterator[None]:
-    logging.disable(logging.WARNING)  # the quantizer recommends steps that were taken already
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def _feed_pixels(model: ModelProto) -> None:

@@ -13,8 +13,9 @@ import numpy as np
 
 from mnv1deploy.artifact import METADATA_KEY, Precision, Provenance
 from mnv1deploy.errors import MnvError
-from mnv1deploy.formats.base import CPU, Format, Images, Logits, check_images, engine, refuse_provider
+from mnv1deploy.formats.base import CPU, Format, Images, Logits, check_images, refuse_provider
 from mnv1deploy.formats.onnx import OnnxFormat, build
+from mnv1deploy.packages import engine
 from mnv1deploy.spec import ModelSpec
 
 if TYPE_CHECKING:

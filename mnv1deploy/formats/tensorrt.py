@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mnv1deploy.artifact import Precision, Provenance
-from mnv1deploy.formats.base import CPU, TENSORRT, engine
+from mnv1deploy.formats.base import CPU, TENSORRT
 from mnv1deploy.formats.onnx import OnnxFormat, build
+from mnv1deploy.packages import engine
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -13,18 +13,9 @@ import numpy as np
 
 from mnv1deploy.artifact import Precision, Provenance
 from mnv1deploy.errors import MnvError
-from mnv1deploy.formats.base import (
-    CPU,
-    CpuSession,
-    Format,
-    Images,
-    Logits,
-    engine,
-    missing,
-    refuse_provider,
-    silenced,
-)
+from mnv1deploy.formats.base import CPU, CpuSession, Format, Images, Logits, refuse_provider
 from mnv1deploy.formats.litert import damaged, flatbuffer, read_provenance
+from mnv1deploy.packages import engine, missing, silenced
 from mnv1deploy.spec import ModelSpec
 
 if TYPE_CHECKING:

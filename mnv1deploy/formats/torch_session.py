@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mnv1deploy.errors import MnvError
-from mnv1deploy.formats.base import CPU, CUDA, Images, Logits, OperatorTime, check_images, engine, refuse_provider
+from mnv1deploy.formats.base import CPU, CUDA, Images, Logits, OperatorTime, check_images, refuse_provider
+from mnv1deploy.packages import engine
 from mnv1deploy.spec import ModelSpec
 
 if TYPE_CHECKING:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import io
 import re
-import warnings
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnv1deploy.artifact import METADATA_KEY, Precision, Provenance
 from mnv1deploy.errors import MnvError
-from mnv1deploy.formats.base import CPU, CUDA, Format, engine
+from mnv1deploy.formats.base import CPU, CUDA, Format
 from mnv1deploy.formats.torch_session import TorchSession, load_error, torch_device, torch_providers
+from mnv1deploy.packages import engine, silenced
 
 if TYPE_CHECKING:
     import torch
@@ -44,14 +42,14 @@ class TorchScriptFormat(Format):
         if quantization:
             from mnv1deploy.formats.torch_int8 import Int8MobileNetV1
 
-            with no_deprecation():
+            with silenced(prints=False):
                 module: torch.nn.Module = Int8MobileNetV1(network, quantization)
         else:
             module = network.half() if provenance.precision == "fp16" else network
         size = network.spec.input_size
         images = torch.zeros(2, size, size, 3, dtype=torch.uint8)
         buffer = io.BytesIO()
-        with no_deprecation(), torch.inference_mode(), torch.random.fork_rng():
+        with silenced(prints=False), torch.inference_mode(), torch.random.fork_rng():
             traced = torch.jit.trace(module.eval(), (images,), check_trace=False)  # type: ignore[no-untyped-call]
             torch.jit.save(torch.jit.freeze(traced), buffer, _extra_files={_METADATA_FILE: provenance.to_json()})
         path.write_bytes(_reproducible(buffer.getvalue()))
@@ -83,7 +81,7 @@ class TorchScriptFormat(Format):
         import torch
 
         try:
-            with no_deprecation():
+            with silenced(prints=False):
                 if provenance.precision == "int8":
                     # torch warns once that such tensors are deprecated, and from inside a module past every filter
                     torch._make_per_tensor_quantized_tensor(torch.zeros(1, dtype=torch.uint8), 1.0, 0)
@@ -91,15 +89,6 @@ class TorchScriptFormat(Format):
         except (RuntimeError, ValueError) as error:
             raise load_error(path, error) from error
         return TorchSession(module, provenance.spec, device, threads)
-
-
-@contextmanager
-def no_deprecation() -> Iterator[None]:
-    """TorchScript is deprecated since torch 2.15; whoever asks for the format by name has chosen it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r".*torch\.jit.* is deprecated")
-        warnings.filterwarnings("ignore", message=r".*quantized tensor creation functions.* are deprecated")
-        yield
 
 
 def _reproducible(archive: bytes) -> bytes:
