@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from mnv1deploy import bundled, datasets, formats
 from mnv1deploy.artifact import manifest_path
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import CPU, OperatorTime, Profiling, Session, resolve_provider
+from mnv1deploy.packages import versions
 
 PYTORCH = "pytorch"
 """Names the bundled checkpoint in PyTorch's eager mode among the artifacts."""
@@ -370,6 +372,34 @@ def _peak_memory() -> float | None:
         return None
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def machine() -> dict[str, Any]:
+    """What a figure was measured on: processor, its instruction sets for small integers, cores, system, versions."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    fields = {key.strip(): value.strip() for key, colon, value in (line.partition(":") for line in lines) if colon}
+    model = fields.get("model name") or platform.processor() or platform.machine()
+    flags = fields.get("flags", fields.get("Features", ""))
+    known = ("avx2", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
+    engines = [package for name in formats.NAMES for package in formats.get(name).runners]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "cpu": model,
+        "cores": cores,
+        "instructions": [flag for flag in known if flag in flags.split()],
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "versions": versions("numpy", *dict.fromkeys(engines), "onnxruntime-gpu", "onnxruntime-openvino"),
+    }
+
+
+def machine_line() -> str:
+    """:func:`machine` in one line, for under a table."""
+    facts = machine()
+    packages = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if name != "mnv1deploy")
+    sets = f" ({', '.join(facts['instructions'])})" if facts["instructions"] else ""
+    return f"{facts['cpu']}, {facts['cores']} cores{sets}; {packages}"
 
 
 def as_dicts(results: Sequence[Result] | Sequence[Profile]) -> list[dict[str, Any]]:

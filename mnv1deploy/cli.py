@@ -11,10 +11,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from mnv1deploy import report
 from mnv1deploy.artifact import Precision
 from mnv1deploy.errors import MnvError
 from mnv1deploy.packages import engine
+from mnv1deploy.report import console
 
 app = typer.Typer(
     name="mnv1",
@@ -58,7 +58,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from mnv1deploy.packages import versions
 
-        report.show_line(f"mnv1 {versions()['mnv1deploy']}")
+        console.show_line(f"mnv1 {versions()['mnv1deploy']}")
         raise typer.Exit
 
 
@@ -90,12 +90,13 @@ def predict(
     """Say what is in pictures."""
     from mnv1deploy import bundled, images
     from mnv1deploy.classifier import Prediction, load
+    from mnv1deploy.report import as_json, tables
 
     paths = images.find(pictures)
     classifier = load(model or bundled.INT8, provider=provider, threads=threads)
     predictions: list[tuple[str, Prediction]] = []
     errors: list[MnvError] = []
-    with report.progress("predicting", len(paths)) as advance:
+    with console.progress("predicting", len(paths)) as advance:
         for path, answer in classifier.predict_all(paths, top=top):
             if isinstance(answer, MnvError):
                 errors.append(answer)
@@ -103,11 +104,11 @@ def predict(
                 predictions.append((str(path), answer))
             advance(1)
     if json:
-        report.show_json(report.predictions_as_dicts(predictions))
+        console.show_json(as_json.predictions_as_dicts(predictions))
     elif predictions:
-        report.show_predictions(predictions)
+        tables.show_predictions(predictions)
     for error in errors:
-        report.show_error(error.message, error.hint)
+        console.show_error(error.message, error.hint)
     if errors:
         raise typer.Exit(1)
 
@@ -147,6 +148,7 @@ def bench(
 ) -> None:
     """Measure latency, throughput, load time and memory, side by side."""
     from mnv1deploy import benchmark, bundled
+    from mnv1deploy.report import plots, tables
 
     batch_sizes = _numbers(batch_size, "--batch-size")
     counts: list[int | None] = [*_numbers(threads, "--threads")] if threads else [None]
@@ -159,7 +161,7 @@ def bench(
         found = [str(path) for folder in artifacts or ["artifacts"] for path in benchmark.find(folder)]
         contestants = [*found, *benchmark.REFERENCES]
     if profile:
-        with report.progress("profiling", len(contestants)) as advance:
+        with console.progress("profiling", len(contestants)) as advance:
             profiles = benchmark.profile(
                 contestants,
                 provider=provider,
@@ -168,19 +170,19 @@ def bench(
                 on_artifact=lambda: advance(1),
             )
         if json:
-            report.show_json(
+            console.show_json(
                 {
-                    "machine": report.machine(),
+                    "machine": benchmark.machine(),
                     "settings": {"threads": counts[0], "calls": benchmark.PROFILED_CALLS},
                     "profiles": benchmark.as_dicts(profiles),
                 }
             )
         else:
-            report.show_profiles(profiles)
+            tables.show_profiles(profiles)
         return
     refused: dict[str, MnvError] = {}
     total = benchmark.slices(len(contestants), len(counts), len(batch_sizes))
-    with report.progress("measuring", total) as advance:
+    with console.progress("measuring", total) as advance:
         results = benchmark.bench(
             contestants,
             provider=provider,
@@ -194,18 +196,18 @@ def bench(
     if not results:
         raise next(iter(refused.values()))
     if plot:
-        report.plot_bench(results, plot)
+        plots.plot_bench(results, plot)
     if json:
-        report.show_json(
+        console.show_json(
             {
-                "machine": report.machine(),
+                "machine": benchmark.machine(),
                 "settings": {"duration": duration, "include_copies": include_copies, "rounds": benchmark.ROUNDS},
                 "results": benchmark.as_dicts(results),
                 "not_measured": {name: str(error) for name, error in refused.items()},
             }
         )
     else:
-        report.show_bench(results, refused)
+        tables.show_bench(results, refused)
 
 
 @app.command()
@@ -228,12 +230,13 @@ def export(
     """Write a checkpoint in edge formats and prove each file against it."""
     engine("torch", "export")
     from mnv1deploy import benchmark, bundled, exporting, formats, quantization
+    from mnv1deploy.report import as_json, tables
 
     precision: Precision = "fp32" if quantize == "none" else quantize
     names = [name.strip() for group in (format or ["onnx"]) for name in group.split(",")]
     everything = names == ["all"]
     done = []
-    with report.progress("exporting and proving", len(formats.present(precision) if everything else names)) as advance:
+    with console.progress("exporting and proving", len(formats.present(precision) if everything else names)) as advance:
         for item in exporting.export(
             names,
             precision,
@@ -251,12 +254,12 @@ def export(
         results = benchmark.bench(runnable, threads=[1], duration=0.5)
         latency = {path: result.p50 for path, result in zip(runnable, results, strict=True)}
     if json:
-        report.show_json(report.exported_as_dicts(done, latency))
+        console.show_json(as_json.exported_as_dicts(done, latency))
     else:
-        report.show_exported(done, latency, formats.absent() if everything else {})
+        tables.show_exported(done, latency, formats.absent() if everything else {})
     for item in done:
         if item.failures:
-            report.show_error(
+            console.show_error(
                 f"{item.path.name} is not proved and was not kept: {'; '.join(item.failures)}.",
                 "Calibrate on pictures like those it was trained on (--calibration), or use --quantize fp16.",
             )
@@ -280,6 +283,7 @@ def quantize_report(
     engine("torch", "export")
     from mnv1deploy import bundled, datasets, exporting, quantization, sensitivity
     from mnv1deploy import checkpoint as checkpoints
+    from mnv1deploy.report import as_json, plots, tables
 
     if compare and plot:
         raise MnvError("--plot draws the layers, and --compare leaves them out.", "Leave out one of the two.")
@@ -290,24 +294,24 @@ def quantize_report(
     if compare:
         schemes = sensitivity.schemes(scheme)
         trials = []
-        with report.progress("quantizing", len(schemes)) as advance:
+        with console.progress("quantizing", len(schemes)) as advance:
             for trial in sensitivity.compare(network.folded(), pictures, unseen, schemes):
                 trials.append(trial)
                 advance(1)
         if json:
-            report.show_json(report.trials_as_dicts(trials, unseen))
+            console.show_json(as_json.trials_as_dicts(trials, unseen))
         else:
-            report.show_trials(trials, unseen)
+            tables.show_trials(trials, unseen)
         return
     integers = quantization.quantize(network.folded(), pictures, name, scheme)
-    with report.progress("quantizing one layer at a time", len(integers.weights)) as advance:
+    with console.progress("quantizing one layer at a time", len(integers.weights)) as advance:
         found = sensitivity.measure(integers, unseen, lambda: advance(1))
     if plot:
-        report.plot_quantization(found, plot)
+        plots.plot_quantization(found, plot)
     if json:
-        report.show_json(report.quantization_as_dict(found, integers))
+        console.show_json(as_json.quantization_as_dict(found, integers))
     else:
-        report.show_quantization(found, integers)
+        tables.show_quantization(found, integers)
 
 
 @app.command()
@@ -326,17 +330,18 @@ def evaluate(
 ) -> None:
     """Measure top-1, per-class accuracy and the confusion matrix on the test part of the data."""
     from mnv1deploy import bundled, datasets, formats, verification
+    from mnv1deploy.report import as_json, plots, tables
 
     session = formats.open_session(model or bundled.INT8, provider=provider, threads=threads)
     dataset = datasets.load_test(data, session.spec.pixels)
-    with report.progress("evaluating", len(dataset)) as advance:
+    with console.progress("evaluating", len(dataset)) as advance:
         evaluation = verification.evaluate(session, dataset, advance)
     if plot:
-        report.plot_confusion(evaluation, plot)
+        plots.plot_confusion(evaluation, plot)
     if json:
-        report.show_json(report.evaluation_as_dict(evaluation))
+        console.show_json(as_json.evaluation_as_dict(evaluation))
     else:
-        report.show_evaluation(evaluation)
+        tables.show_evaluation(evaluation)
 
 
 @app.command()
@@ -409,6 +414,7 @@ def train(
 
     engine("torch", "train")
     from mnv1deploy import datasets, distributed, training
+    from mnv1deploy.report import as_json, plots, tables
     from mnv1deploy.settings import Settings
     from mnv1deploy.spec import Pixels
 
@@ -444,22 +450,22 @@ def train(
             sync_batchnorm=sync_batchnorm,
         )
         try:
-            training.complete(run, teacher=teacher, watch=partial(report.training_progress, tensorboard=tensorboard))
+            training.complete(run, teacher=teacher, watch=partial(console.training_progress, tensorboard=tensorboard))
         except KeyboardInterrupt:
-            report.show_error(
+            console.show_error(
                 f"Interrupted; {len(run.log)} epochs are kept.", f"Go on with: mnv1 train --resume --output {output}"
             )
             raise typer.Exit(130) from None
         if distributed.rank():
             return
     evaluation = run.measure(test_split)
-    report.plot_curves(run.log, output / "curves.png")
-    report.plot_confusion(evaluation, output / "confusion.png")
+    plots.plot_curves(run.log, output / "curves.png")
+    plots.plot_confusion(evaluation, output / "confusion.png")
     if json:
-        report.show_json({"checkpoint": str(run.checkpoint), **report.evaluation_as_dict(evaluation)})
+        console.show_json({"checkpoint": str(run.checkpoint), **as_json.evaluation_as_dict(evaluation)})
     else:
-        report.show_evaluation(evaluation)
-        report.show_line(f"{run.checkpoint}  log, curves and confusion matrix beside it")
+        tables.show_evaluation(evaluation)
+        console.show_line(f"{run.checkpoint}  log, curves and confusion matrix beside it")
 
 
 @app.command(name="import")
@@ -492,6 +498,7 @@ def import_(
     """Bring in weights that were trained elsewhere."""
     engine("torch", "train")
     from mnv1deploy import checkpoint
+    from mnv1deploy.report import as_json
 
     if (mean is None) != (std is None):
         raise typer.BadParameter("--mean and --std go together.")
@@ -506,14 +513,14 @@ def import_(
     training = {"imported_from": file.name}
     checkpoint.save(target, network, training=training, accuracy=(accuracy,) if accuracy else ())
     if json:
-        report.show_json(report.info_as_dict(target))
+        console.show_json(as_json.info_as_dict(target))
     else:
-        report.show_line(f"{target}" + (f"  top-1 {accuracy}" if accuracy else ""))
+        console.show_line(f"{target}" + (f"  top-1 {accuracy}" if accuracy else ""))
     better = {name: fit for name, fit in fits.items() if accuracy and fit.top1 > accuracy.top1 + 0.02}
     if better:
         best = max(fit.top1 for fit in better.values())
         likely = " or ".join(name for name, fit in better.items() if fit.top1 > best - 0.01)
-        report.show_error(
+        console.show_error(
             f"With --normalization {likely} it has a top-1 of about {best:.0%} on the same images.",
             "Was it trained with another normalisation than you gave?",
         )
@@ -529,12 +536,13 @@ def info(
 ) -> None:
     """Print a file's spec, provenance and proof."""
     from mnv1deploy import bundled
+    from mnv1deploy.report import as_json, tables
 
-    facts = report.info_as_dict(file or bundled.INT8)
+    facts = as_json.info_as_dict(file or bundled.INT8)
     if json:
-        report.show_json(facts)
+        console.show_json(facts)
     else:
-        report.show_info(facts)
+        tables.show_info(facts)
 
 
 @app.command()
@@ -554,10 +562,11 @@ def cost(
     """Count multiply-adds, parameters and activation memory, per layer."""
     from mnv1deploy import cost as model_of_cost
     from mnv1deploy.c.plan import plan
+    from mnv1deploy.report import as_json, tables
     from mnv1deploy.spec import PRESETS
 
     if model:
-        spec = report.spec_of(model)
+        spec = as_json.spec_of(model)
     elif preset in PRESETS:
         spec = PRESETS[preset].scaled(width)
     else:
@@ -566,34 +575,37 @@ def cost(
         spec = spec.replace(input_size=input_size)
     result = plan(spec) if memory else model_of_cost.cost(spec, precision)
     if json:
-        report.show_json(result.to_dict())
+        console.show_json(result.to_dict())
     elif isinstance(result, model_of_cost.Cost):
-        report.show_cost(result)
+        tables.show_cost(result)
     else:
-        report.show_plan(result)
+        tables.show_plan(result)
 
 
 @app.command(name="formats")
 def formats_(json: JsonOption = False) -> None:
     """List the formats, and what writes and runs each on this machine."""
-    rows = report.formats_as_dicts()
+    from mnv1deploy.report import as_json, tables
+
+    rows = as_json.formats_as_dicts()
     if json:
-        report.show_json(rows)
+        console.show_json(rows)
     else:
-        report.show_formats(rows)
+        tables.show_formats(rows)
 
 
 @app.command()
 def providers(json: JsonOption = False) -> None:
     """List what this machine can run artifacts on."""
-    from mnv1deploy import formats
+    from mnv1deploy import benchmark, formats
+    from mnv1deploy.report import tables
 
     found = {name: list(formats.get(name).providers()) for name in formats.NAMES}
     missing = formats.missing_providers(found["onnx"])
     if json:
-        report.show_json({"machine": report.machine(), "available": found, "not_available": missing})
+        console.show_json({"machine": benchmark.machine(), "available": found, "not_available": missing})
     else:
-        report.show_providers(found, missing)
+        tables.show_providers(found, missing)
 
 
 def _numbers(text: str, flag: str) -> list[int]:
@@ -626,7 +638,7 @@ def main() -> None:
     except MnvError as error:
         if debug:
             raise
-        report.show_error(error.message, error.hint)
+        console.show_error(error.message, error.hint)
         sys.exit(1)
     except BrokenPipeError:
         # whoever read our output (head, a pager) has seen enough
@@ -635,7 +647,7 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        report.show_error(
+        console.show_error(
             f"This is a bug in mnv1deploy: {type(error).__name__}: {error}",
             "Run it again with --debug and report that.",
         )

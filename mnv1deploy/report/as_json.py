@@ -1,0 +1,131 @@
+"""What every command found, as plain data for JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mnv1deploy import formats
+from mnv1deploy.artifact import Manifest, read_checkpoint_metadata
+from mnv1deploy.errors import MnvError
+from mnv1deploy.files import sha256
+from mnv1deploy.packages import is_installed, versions
+from mnv1deploy.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from mnv1deploy.classifier import Prediction
+    from mnv1deploy.datasets import Dataset
+    from mnv1deploy.exporting import Exported
+    from mnv1deploy.quantization import Quantization
+    from mnv1deploy.sensitivity import Sensitivity, Trial
+    from mnv1deploy.verification import Evaluation
+
+
+def predictions_as_dicts(predictions: Sequence[tuple[str, Prediction]]) -> list[dict[str, Any]]:
+    """For JSON: a list of objects with path, label, probability and top."""
+    return [
+        {
+            "path": path,
+            "label": answer.label,
+            "probability": answer.probability,
+            "top": [{"label": label, "probability": probability} for label, probability in answer.top],
+        }
+        for path, answer in predictions
+    ]
+
+
+def exported_as_dicts(exported: Sequence[Exported], latency: dict[Path, float]) -> list[dict[str, Any]]:
+    """For JSON: per artifact its path (None if it failed), its failures, its latency if measured, and its manifest."""
+    return [
+        {
+            "path": None if item.failures else str(item.path),
+            "failures": list(item.failures),
+            "p50": latency.get(item.path),
+            **item.manifest.to_dict(),
+        }
+        for item in exported
+    ]
+
+
+def evaluation_as_dict(evaluation: Evaluation) -> dict[str, Any]:
+    """For JSON: top-1, per-class accuracy, and the confusion matrix with a row per true class."""
+    classes = evaluation.dataset.classes
+    per_class = {
+        name: None if value != value else value
+        for name, value in zip(classes, evaluation.class_accuracy.tolist(), strict=True)
+    }
+    return {
+        **asdict(evaluation.accuracy),
+        "classes": per_class,
+        "confusion": evaluation.confusion.tolist(),
+    }
+
+
+def quantization_as_dict(found: Sensitivity, quantization: Quantization) -> dict[str, Any]:
+    """What :func:`show_quantization` shows, with every scale and zero point."""
+    content = asdict(found)
+    for row in content["layers"]:
+        grid = quantization.activations.get(row["name"])
+        row["activation"] = None if grid is None else asdict(grid)
+        row["weight_scales"] = [float(scale) for scale in quantization.weights[row["name"]].scales]
+        for key, value in row.items():
+            row[key] = None if value == math.inf else value
+    return {**content, "quantization": quantization.facts}
+
+
+def trials_as_dicts(trials: Sequence[Trial], data: Dataset) -> dict[str, Any]:
+    """What :func:`show_trials` shows."""
+    return {"dataset": data.name, "images": len(data), "trials": [asdict(trial) for trial in trials]}
+
+
+def info_as_dict(path: Path) -> dict[str, Any]:
+    """What a file says of itself and its manifest proves: spec, provenance, proof.
+
+    Raises:
+        MnvError: if it is of no known format, or says nothing.
+    """
+    format_ = formats.of_file(path)
+    manifest = Manifest.read(path)
+    facts: dict[str, Any] = {"path": str(path), "format": format_.name}
+    if manifest:
+        facts |= {"bytes": manifest.bytes, "files": manifest.files}
+    else:
+        facts |= {"bytes": path.stat().st_size, "files": {path.name: {"sha256": sha256(path)}}}
+    if format_.name == "pytorch":
+        return facts | read_checkpoint_metadata(path)
+    provenance = manifest.provenance if manifest else format_.provenance(path)
+    if provenance is None:
+        raise MnvError(f"{path} says nothing of where it comes from.", "It was not written by mnv1deploy.")
+    proof = asdict(manifest.proof) if manifest and manifest.proof else None
+    return facts | provenance.to_dict() | {"proof": proof, "not_run": manifest.not_run if manifest else ""}
+
+
+def spec_of(path: Path) -> ModelSpec:
+    """The spec in any artifact or checkpoint. Raises MnvError."""
+    return ModelSpec.from_dict(info_as_dict(path)["spec"])
+
+
+def formats_as_dicts() -> list[dict[str, Any]]:
+    """The formats that can be exported to, with the version of every package, None for one that is not installed."""
+
+    def found(packages: Sequence[str]) -> dict[str, str | None]:
+        there = versions(*packages)
+        return {name: there.get(name, "") if is_installed(name) else None for name in packages}
+
+    return [
+        {
+            "format": entry.name,
+            "suffix": entry.suffix,
+            "precisions": list(entry.precisions),
+            "quantizer": entry.quantizer,
+            "extra": entry.extra,
+            "runners": found(entry.runners),
+            "export_extra": entry.export_extra,
+            "writers": found(entry.writers),
+            "elsewhere": entry.elsewhere,
+        }
+        for entry in map(formats.get, formats.exportable())
+    ]

@@ -1,0 +1,388 @@
+"""What every command found, as tables and lines for a person."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mnv1deploy.artifact import Accuracy, Proof
+from mnv1deploy.benchmark import machine_line
+from mnv1deploy.errors import MnvError
+from mnv1deploy.report.console import show_line
+from mnv1deploy.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from mnv1deploy.benchmark import Profile, Result
+    from mnv1deploy.c.plan import Plan
+    from mnv1deploy.classifier import Prediction
+    from mnv1deploy.cost import Cost
+    from mnv1deploy.datasets import Dataset
+    from mnv1deploy.exporting import Exported
+    from mnv1deploy.quantization import Quantization
+    from mnv1deploy.sensitivity import Deviation, Sensitivity, Trial
+    from mnv1deploy.verification import Evaluation
+
+PIPE_WIDTH = 120
+"""Columns where standard output is not a terminal."""
+
+
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "", caption: str = "") -> None:
+    """A table on standard output; columns whose header begins with ">" are aligned to the right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        box=box.SIMPLE,
+        padding=(0, 1, 0, 0),
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+        pad_edge=False,
+    )
+    for header in columns:
+        number = header.startswith(">")  # in a narrow terminal names fold before any figure loses a digit
+        table.add_column(header.lstrip(">"), justify="right" if number else "left", no_wrap=number, overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False, markup=False)
+    console.print(table)
+    if caption:
+        console.print(caption)
+
+
+def figure_text(value: float) -> str:
+    """A measured figure, with a decimal while it has fewer than four digits: 82.8, 9,816."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
+
+
+def show_predictions(predictions: Sequence[tuple[str, Prediction]]) -> None:
+    """A line per picture: the likeliest class, its probability, and the runners-up."""
+    path_width = max(len(path) for path, _ in predictions)
+    label_width = max(len(answer.label) for _, answer in predictions)
+    for path, answer in predictions:
+        others = ", ".join(f"{label} {probability:.1%}" for label, probability in answer.top[1:])
+        line = f"{path:{path_width}}  {answer.label:{label_width}}  {answer.probability:6.1%}"
+        show_line(line + (f"  ({others})" if others else ""))
+
+
+def show_exported(exported: Sequence[Exported], latency: dict[Path, float], absent: dict[str, str]) -> None:
+    """The proofs of what one export command wrote.
+
+    Args:
+        exported: in order.
+        latency: p50 of one picture on one thread, in milliseconds; empty where it was not measured.
+        absent: formats left out for want of a package, and the pip extra that brings it.
+    """
+    rows = []
+    for item in exported:
+        proof = item.proof
+        accuracy, before = (proof.accuracy, proof.checkpoint_accuracy) if proof else (None, None)
+        rows.append(
+            (
+                item.path.name,
+                f"{item.manifest.bytes:,}",
+                f"{proof.max_logit_difference:.1e}" if proof else "",
+                f"{proof.agreement:.2%}" if proof else "",
+                f"{accuracy.top1:.2%}" if accuracy else "not measured",
+                f"{100 * (accuracy.top1 - before.top1):+.2f}" if accuracy and before else "",
+                *([figure_text(1000 * latency[item.path]) if item.path in latency else ""] if latency else []),
+                "failed" if item.failures else "proved" if proof else "not run here",
+            )
+        )
+    proofs = [item.proof for item in exported if item.proof]
+    on = f"; accuracy and its change in points on {proofs[0].accuracy.on}" if proofs and proofs[0].accuracy else ""
+    speed = "; p50 of one picture on one thread, in microseconds" if latency else ""
+    show_table(
+        [
+            *("artifact", ">bytes", ">max logit difference", ">agreement", ">top-1", ">change"),
+            *([">p50"] if latency else []),
+            "proof",
+        ],
+        rows,
+        caption=f"Against the checkpoint: logits and top-1 agreement on {proofs[0].images}{on}{speed}."
+        if proofs
+        else "",
+    )
+    for item in exported:
+        if item.manifest.not_run:
+            show_line(f"{item.path.name} was not run here: {item.manifest.not_run}")
+    for name, extra in absent.items():
+        show_line(f"{name} was left out; it comes with: pip install 'mnv1deploy[{extra}]'")
+    for item in exported:
+        if not item.failures:
+            for name, facts in item.manifest.files.items():
+                show_line(f"{item.path.parent / name}  sha256 {facts['sha256']}")
+
+
+def show_bench(results: Sequence[Result], refused: dict[str, MnvError]) -> None:
+    """Two tables of one benchmark run: times per call, then what every contestant costs once; and who is missing."""
+    names = ("min", "mean", "std", "p50", "p90", "p99")
+    ordered = sorted(results, key=lambda r: (r.batch_size, r.threads or 0, r.p50))
+    times = [
+        (
+            r.artifact,
+            r.threads or "auto",
+            r.batch_size,
+            *(figure_text(1000 * getattr(r, name)) for name in names),
+            figure_text(r.images_per_second),
+            f"{r.ratio:.2f}",
+        )
+        for r in ordered
+    ]
+    show_table(
+        ["artifact", ">threads", ">batch", *(f">{name}" for name in names), ">images/s", ">ratio"],
+        times,
+        title=f"{results[0].provider}: microseconds per call; ratio of p50 to the fastest with that batch and threads",
+    )
+    once = {
+        (r.artifact, r.threads or "auto"): (f"{r.load:.1f}", "" if r.peak_memory is None else f"{r.peak_memory:.0f}")
+        for r in ordered
+    }
+    show_table(
+        ["artifact", ">threads", ">load (ms)", ">peak memory of the process (MiB)"],
+        [(*contestant, *facts) for contestant, facts in once.items()],
+        caption=machine_line(),
+    )
+    for name, error in refused.items():
+        show_line(f"{name} was not measured: {error}")
+
+
+def show_profiles(profiles: Sequence[Profile]) -> None:
+    """The time per operator: of one artifact with its share, of several side by side, in the order they run."""
+    order: list[str] = []
+    spent: list[dict[str, float]] = []
+    kinds: dict[str, str] = {}
+    for profile in profiles:
+        mine: dict[str, float] = {}
+        position = 0
+        for operator in profile.operators:
+            if operator.name not in order:
+                order.insert(position, operator.name)
+            position = max(position, order.index(operator.name) + 1)
+            mine[operator.name] = mine.get(operator.name, 0) + 1000 * operator.mean
+            kinds.setdefault(operator.name, operator.kind)
+        spent.append(mine)
+    alone = len(profiles) == 1
+    rows = [
+        [name, *([kinds[name]] if alone else []), *(f"{mine[name]:.1f}" if name in mine else "" for mine in spent)]
+        for name in order
+    ]
+    sums = [sum(mine.values()) for mine in spent]
+    if alone:
+        for row, name in zip(rows, order, strict=True):
+            row.append(f"{spent[0][name] / sums[0]:.1%}")
+    show_table(
+        ["operator", *(["type", ">mean", ">share"] if alone else (f">{profile.artifact}" for profile in profiles))],
+        [*rows, ["all", *([""] if alone else []), *(f"{total:.1f}" for total in sums), *([""] if alone else [])]],
+        title="mean microseconds per operator",
+        caption=f"{', '.join(profile.artifact for profile in profiles)} on {profiles[0].provider}, batch "
+        f"{profiles[0].batch_size}, with the engine's profiler on, which costs time itself.\n{machine_line()}",
+    )
+
+
+def show_evaluation(evaluation: Evaluation) -> None:
+    """Top-1, per-class accuracy and, up to twenty classes, the confusion matrix."""
+    classes = evaluation.dataset.classes
+    small = len(classes) <= 20
+    rows = [
+        (name, f"{accuracy:.2%}", *(count or "." for count in (counts if small else ())))
+        for name, accuracy, counts in zip(classes, evaluation.class_accuracy, evaluation.confusion, strict=True)
+    ]
+    headers = [f">{name[:5]}" for name in classes] if small else []
+    show_table(["class", ">top-1", *headers], rows, caption=f"top-1 {evaluation.accuracy}")
+
+
+DEVIATION_COLUMNS = (">divergence", ">agreement", ">accuracy")
+
+
+def _deviation_columns(of: Deviation) -> tuple[str, ...]:
+    return (f"{1000 * of.divergence:.3f}", f"{of.agreement:.2%}", f"{100 * of.accuracy_change:+.2f}")
+
+
+def show_quantization(found: Sensitivity, quantization: Quantization) -> None:
+    """A row per layer and one for the whole network."""
+    rows: list[tuple[object, ...]] = [
+        (
+            row.name,
+            f"{row.weight_range[0]:.2f} .. {row.weight_range[1]:.2f}",
+            f"{row.weight_sqnr:.1f}",
+            "float" if row.activation_bound is None else f"0 .. {row.activation_bound:.2f}",
+            "" if row.clipped is None else f"{1e6 * row.clipped:,.0f}",
+            f"{row.output_sqnr:.1f}",
+            *_deviation_columns(row.alone),
+        )
+        for row in found.layers
+    ]
+    rows.append(("all of them", "", "", "", "", "", *_deviation_columns(found.together)))
+    facts = quantization.facts
+    show_table(
+        ["layer", ">weights", ">SQNR", ">output", ">clipped", ">SQNR", *DEVIATION_COLUMNS],
+        rows,
+        title="weights and outputs with their signal-to-quantization-noise ratio (dB); what each layer alone costs",
+        caption=(
+            f"Ranges by {facts['ranges']} over {facts['calibration']}. Clipped: outputs per million above the range. "
+            "Output SQNR: with all layers up to this one quantised. Cost of quantising this layer alone, on "
+            f"{found.images:,} images ({found.dataset}; float top-1 {found.accuracy:.2%}): Kullback-Leibler divergence "
+            "in thousandths of a nat, top-1 agreement, change of the top-1 accuracy in points."
+        ),
+    )
+
+
+def show_trials(trials: Sequence[Trial], data: Dataset) -> None:
+    """A row per quantization scheme."""
+    rows = [
+        (
+            trial.scheme.ranges,
+            f"{trial.scheme.equalization:g}" if trial.scheme.equalization else "none",
+            "compensated" if trial.scheme.compensation else "nearest",
+            "corrected" if trial.scheme.bias_correction else "as they are",
+            *_deviation_columns(trial.deviation),
+        )
+        for trial in trials
+    ]
+    show_table(
+        ["ranges", "equalization", "rounding", "biases", *DEVIATION_COLUMNS],
+        rows,
+        caption=(
+            f"Against the float network on {len(data):,} images ({data.name}): Kullback-Leibler divergence in "
+            "thousandths of a nat, top-1 agreement, change of the top-1 accuracy in points."
+        ),
+    )
+
+
+def show_cost(cost: Cost) -> None:
+    """A row per layer, the totals, and the peak of the memory."""
+    rows = [
+        (
+            layer.name,
+            "x".join(map(str, layer.output)),
+            f"{layer.multiply_adds:,}",
+            f"{layer.parameters:,}",
+            f"{layer.activation_bytes:,}",
+            f"{layer.live_bytes:,}",
+            "" if layer.standard_multiply_adds is None else f"{layer.standard_multiply_adds:,}",
+            "" if layer.ratio is None else f"{layer.ratio:.3f}",
+        )
+        for layer in cost.layers
+    ]
+    ratio = cost.multiply_adds / cost.standard_multiply_adds
+    total = (
+        f"{cost.multiply_adds:,}",
+        f"{cost.parameters:,}",
+        "",
+        "",
+        f"{cost.standard_multiply_adds:,}",
+        f"{ratio:.3f}",
+    )
+    show_table(
+        ["layer", ">output", ">multiply-adds", ">parameters", ">bytes", ">with input", ">standard", ">ratio"],
+        [*rows, ("total", "", *total)],
+        caption=f"bytes: of the output, {cost.precision}; with input: held while the layer runs, at most "
+        f"{cost.peak_bytes:,} ({cost.peak_layer}).\n"
+        "standard: multiply-adds of a 3x3 convolution in place of the pair; ratio: 1 / C_out + 1 / 9.",
+    )
+
+
+def show_plan(plan: Plan) -> None:
+    """A row per step of the generated C: what it reads and writes, and what it holds in between."""
+    rows = [
+        (
+            step.name,
+            "the picture" if step.input < 0 else f"{step.input:,} .. {step.input + step.input_bytes:,}",
+            f"{step.output:,} .. {step.output + step.output_bytes:,}",
+            str(step.rows),
+            f"{step.rows_bytes:,}",
+        )
+        for step in plan.steps
+    ]
+    show_table(
+        ["step", ">reads", ">writes", ">rows at a time", ">bytes of rows"],
+        rows,
+        title=f"{plan.scratch:,} bytes of scratch",
+        caption="reads, writes: bytes of the scratch; an output overwrites what was read before it.\n"
+        f"rows: what a 1x1 convolution reads, a few at a time, at {plan.rows_at:,} .. {plan.scratch:,}.",
+    )
+
+
+def show_info(facts: dict[str, Any]) -> None:
+    """The facts of :func:`info_as_dict`, a line each."""
+    spec = ModelSpec.from_dict(facts["spec"])
+    shape = ", ".join(map(str, spec.pixels.shape))
+    blocks = ", ".join(f"{block.channels}/{block.stride}" for block in spec.blocks)
+    classes = ", ".join(spec.classes[:12]) + (", ..." if len(spec.classes) > 12 else "")
+    mean, std = (
+        ", ".join(f"{v:g}" for v in dict.fromkeys(part)) for part in (spec.normalization.mean, spec.normalization.std)
+    )
+    rows: list[tuple[str, object]] = [
+        ("file", f"{facts['path']} ({facts['bytes']:,} bytes, {facts['format']} {facts.get('precision', 'fp32')})"),
+        *(("sha256", f"{file['sha256']}  {name}") for name, file in facts["files"].items()),
+        (
+            "network",
+            f"{spec.name}, stem {spec.stem.channels}/{spec.stem.stride}, blocks {blocks}, {spec.activation}, "
+            f"{spec.padding} padding",
+        ),
+        (
+            "input",
+            f"image uint8 [N, {shape}], normalised inside: (pixel - {mean}) / {std}",
+        ),
+        ("output", f"logits float32 [N, {len(spec.classes)}]: {classes}"),
+    ]
+    for accuracy in facts.get("accuracy", []):
+        rows.append(("accuracy", Accuracy(**accuracy)))
+    if facts.get("training"):
+        rows.append(("training", ", ".join(f"{key} {value}" for key, value in facts["training"].items())))
+    if "checkpoint_sha256" in facts:
+        rows.append(("checkpoint", facts["checkpoint_sha256"]))
+        rows += [("", Accuracy(**accuracy)) for accuracy in facts["checkpoint_accuracy"]]
+    if facts.get("quantization"):
+        rows.append(("quantization", ", ".join(f"{key} {value}" for key, value in facts["quantization"].items())))
+    if facts.get("proof"):
+        proof = Proof.from_dict(facts["proof"])
+        rows.append(
+            (
+                "proof",
+                f"largest logit difference {proof.max_logit_difference:.2g}, "
+                f"top-1 agreement {proof.agreement:.2%} on {proof.images}",
+            )
+        )
+        if proof.accuracy and proof.checkpoint_accuracy:
+            rows.append(("", f"top-1 {proof.accuracy}; checkpoint {proof.checkpoint_accuracy.top1:.2%}"))
+    elif "proof" in facts:
+        reason = facts["not_run"] or "there is no manifest beside the file"
+        rows.append(("proof", f"none: {reason}"))
+    rows.append(("written by", ", ".join(f"{name} {version}" for name, version in facts["versions"].items())))
+    for name, value in rows:
+        show_line(f"{name:14}{value}")
+
+
+def show_formats(rows: Sequence[dict[str, Any]]) -> None:
+    """Every format: what it can be exported in, and what writes and runs it here."""
+
+    def packages(found: dict[str, str | None], extra: str) -> str:
+        if None in found.values():
+            return f"pip install 'mnv1deploy[{extra}]'"
+        return ", ".join(f"{name} {version}" for name, version in found.items())
+
+    show_table(
+        ["format", "suffix", "precisions", "runs with", "written with"],
+        [
+            (
+                row["format"],
+                row["suffix"],
+                ", ".join(row["precisions"]),
+                row["elsewhere"] or packages(row["runners"], row["extra"]),
+                packages(row["writers"], row["export_extra"]),
+            )
+            for row in rows
+        ],
+    )
+
+
+def show_providers(available: dict[str, list[str]], missing: dict[str, str]) -> None:
+    """What is there, by format, and what is not, by the package that brings it."""
+    there = [(name, format_) for format_, names in available.items() for name in names]
+    show_table(["available", "for"], there)
+    show_table(["not available", "comes with"], list(missing.items()), caption=machine_line())
