@@ -358,7 +358,7 @@ def test_cost() -> None:
     paper = json.loads(succeed("cost", "--preset", "paper", "--json"))
     assert round(paper["multiply_adds"] / 1e6) == 569
     assert json.loads(succeed("cost", "--model", bundled.INT8, "--json"))["parameters"] == 280_650
-    assert mnv1("cost", "--input-size", 33).returncode == 1
+    assert mnv1("cost", "--input-size", 7).returncode == 1
     assert "39,936 bytes of scratch" in succeed("cost", "--memory")
     assert json.loads(succeed("cost", "--memory", "--json"))["scratch"] == 39_936
 
