@@ -281,8 +281,9 @@ def quantize_report(
 ) -> None:
     """Show what int8 costs: ranges, noise and loss of accuracy, layer by layer, on pictures not trained on."""
     engine("torch", "export")
-    from mnv1deploy import bundled, datasets, exporting, quantization, sensitivity
+    from mnv1deploy import bundled, datasets, exporting, quantization
     from mnv1deploy import checkpoint as checkpoints
+    from mnv1deploy.quantization import sensitivity
     from mnv1deploy.report import as_json, plots, tables
 
     if compare and plot:

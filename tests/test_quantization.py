@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from mnv1deploy import bundled, calibration, checkpoint, datasets, formats
-from mnv1deploy.calibration import BINS, METHODS, Observation, upper_bound
+from mnv1deploy import bundled, checkpoint, datasets, formats
 from mnv1deploy.errors import MnvError
 from mnv1deploy.network import MobileNetV1
 from mnv1deploy.quantization import (
@@ -28,11 +27,14 @@ from mnv1deploy.quantization import (
     Grid,
     Quantization,
     Scheme,
-    _rounded,
+    fold_normalization,
     layer_output,
     parameters_of,
     quantize,
+    ranges,
 )
+from mnv1deploy.quantization.ranges import BINS, METHODS, Observation, upper_bound
+from mnv1deploy.quantization.rounding import rounded
 from mnv1deploy.spec import CIFAR, Normalization
 
 PLAIN = Scheme("minmax", 0.0, compensation=False, bias_correction=False)
@@ -211,7 +213,7 @@ def test_equalization_leaves_the_logits_and_narrows_the_ranges(folded: MobileNet
     some = torch.from_numpy(images[:100])
     with torch.inference_mode():
         np.testing.assert_allclose(integers.equalized(some), folded(some), atol=1e-3)
-    before, after = (calibration.channel_maxima(network, images) for network in (folded, integers.equalized))
+    before, after = (ranges.channel_maxima(network, images) for network in (folded, integers.equalized))
     for layer, reader in pairwise(folded.spec.layers()):
         if layer.kind not in ("pool", "linear"):
             alive = before[layer.name] > 1e-3  # a channel that never answers has no range to narrow
@@ -224,7 +226,7 @@ def test_equalization_leaves_the_logits_and_narrows_the_ranges(folded: MobileNet
 def test_corrected_biases_give_every_channel_its_mean(folded: MobileNetV1) -> None:
     pictures = datasets.calibration().images[:128]
     found = quantize(folded, pictures, "test", replace(PLAIN, bias_correction=True))
-    wanted = calibration.observe(folded, pictures)
+    wanted = ranges.observe(folded, pictures)
     stem = next(iter(folded.spec.layers()))
     weight, bias = parameters_of(found.network, stem)
     with torch.inference_mode():
@@ -244,7 +246,7 @@ def test_compensated_rounding_makes_the_smaller_error(seed: int, size: int) -> N
     scales = (np.abs(weight).max(1) / 60).astype(np.float32)
     errors = []
     for given_moments in (None, moments):
-        values = _rounded(layer, weight, scales, given_moments)
+        values = rounded(layer, weight, scales, given_moments)
         assert np.array_equal(values, np.rint(values))
         loss = values * scales[:, None] - weight
         errors.append(np.einsum("oi,ij,oj->", loss, moments[0], loss))
@@ -295,11 +297,43 @@ def test_a_dead_channel_keeps_its_bias(scheme: Scheme) -> None:
     assert all(np.isfinite(part.scales).all() and (part.scales > 0).all() for part in whole.weights.values())
 
 
-def test_other_normalisations_calibrate_the_input() -> None:
+# Normalisations ----------------------------------------------------------------------------------------------------
+
+
+def _stem_outputs(normalization: Normalization) -> tuple[MobileNetV1, torch.Tensor, torch.Tensor]:
+    """A network whose normalisation was folded, and its stem's outputs before and after, ``[N, C, H, W]``."""
+    torch.manual_seed(0)
+    network = MobileNetV1(CIFAR.replace(normalization=normalization)).eval().folded().double()
+    images = torch.from_numpy(datasets.calibration().images[:64])
+    with torch.inference_mode():
+        before = network.stem(network.normalize(images))
+        fold_normalization(network)
+        return network, before, network.stem(network.normalize(images))
+
+
+def test_a_folded_normalisation_changes_only_the_border() -> None:
+    """Padding is pixel z where it was pixel m, so outputs that read padding may differ, and no others."""
+    tutorial = Normalization((125.3, 123.0, 113.9), (51.6, 50.8, 51.3))
+    network, before, after = _stem_outputs(tutorial)
+    inside = (slice(None), slice(None), slice(1, -1), slice(1, -1))
+    torch.testing.assert_close(after[inside], before[inside], rtol=1e-6, atol=1e-6)
+    assert (after - before).abs().max() > 1e-3
+    assert network.spec.normalization.is_grid
+    assert network.spec.normalization.quantization[1] == tutorial.quantization[1] == 121
+
+
+@pytest.mark.parametrize("stds", [(64.0, 64.0, 64.0), (51.6, 50.8, 70.3)])
+def test_a_folded_normalisation_changes_nothing_where_the_means_are_one_pixel(stds: tuple[float, ...]) -> None:
+    network, before, after = _stem_outputs(Normalization((118.0,) * 3, stds))
+    torch.testing.assert_close(after, before, rtol=1e-6, atol=1e-6)
+    assert network.spec.normalization.is_grid
+
+
+def test_raw_pixels_are_the_quantised_input_under_any_normalisation() -> None:
     torch.manual_seed(0)
     spec = CIFAR.replace(normalization=Normalization((125.3, 123.0, 113.9), (51.6, 50.8, 51.3)))
     found = quantize(MobileNetV1(spec).eval().folded(), datasets.calibration().images[:64], "test")
-    grid = found.activations[INPUT]
-    low = -grid.scale * grid.zero_point
-    assert low == pytest.approx(-125.3 / 51.6, abs=grid.scale)
-    assert low + 255 * grid.scale == pytest.approx((255 - 113.9) / 51.3, abs=2 * grid.scale)
+    scale, zero_point = spec.normalization.quantization
+    assert found.activations[INPUT] == Grid(scale, zero_point)
+    assert found.network.spec.normalization.quantization == (pytest.approx(scale), zero_point)
+    assert found.network.spec.activation == "relu"

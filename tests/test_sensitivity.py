@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mnv1deploy import datasets, sensitivity
+from mnv1deploy import datasets
 from mnv1deploy.network import MobileNetV1
-from mnv1deploy.quantization import DEFAULT, Quantization
+from mnv1deploy.quantization import DEFAULT, Quantization, sensitivity
 from mnv1deploy.spec import Pixels
 
 

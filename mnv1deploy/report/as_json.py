@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mnv1deploy.datasets import Dataset
     from mnv1deploy.exporting import Exported
     from mnv1deploy.quantization import Quantization
-    from mnv1deploy.sensitivity import Sensitivity, Trial
+    from mnv1deploy.quantization.sensitivity import Sensitivity, Trial
     from mnv1deploy.verification import Evaluation
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from mnv1deploy.benchmark import Result
-    from mnv1deploy.sensitivity import Sensitivity
+    from mnv1deploy.quantization.sensitivity import Sensitivity
     from mnv1deploy.training import Epoch
     from mnv1deploy.verification import Evaluation
 

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from mnv1deploy import calibration
-from mnv1deploy.calibration import METHODS
 from mnv1deploy.datasets import Dataset
 from mnv1deploy.network import MobileNetV1
-from mnv1deploy.quantization import Quantization, Scheme, layer_output, parameters_of, quantize
+from mnv1deploy.quantization import ranges
+from mnv1deploy.quantization.layers import layer_output, parameters_of
+from mnv1deploy.quantization.quantizer import Quantization, Scheme, quantize
+from mnv1deploy.quantization.ranges import METHODS
 from mnv1deploy.spec import Layer
 
 
@@ -97,7 +98,7 @@ class _Pictures:
 
     def _answers(self, network: MobileNetV1) -> Tensor:
         with torch.inference_mode():
-            return torch.cat([network(pixels).log_softmax(1) for pixels in calibration.batches(self.data.images)])
+            return torch.cat([network(pixels).log_softmax(1) for pixels in ranges.batches(self.data.images)])
 
     def _right(self, answers: Tensor) -> float:
         return (answers.argmax(1) == torch.from_numpy(self.data.labels)).double().mean().item()
@@ -118,7 +119,7 @@ def measure(quantization: Quantization, data: Dataset, on_layer: Callable[[], No
     expected = quantization.equalized
     pictures = _Pictures(expected, data)
     noise, shifts = _errors(quantization, data.images)
-    seen = calibration.observe(expected, data.images)
+    seen = ranges.observe(expected, data.images)
     rows = []
     for layer in expected.spec.layers():
         if layer.kind == "pool":
@@ -193,7 +194,7 @@ def _errors(quantization: Quantization, images: NDArray[np.uint8]) -> tuple[dict
         if layer.kind != "pool":
             watch(layer)
     try:
-        for pixels in calibration.batches(images):
+        for pixels in ranges.batches(images):
             expected(pixels)
             quantized(pixels)
     finally:
