@@ -5,17 +5,13 @@ CIFAR-10, is fine-tuned with a new head: a few dozen pictures a class are enough
 """
 
 import sys
+from pathlib import Path
 
 import mnv1deploy as mnv1
-from mnv1deploy import bundled, datasets, training
-from mnv1deploy.settings import Settings
-from mnv1deploy.spec import Pixels
+from mnv1deploy.training import start
 
 folder = sys.argv[1]
-train_split, test_split = datasets.image_folder(folder, Pixels(32))
-settings = Settings.recipe("quick", epochs=10, batch_size=16, learning_rate=0.02, holdout=0.0, ema=0.9)
-spec = training.spec_for(train_split, init=bundled.CHECKPOINT)
-run = training.Run(spec, train_split, settings, "runs/own", init=bundled.CHECKPOINT)
+run, test_split = start.begin(Path("runs/own"), Path(folder), changes={"holdout": 0.0})
 run.fit(on_epoch=lambda epoch: print(f"epoch {epoch.epoch}: training loss {epoch.train_loss:.3f}"))
 print(f"top-1 {run.measure(test_split).accuracy}")
 for item in mnv1.export(

@@ -6,6 +6,7 @@ The manifest of ``net.onnx`` is ``net.onnx.json``. A checkpoint carries the same
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -200,7 +201,25 @@ def read_checkpoint_metadata(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="numpy") as file:
             facts: dict[str, Any] = json.loads((file.metadata() or {})[METADATA_KEY])
     except (SafetensorError, OSError) as error:
-        raise MnvError(f"{path} is no safetensors file, or is damaged: {error}.") from error
+        raise MnvError(
+            f"{path} is no safetensors file, or is damaged: {error}.",
+            f"If it has weights from elsewhere, bring them in with: mnv1 import {path}",
+        ) from error
     except (KeyError, ValueError) as error:
         raise MnvError(f"{path} was not written by mnv1deploy.", f"Bring it in with: mnv1 import {path}") from error
     return facts
+
+
+def network_kind(facts: Mapping[str, Any]) -> str:
+    """The kind of network that a checkpoint's metadata is of: "mobilenetv1", or "teacher" of another one."""
+    kind: str = facts["training"].get("network", "mobilenetv1")
+    return kind
+
+
+def require_mobilenetv1(facts: Mapping[str, Any], path: Path) -> None:
+    """Raises MnvError if a checkpoint's metadata is that of another kind of network."""
+    if (kind := network_kind(facts)) != "mobilenetv1":
+        raise MnvError(
+            f"{path} holds a {kind}, not the MobileNetV1 it teaches.",
+            "Its answers are what mnv1 train --recipe best learns from; nothing else is made of it.",
+        )

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mnv1deploy import datasets, files
-from mnv1deploy.artifact import METADATA_KEY, Accuracy, read_checkpoint_metadata
+from mnv1deploy.artifact import METADATA_KEY, Accuracy, read_checkpoint_metadata, require_mobilenetv1
 from mnv1deploy.errors import MnvError
 from mnv1deploy.network import MobileNetV1, PixelNetwork
 from mnv1deploy.packages import versions
@@ -89,6 +89,7 @@ def load(path: str | Path) -> Checkpoint:
         MnvError: if it is not there, is damaged or is no checkpoint of mnv1deploy.
     """
     facts = read_checkpoint_metadata(Path(path))
+    require_mobilenetv1(facts, Path(path))
     network = load_network(path, MobileNetV1)
     accuracy = tuple(Accuracy(**row) for row in facts["accuracy"])
     return Checkpoint(network, facts["training"], accuracy, files.sha256(path))

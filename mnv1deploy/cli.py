@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -15,6 +16,7 @@ from mnv1deploy.artifact import Precision
 from mnv1deploy.errors import MnvError
 from mnv1deploy.packages import engine
 from mnv1deploy.report import console
+from mnv1deploy.training.settings import RANGES
 
 app = typer.Typer(
     name="mnv1",
@@ -52,6 +54,11 @@ RangesOption = Annotated[
         show_default=False,
     ),
 ]
+
+
+def _setting(name: str, help: str) -> Any:
+    """The option of a training setting; its help ends with the values it may have."""
+    return typer.Option(help=f"{help}: {RANGES[name].words}.", show_default=False)
 
 
 def _version(wanted: bool) -> None:
@@ -357,7 +364,12 @@ def train(
         bool, typer.Option("--resume", help="Go on with the run in --output, with its settings.")
     ] = False,
     init: Annotated[
-        Path | None, typer.Option(help="A checkpoint to start from; its classifier only if the classes are the same.")
+        str | None,
+        typer.Option(
+            help="A checkpoint to start from, whose sizes are taken, and whose classifier if the classes have the same "
+            "names; or none. Default: none, and for fewer than 10,000 pictures the bundled one, if it has the sizes.",
+            show_default=False,
+        ),
     ] = None,
     teacher: Annotated[
         Path | None,
@@ -371,91 +383,80 @@ def train(
         bool, typer.Option("--sync-batchnorm", help="Under torchrun on GPUs: normalise over all processes.")
     ] = False,
     json: JsonOption = False,
-    width: Annotated[float, typer.Option(help="Width multiplier.")] = 1.0,
-    input_size: Annotated[int, typer.Option(help="Height and width of the pictures in pixels, 8 or more.")] = 32,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training part.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Pictures per step, over all processes.")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="sgd (Nesterov momentum) or adamw.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Its peak; about 0.002 suits adamw.")] = None,
-    momentum: Annotated[float | None, typer.Option(help="Of SGD.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of each process. Default: one per core.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="The network: cifar (default), or paper, the 224x224 one of arXiv 1704.04861.")
+    ] = None,
+    width: Annotated[float | None, typer.Option(help="Width multiplier. Default: 1.")] = None,
+    input_size: Annotated[
+        int | None, typer.Option(help="Height and width of the pictures in pixels, 8 or more. Default: the preset's.")
+    ] = None,
+    colours: Annotated[int | None, typer.Option(help="3 (RGB, default) or 1 (grey).")] = None,
+    epochs: Annotated[int | None, _setting("epochs", "Passes over the training part")] = None,
+    batch_size: Annotated[int | None, _setting("batch_size", "Pictures per step, over all processes")] = None,
+    optimizer: Annotated[str | None, _setting("optimizer", "Nesterov momentum or AdamW")] = None,
+    learning_rate: Annotated[float | None, _setting("learning_rate", "Its peak; about 0.002 suits adamw")] = None,
+    momentum: Annotated[float | None, _setting("momentum", "Of SGD")] = None,
     muon: Annotated[
-        float | None, typer.Option(help="Peak learning rate of Muon for full and pointwise convolutions; 0 for none.")
+        float | None, _setting("muon", "Peak learning rate of Muon for full and pointwise convolutions, 0 for none")
     ] = None,
-    muon_decay: Annotated[float | None, typer.Option(help="Its weight decay.")] = None,
+    muon_decay: Annotated[float | None, _setting("muon_decay", "Its weight decay")] = None,
     weight_decay: Annotated[
-        float | None, typer.Option(help="On full and pointwise convolutions and the classifier only.")
+        float | None, _setting("weight_decay", "On full and pointwise convolutions and the classifier only")
     ] = None,
-    schedule: Annotated[str | None, typer.Option(help="one-cycle or cosine.")] = None,
-    warmup: Annotated[float | None, typer.Option(help="Fraction of the run in which the learning rate rises.")] = None,
-    label_smoothing: Annotated[float | None, typer.Option(help="0 for none.")] = None,
+    schedule: Annotated[str | None, _setting("schedule", "Of the learning rate")] = None,
+    warmup: Annotated[float | None, _setting("warmup", "Fraction of the run in which the learning rate rises")] = None,
+    label_smoothing: Annotated[float | None, _setting("label_smoothing", "0 for none")] = None,
     ema: Annotated[
-        float | None, typer.Option(help="Decay per step of the moving average of the weights; 0 for none.")
+        float | None, _setting("ema", "Decay per step of the moving average of the weights, 0 for none")
     ] = None,
-    crop: Annotated[int | None, typer.Option(help="Padding of the random crop in pixels; 0 for none.")] = None,
+    crop: Annotated[int | None, _setting("crop", "Padding of the random crop in pixels, 0 for none")] = None,
     flip: Annotated[bool | None, typer.Option(help="Mirror half the pictures.")] = None,
-    cutout: Annotated[int | None, typer.Option(help="Side of the blanked square in pixels; 0 for none.")] = None,
-    mixup: Annotated[float | None, typer.Option(help="With a teacher: a of Beta(a, a); 0 for none.")] = None,
+    cutout: Annotated[int | None, _setting("cutout", "Side of the blanked square in pixels, 0 for none")] = None,
     views: Annotated[
-        int | None, typer.Option(help="Different views of the pictures, in turn; 0 for a new one every epoch.")
-    ] = None,
-    small: Annotated[
-        float | None, typer.Option(help="Fraction of the run with pictures at three quarters of their side.")
+        int | None, _setting("views", "Different views of the pictures, in turn, 0 for a new one every epoch")
     ] = None,
     teachers: Annotated[
-        int | None, typer.Option(help="How many of them, of different seeds; their answers are averaged.")
+        int | None, _setting("teachers", "How many of them, of different seeds; their answers are averaged")
     ] = None,
-    temperature: Annotated[float | None, typer.Option(help="Of the teachers' and the network's answers.")] = None,
+    temperature: Annotated[float | None, _setting("temperature", "Of the teachers' and the network's answers")] = None,
     holdout: Annotated[
-        float | None, typer.Option(help="Part of the training split to choose the best epoch by.")
+        float | None, _setting("holdout", "Part of the training split to choose the best epoch by")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights, order and augmentation.")] = None,
+    seed: Annotated[int | None, _setting("seed", "Of weights, order and augmentation")] = None,
 ) -> None:
     """Train a network on CIFAR-10 or on your own folder of pictures."""
     from dataclasses import fields
 
-    engine("torch", "train")
-    from mnv1deploy import datasets, distributed, training
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin take the cores from those that work
+    torch = engine("torch", "train")
     from mnv1deploy.report import as_json, plots, tables
-    from mnv1deploy.settings import Settings
-    from mnv1deploy.spec import Pixels
+    from mnv1deploy.training import distributed, start
+    from mnv1deploy.training.run import complete
+    from mnv1deploy.training.settings import Settings
 
     if tensorboard:
         engine("tensorboard", "tensorboard")
+    if threads:
+        torch.set_num_threads(threads)
     names = {field.name for field in fields(Settings)} & set(ctx.params) - {"teacher"}
-    if resume:
-        given = [
-            name
-            for name in ctx.params
-            if name in {*names, "recipe", "init", "width", "input_size"}
-            and str(ctx.get_parameter_source(name)).endswith("COMMANDLINE")
-        ]
-        if given:
-            flags = ", ".join("--" + name.replace("_", "-") for name in given)
-            raise MnvError(f"A run is resumed with the settings it was begun with; leave out {flags}.")
-        spec, settings = training.read_settings(output)
-    else:
-        changes = {name: ctx.params[name] for name in names if ctx.params[name] is not None}
-        settings = Settings.recipe(recipe, **changes)
-        spec = None
-    train_split, test_split = datasets.load(data, spec.pixels if spec else Pixels(input_size))
-    spec = spec or training.spec_for(train_split, width, init)
+    network = {"init", "preset", "width", "input_size", "colours"}
+    given = [name for name in ctx.params if str(ctx.get_parameter_source(name)).endswith("COMMANDLINE")]
+    of_run: dict[str, Any] = {"device": device, "sync_batchnorm": sync_batchnorm, "teacher": teacher}
     with distributed.joined():
-        run = training.Run(
-            spec,
-            train_split,
-            settings,
-            output,
-            device=device,
-            init=init,
-            resume=resume,
-            sync_batchnorm=sync_batchnorm,
-        )
+        if resume:
+            if fixed := [_flag(name) for name in given if name in {*names, *network, "recipe"}]:
+                raise MnvError(f"A run is resumed with the settings it was begun with; leave out {', '.join(fixed)}.")
+            run, test_split = start.resume(output, data, **of_run)
+        else:
+            changes = {name: ctx.params[name] for name in names if ctx.params[name] is not None}
+            chosen: dict[str, Any] = {name: ctx.params[name] for name in network}
+            run, test_split = start.begin(output, data, recipe=recipe, changes=changes, **chosen, **of_run)
         try:
-            training.complete(run, teacher=teacher, watch=partial(console.training_progress, tensorboard=tensorboard))
+            complete(run, watch=partial(console.training_progress, tensorboard=tensorboard))
         except KeyboardInterrupt:
-            console.show_error(
-                f"Interrupted; {len(run.log)} epochs are kept.", f"Go on with: mnv1 train --resume --output {output}"
-            )
+            again = shlex.join(["mnv1", "train", "--resume", "--output", str(output), *_same_again(ctx, given)])
+            console.show_error(f"Interrupted; {len(run.log)} epochs are kept.", f"Go on with: {again}")
             raise typer.Exit(130) from None
         if distributed.rank():
             return
@@ -607,6 +608,21 @@ def providers(json: JsonOption = False) -> None:
         console.show_json({"machine": benchmark.machine(), "available": found, "not_available": missing})
     else:
         tables.show_providers(found, missing)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _same_again(ctx: typer.Context, given: list[str]) -> list[str]:
+    """Of the options that were given those that a resumed run needs again; the others are in its state."""
+    words: list[str] = []
+    for name in given:
+        if name in ("device", "threads"):
+            words += [_flag(name), str(ctx.params[name])]
+        elif name in ("tensorboard", "sync_batchnorm", "json"):
+            words.append(_flag(name))
+    return words
 
 
 def _numbers(text: str, flag: str) -> list[int]:

@@ -184,7 +184,8 @@ class _Files:
         return _Files(name, tuple(self.paths[i] for i in indices), self.labels[indices], self.classes)
 
     def read(self, pixels: Pixels) -> Dataset:
-        pictures = _parallel(lambda path: images.read(path, pixels), self.paths)
+        nothing = np.empty((0, *pixels.shape), np.uint8)
+        pictures = _parallel(lambda path: images.read(path, pixels), self.paths) if self.paths else nothing
         return Dataset(self.name, pictures, self.labels, self.classes)
 
 

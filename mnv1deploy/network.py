@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,15 @@ def activation(layer: Layer, *, inplace: bool = True) -> nn.Module:
 
 
 class PixelNetwork(nn.Module):
-    """A network that knows its spec and takes raw pixels: uint8 ``[N, H, W, C]`` -> float32 ``[N, classes]``."""
+    """A network that knows its spec and takes raw pixels: uint8 ``[N, H, W, C]`` -> float32 ``[N, classes]``.
+
+    Attributes:
+        bias_rate: how many times the learning rate the biases of its batch normalisations have in training.
+        bfloat16_on_cpu: whether it trains faster in bfloat16 on CPUs; depthwise convolutions do not.
+    """
+
+    bias_rate: ClassVar[float] = 1.0
+    bfloat16_on_cpu: ClassVar[bool] = False
 
     mean: Tensor
     std: Tensor
@@ -47,6 +56,13 @@ class PixelNetwork(nn.Module):
         for name in ("mean", "std"):
             values = torch.tensor(getattr(spec.normalization, name)).view(1, -1, 1, 1)
             self.register_buffer(name, values, persistent=False)
+
+    def prepare(self, images: Tensor) -> None:
+        """Sets, before training, what is computed from its pictures and not learned: here nothing.
+
+        Args:
+            images: uint8 ``[N, H, W, C]``, on any device.
+        """
 
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 ``[N, H, W, C]`` -> the first convolution's input, ``[N, C, H, W]`` in the weights' dtype.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnv1deploy import formats
-from mnv1deploy.artifact import Manifest, read_checkpoint_metadata
+from mnv1deploy.artifact import Manifest, read_checkpoint_metadata, require_mobilenetv1
 from mnv1deploy.errors import MnvError
 from mnv1deploy.files import sha256
 from mnv1deploy.packages import is_installed, versions
@@ -105,7 +105,10 @@ def info_as_dict(path: Path) -> dict[str, Any]:
 
 def spec_of(path: Path) -> ModelSpec:
     """The spec in any artifact or checkpoint. Raises MnvError."""
-    return ModelSpec.from_dict(info_as_dict(path)["spec"])
+    facts = info_as_dict(path)
+    if "training" in facts:
+        require_mobilenetv1(facts, path)
+    return ModelSpec.from_dict(facts["spec"])
 
 
 def formats_as_dicts() -> list[dict[str, Any]]:

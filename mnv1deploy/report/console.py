@@ -10,13 +10,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnv1deploy import distributed
+from mnv1deploy.training import distributed
 
 if TYPE_CHECKING:
     from rich.progress import Progress
     from torch.utils.tensorboard import SummaryWriter
 
-    from mnv1deploy.training import Epoch, Run, Step
+    from mnv1deploy.training.progress import Epoch
+    from mnv1deploy.training.progress import Progress as TrainingProgress
+    from mnv1deploy.training.run import Run
 
 
 def show_json(content: Any) -> None:
@@ -64,7 +66,7 @@ def _progress_bar() -> Progress:
 @contextmanager
 def training_progress(
     run: Run, purpose: str = "", *, tensorboard: bool = False
-) -> Iterator[tuple[Callable[[Step], None], Callable[[Epoch], None]]]:
+) -> Iterator[tuple[Callable[[TrainingProgress], None], Callable[[Epoch], None]]]:
     """(on_step, on_epoch): a bar with loss, accuracy, images/s and time left on a terminal, and a line per epoch.
 
     Args:
@@ -75,22 +77,24 @@ def training_progress(
     epochs = run.settings.epochs
     prefix = f"{purpose}, " if purpose else ""
     silent = distributed.rank() > 0
+    if not silent:
+        sys.stderr.writelines(f"{prefix}{line}\n" for line in _run_facts(run))
     bar: Progress | None = _progress_bar() if sys.stderr.isatty() and not silent else None
     log = _tensorboard_log(run.folder, len(run.log)) if tensorboard and not silent else None
     task = None
 
-    def on_step(step: Step) -> None:
+    def on_step(so_far: TrainingProgress) -> None:
         nonlocal task
-        if bar is None or (step.step % 10 and step.step != step.steps):
+        if bar is None or (so_far.step % 10 and so_far.step != so_far.steps):
             return
         if task is None:
-            task = bar.add_task("training", total=epochs * step.steps, fields="")
+            task = bar.add_task("training", total=epochs * so_far.steps, fields="")
         fields = "the teachers answer first" if run.settings.teachers else ""
-        if step.step:
-            speed = f"{step.images_per_second:,.0f} images/s"
-            fields = f"loss {step.loss.item():.3f}  top-1 {step.accuracy.item():.1%}  {speed}"
-        done = (step.epoch - 1) * step.steps + step.step
-        bar.update(task, completed=done, description=f"{prefix}epoch {step.epoch}/{epochs}", fields=fields)
+        if so_far.step:
+            speed = f"{so_far.images_per_second:,.0f} images/s"
+            fields = f"loss {so_far.loss.item():.3f}  top-1 {so_far.accuracy.item():.1%}  {speed}"
+        done = (so_far.epoch - 1) * so_far.steps + so_far.step
+        bar.update(task, completed=done, description=f"{prefix}epoch {so_far.epoch}/{epochs}", fields=fields)
 
     def on_epoch(epoch: Epoch) -> None:
         holdout = "" if epoch.holdout_accuracy is None else f"  held-out top-1 {epoch.holdout_accuracy:.2%}"
@@ -109,6 +113,30 @@ def training_progress(
 
     with bar or nullcontext(), log or nullcontext():
         yield on_step, on_epoch
+
+
+def _run_facts(run: Run) -> Iterator[str]:
+    """What a run found and what it is about to do, a sentence a line."""
+    import torch
+
+    settings, train, holdout = run.settings, run.parts.train, run.parts.holdout
+    classes = ", ".join(train.classes[:6]) + (", ..." if len(train.classes) > 6 else "")
+    yield (
+        f"{len(train) + len(holdout):,} pictures of {len(train.classes)} classes ({classes})"
+        f"{f' in {run.source}' if run.source else ''}: {len(train):,} to train on, {len(holdout):,} held out"
+    )
+    left = len(train) - run.steps * settings.batch_size
+    over = f"; {left} are left over in each, other ones every time" if left else ""
+    yield f"{settings.epochs} epochs of {run.steps} batches of {settings.batch_size} pictures{over}"
+    cores = f", {torch.get_num_threads()} threads" if run.device.type == "cpu" else ""
+    yield (
+        f"learning rate {settings.learning_rate:.3g}, average over {1 / (1 - settings.ema):,.0f} steps, on "
+        f"{run.device}{cores}; starts from {run.init or 'random weights'}"
+    )
+    if run.log:
+        yield f"{len(run.log)} epochs are done already"
+    elif settings.ema and len(holdout):
+        yield "held-out top-1 is of the averaged weights, which are far behind the trained ones in the first epochs"
 
 
 def _tensorboard_log(folder: Path, epochs: int) -> SummaryWriter:

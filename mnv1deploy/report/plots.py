@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from mnv1deploy.benchmark import Result
     from mnv1deploy.quantization.sensitivity import Sensitivity
-    from mnv1deploy.training import Epoch
+    from mnv1deploy.training.progress import Epoch
     from mnv1deploy.verification import Evaluation
 
 

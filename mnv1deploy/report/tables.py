@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnv1deploy.artifact import Accuracy, Proof
+from mnv1deploy.artifact import Accuracy, Proof, network_kind
 from mnv1deploy.benchmark import machine_line
 from mnv1deploy.errors import MnvError
 from mnv1deploy.report.console import show_line
@@ -310,6 +310,7 @@ def show_plan(plan: Plan) -> None:
 def show_info(facts: dict[str, Any]) -> None:
     """The facts of :func:`info_as_dict`, a line each."""
     spec = ModelSpec.from_dict(facts["spec"])
+    kind = network_kind(facts) if "training" in facts else "mobilenetv1"
     shape = ", ".join(map(str, spec.pixels.shape))
     blocks = ", ".join(f"{block.channels}/{block.stride}" for block in spec.blocks)
     classes = ", ".join(spec.classes[:12]) + (", ..." if len(spec.classes) > 12 else "")
@@ -322,7 +323,9 @@ def show_info(facts: dict[str, Any]) -> None:
         (
             "network",
             f"{spec.name}, stem {spec.stem.channels}/{spec.stem.stride}, blocks {blocks}, {spec.activation}, "
-            f"{spec.padding} padding",
+            f"{spec.padding} padding"
+            if kind == "mobilenetv1"
+            else f"a {kind} for {spec.name}, no MobileNetV1 itself",
         ),
         (
             "input",

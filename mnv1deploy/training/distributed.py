@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mnv1deploy.errors import MnvError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Value = TypeVar("Value")
 
 
 def processes() -> int:
@@ -28,14 +32,16 @@ def local_rank() -> int:
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """The processes find each other, by nccl if they have GPUs and by gloo if not, and part at the end."""
+    """The processes find each other, by nccl on GPUs and gloo on CPUs, and part at the end."""
     if processes() == 1:
         yield
         return
     import torch
     import torch.distributed as dist
 
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank())
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield
     finally:
@@ -62,3 +68,34 @@ def wait() -> None:
         from torch.distributed import barrier
 
         barrier()
+
+
+def from_first(make: Callable[[], Value]) -> Value:
+    """What the first process makes, at each of them; they need not see its disk. An MnvError of it is raised by all."""
+    if processes() == 1:
+        return make()
+    import torch
+    from torch.distributed import broadcast_object_list
+
+    answer: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            answer[0] = make()
+        except MnvError as error:
+            answer[1] = error
+    broadcast_object_list(answer, device=torch.device("cpu"))
+    made, refused = answer
+    if refused is not None:
+        raise refused
+    found: Value = made
+    return found
+
+
+@contextmanager
+def first_of_machine() -> Iterator[None]:
+    """One process of each machine does it before the others do, and so downloads for them."""
+    if local_rank():
+        wait()
+    yield
+    if not local_rank():
+        wait()

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mnv1deploy.distillation import Teacher
 from mnv1deploy.network import PixelNetwork
-from mnv1deploy.settings import Settings
+from mnv1deploy.training.settings import Settings
 
 
 class Optimizers:
@@ -34,11 +33,11 @@ class Optimizers:
                     parts[_part(network, module, name)].append(parameter)
         self._convolutions = parts["convolutions"] if settings.muon else []
         decayed = parts["classifier"] + ([] if settings.muon else parts["convolutions"])
-        decay, factor = settings.weight_decay, Teacher.bias_rate
+        decay, factor = settings.weight_decay, network.bias_rate
         groups: list[dict[str, Any]] = [
             {"params": decayed, "weight_decay": decay, "factor": 1.0},
             {"params": parts["others"], "weight_decay": 0.0, "factor": 1.0},
-            {"params": parts["fast"], "weight_decay": decay / factor, "factor": float(factor)},
+            {"params": parts["fast"], "weight_decay": decay / factor, "factor": factor},
         ]
         groups = [group for group in groups if group["params"]]
         rate, momentum = settings.learning_rate, settings.momentum
@@ -90,4 +89,4 @@ def _part(network: PixelNetwork, module: nn.Module, name: str) -> str:
         return "classifier"
     if name == "weight" and isinstance(module, nn.Conv2d) and module.groups == 1:
         return "convolutions"
-    return "fast" if isinstance(network, Teacher) and isinstance(module, nn.BatchNorm2d) else "others"
+    return "fast" if network.bias_rate != 1 and isinstance(module, nn.BatchNorm2d) else "others"

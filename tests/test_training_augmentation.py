@@ -1,19 +1,18 @@
-"""Views: every picture once, its crop, mirror image, blanked square and mixture as they are described."""
+"""Views: every picture once, its crop, mirror image and blanked square as they are described."""
 
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mnv1deploy.augmentation import View
 from mnv1deploy.datasets import calibration
+from mnv1deploy.training.augmentation import View
 
 PIXELS = calibration().images[:200]
-NOTHING: dict[str, Any] = {"crop": 0, "flip": False, "cutout": 0, "mixup": 0.0}
+NOTHING: dict[str, Any] = {"crop": 0, "flip": False, "cutout": 0}
 
 
 def seen(seed: int = 0, count: int = len(PIXELS), **changes: Any) -> NDArray[np.uint8]:
@@ -29,7 +28,7 @@ def test_without_augmentation_pictures_are_untouched() -> None:
 
 
 def test_a_view_depends_on_its_seed_alone_and_not_on_how_it_is_asked() -> None:
-    everything = {"crop": 4, "flip": True, "cutout": 8, "mixup": 0.3}
+    everything = {"crop": 4, "flip": True, "cutout": 8}
     torch.manual_seed(1)
     first = seen(3, **everything)
     torch.manual_seed(2)
@@ -44,7 +43,7 @@ def test_the_global_random_state_is_left_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    seen(9, crop=4, flip=True, cutout=8, mixup=0.3)
+    seen(9, crop=4, flip=True, cutout=8)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -77,21 +76,3 @@ def test_cutout_blanks_one_square_at_most(side: int, seed: int) -> None:
             assert rows.max() - top < side
             assert columns.max() - left < side
             assert (found[rows, columns] == (128, 0, 255)).all()
-
-
-@pytest.mark.parametrize("share", [0.1, 1.0])
-def test_mixup_adds_a_smaller_part_of_another_picture(share: float) -> None:
-    """Every mixture is (1 - s) of the picture and s <= 1/2 of another one, with s from Beta(a, a)."""
-    flat = PIXELS.reshape(len(PIXELS), -1).astype(np.float64)
-    shares = []
-    for number, mixed in enumerate(seen(mixup=share).reshape(len(PIXELS), -1).astype(np.float64)):
-        difference = mixed - flat[number]
-        towards = flat - flat[number]
-        best = np.clip((towards @ difference) / np.maximum((towards**2).sum(1), 1), 0, 1)
-        partner = np.abs(difference - best[:, None] * towards).max(1).argmin()
-        assert np.abs(difference - best[partner] * towards[partner]).max() < 1, "rounded to whole colours"
-        shares.append(best[partner])
-    assert min(shares) >= 0
-    assert 0.4 < max(shares) <= 0.51
-    # the mean of min(b, 1 - b) for b of Beta(a, a): 1/4 for a = 1, far less for a small a
-    assert np.mean(shares) == pytest.approx(0.25 if share == 1.0 else 0.055, abs=0.035)

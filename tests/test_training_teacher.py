@@ -13,20 +13,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mnv1deploy import checkpoint, training
+from mnv1deploy import checkpoint
 from mnv1deploy.artifact import read_checkpoint_metadata
-from mnv1deploy.augmentation import View
 from mnv1deploy.cost import cost
 from mnv1deploy.datasets import Dataset, calibration
-from mnv1deploy.distillation import Targets, Teacher
 from mnv1deploy.errors import MnvError
-from mnv1deploy.settings import Settings
 from mnv1deploy.spec import CIFAR
-from mnv1deploy.training import Run
+from mnv1deploy.training.augmentation import View
+from mnv1deploy.training.run import Run
+from mnv1deploy.training.settings import Settings
+from mnv1deploy.training.targets import TeacherAnswers
+from mnv1deploy.training.teacher import Teacher
 
 TEACHER = Settings.recipe("teacher", epochs=2, batch_size=64, holdout=0.2, learning_rate=0.05)
 SMALL = CIFAR.scaled(0.25)
-STUDENT = Settings.recipe("best", teachers=1, epochs=3, batch_size=64, holdout=0.2, ema=0.9, views=2, mixup=0.2)
+STUDENT = Settings.recipe("best", teachers=1, epochs=3, batch_size=64, holdout=0.2, ema=0.9, views=2)
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +37,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def view(seed: int = 1) -> View:
-    return View(
-        torch.from_numpy(calibration().images), seed, crop=2, flip=True, cutout=4, mixup=0.0, fill=(128.0, 128.0, 128.0)
-    )
+    return View(torch.from_numpy(calibration().images), seed, crop=2, flip=True, cutout=4, fill=(128.0, 128.0, 128.0))
 
 
 def test_the_teacher_is_as_large_as_it_says() -> None:
@@ -63,7 +62,7 @@ def test_the_teacher_is_as_large_as_it_says() -> None:
 def test_whitened_patches_are_uncorrelated_and_of_unit_variance() -> None:
     network = Teacher(CIFAR)
     pixels = torch.from_numpy(calibration().images)
-    network.whiten(pixels)
+    network.prepare(pixels)
     with torch.inference_mode():
         found = network.stem(network.normalize(pixels))
     covariance = found.permute(1, 0, 2, 3).flatten(1).double().T[:, :12].T.cov()
@@ -85,9 +84,9 @@ def test_a_teacher_is_measured_as_any_network_is(teacher: Path, tmp_path: Path) 
 
 def test_answers_are_computed_once_and_kept(teacher: Path, tmp_path: Path) -> None:
     network = checkpoint.load_network(teacher, Teacher)
-    targets = Targets(network, tmp_path, {"teacher": "a"}, flip=False)
+    answers = TeacherAnswers(network, tmp_path, {"teacher": "a"}, flip=False)
     device = torch.device("cpu")
-    first = targets.of(1, view(), 512, device)
+    first = answers.of(1, view(), 512, device)
     assert first.dtype == torch.float32
     with torch.inference_mode():
         exact = network(view()(torch.arange(512)))
@@ -95,8 +94,8 @@ def test_answers_are_computed_once_and_kept(teacher: Path, tmp_path: Path) -> No
     (folder,) = tmp_path.iterdir()
     (kept,) = folder.iterdir()
     np.save(kept, np.load(kept) + np.float16(1))
-    assert torch.allclose(targets.of(1, view(), 512, device), first + 1, atol=0.01), "read, not computed again"
-    Targets(network, tmp_path, {"teacher": "b"}, flip=False).of(1, view(), 512, device)
+    assert torch.allclose(answers.of(1, view(), 512, device), first + 1, atol=0.01), "read, not computed again"
+    TeacherAnswers(network, tmp_path, {"teacher": "b"}, flip=False).of(1, view(), 512, device)
     assert len(list(tmp_path.iterdir())) == 2, "other facts, other files"
 
 
@@ -105,11 +104,11 @@ def test_a_student_learns_the_teachers_answers(teacher: Path, tmp_path: Path) ->
     run = Run(SMALL, calibration(), replace(STUDENT, epochs=12, learning_rate=0.1), tmp_path)
     run.fit(teachers=[teacher])
     assert run.log[-1].train_loss < run.log[0].train_loss
-    pixels, soft = run._view(1, torch.from_numpy(run.train_part.images))
+    pixels, soft = run._view(1, torch.from_numpy(run.parts.train.images), run._answers([teacher]))
     assert soft is not None
-    chosen = torch.arange(len(run.train_part))
+    chosen = torch.arange(len(run.parts.train))
     with torch.inference_mode():
-        answers = run.average(pixels(chosen))
+        answers = run.average.network(pixels(chosen))
     heat = STUDENT.temperature
     wanted = (soft / heat).softmax(1)
 
@@ -122,9 +121,9 @@ def test_a_student_learns_the_teachers_answers(teacher: Path, tmp_path: Path) ->
 def test_views_come_round_again_each_followed_by_its_mirror_image(teacher: Path, tmp_path: Path) -> None:
     run = Run(SMALL, calibration(), replace(STUDENT, views=4), tmp_path)
     run.fit(teachers=[teacher])
-    images = torch.from_numpy(run.train_part.images)
+    images, answers = torch.from_numpy(run.parts.train.images), run._answers([teacher])
     chosen = torch.arange(50)
-    views = [run._view(epoch, images) for epoch in range(1, 6)]
+    views = [run._view(epoch, images, answers) for epoch in range(1, 6)]
     first, mirrored, second, _, again = (view(chosen) for view, _ in views)
     assert torch.equal(first, again)
     assert torch.equal(mirrored, first.flip(2))
@@ -136,7 +135,7 @@ def test_views_come_round_again_each_followed_by_its_mirror_image(teacher: Path,
         mean = (network(first) + network(mirrored)) / 2
     np.testing.assert_allclose(soft[:50], mean, atol=0.05)
     run.settings = replace(run.settings, flip=False)
-    views = [run._view(epoch, images) for epoch in (1, 2)]
+    views = [run._view(epoch, images, answers) for epoch in (1, 2)]
     assert not torch.equal(views[0][0](chosen).flip(2), views[1][0](chosen)), "where left and right matter"
 
 
@@ -151,7 +150,7 @@ def test_answers_of_several_teachers_are_averaged(teacher: Path, tmp_path: Path)
         settings = replace(STUDENT, epochs=1, teachers=len(teachers))
         run = Run(SMALL, calibration(), settings, tmp_path / str(number))
         run.fit(teachers=teachers)
-        soft = run._view(1, torch.from_numpy(run.train_part.images))[1]
+        soft = run._view(1, torch.from_numpy(run.parts.train.images), run._answers(teachers))[1]
         assert soft is not None
         answers.append(soft)
     torch.testing.assert_close(answers[1], 2 * answers[0], rtol=0.02, atol=0.05)
@@ -164,15 +163,6 @@ def test_teachers_that_cannot_be(teacher: Path, tmp_path: Path) -> None:
     two = Dataset("two", pictures.images, pictures.labels % 2, ("even", "odd"))
     with pytest.raises(MnvError, match="other classes"):
         Run(SMALL.replace(classes=two.classes), two, STUDENT, tmp_path / "b").fit(teachers=[teacher])
-    with pytest.raises(MnvError, match="mixup needs a teacher"):
-        Settings.recipe("quick", mixup=0.2)
-
-
-def test_reduced_pictures_keep_their_colours() -> None:
-    pixels = torch.from_numpy(calibration().images[:20])
-    small = training.reduced(pixels)
-    assert small.shape == (20, 24, 24, 3)
-    np.testing.assert_allclose(small.mean((1, 2)), pixels.float().mean((1, 2)), atol=2)
 
 
 @pytest.mark.slow

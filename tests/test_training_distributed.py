@@ -9,21 +9,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnv1deploy import checkpoint, distributed
+from mnv1deploy import checkpoint
 from mnv1deploy.datasets import calibration
 from mnv1deploy.errors import MnvError
-from mnv1deploy.settings import Settings
 from mnv1deploy.spec import CIFAR
-from mnv1deploy.training import Run
+from mnv1deploy.training import distributed
+from mnv1deploy.training.run import Run
+from mnv1deploy.training.settings import Settings
 
 SCRIPT = """
 import sys
-from mnv1deploy import datasets, distributed, training
-from mnv1deploy.settings import Settings
+from mnv1deploy import datasets
 from mnv1deploy.spec import CIFAR
+from mnv1deploy.training import distributed
+from mnv1deploy.training.run import Run
+from mnv1deploy.training.settings import Settings
 settings = Settings.recipe("quick", epochs=int(sys.argv[2]), batch_size=64, holdout=0.2, ema=0.9, learning_rate=0.1)
 with distributed.joined():
-    run = training.Run(
+    run = Run(
         CIFAR.scaled(0.5), datasets.calibration(), settings, sys.argv[1], device="cpu"
     )
     run.fit()
@@ -87,7 +90,7 @@ def test_a_teacher_answers_the_same_in_two_processes(tmp_path: Path) -> None:
         subprocess.run([*map(str, command)], check=True, capture_output=True)
         (kept,) = folder.glob("logits-*/0001.npy")
         answers.append(np.load(kept))
-    assert answers[0].shape == (len(teacher.train_part), 10)
+    assert answers[0].shape == (len(teacher.parts.train), 10)
     # in bfloat16, whose last digit may depend on how many pictures are answered at once
     np.testing.assert_allclose(answers[0], answers[1], atol=0.02)
 

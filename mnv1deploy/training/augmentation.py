@@ -9,17 +9,15 @@ from torch import Tensor
 class View:
     """One augmented version of every picture of a data set; asking for a picture twice gives the same version.
 
-    Every picture is cropped at random from itself padded by ``crop`` pixels, mirrored or not, has a square of
-    ``cutout`` pixels blanked (arXiv 1708.04552) and may then be mixed with another picture's version (arXiv
-    1710.09412). Padding and cutout have the colour that the network sees as zero.
+    Every picture is cropped at random from itself padded by ``crop`` pixels, mirrored or not, and has a square of
+    ``cutout`` pixels blanked (arXiv 1708.04552). Padding and cutout have the colour that the network sees as zero.
 
     Args:
-        images: uint8 ``[N, S, S, 3]``, on any device.
+        images: uint8 ``[N, S, S, C]``, on any device.
         seed: of everything drawn here; the same seed and settings give the same view.
         crop: pixels of padding of the random crop.
         flip: whether half the pictures are mirrored.
         cutout: side of the blanked square in pixels; 0 for none.
-        mixup: a of the Beta(a, a) distribution the share of the other picture is drawn from; 0 for none.
         fill: the colour of padding and cutout, per colour in 0..255.
         mirror: turns every picture of the view round in the end: another view, of which a network that averages
             over both ways round says the same.
@@ -33,7 +31,6 @@ class View:
         crop: int,
         flip: bool,
         cutout: int,
-        mixup: float,
         fill: tuple[float, ...],
         mirror: bool = False,
     ) -> None:
@@ -51,24 +48,9 @@ class View:
         self._top, self._left = random(2 * crop + 1) - crop, random(2 * crop + 1) - crop
         self._mirrored = random(2).bool() if flip else None
         self._cut_row, self._cut_column = random(self._side + 1), random(self._side + 1)
-        self._share: Tensor | None = None
-        if mixup:
-            # Beta(a, a) as the share of one of two gamma variates, so that it can be drawn with a generator's seed
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                share = torch.distributions.Beta(mixup, mixup).sample((count,))
-            self._share = torch.minimum(share, 1 - share).view(-1, 1, 1, 1).to(device)
-            self._partner = torch.randperm(count, generator=generator).to(device)
 
     def __call__(self, chosen: Tensor) -> Tensor:
-        """The pictures at the indices ``chosen``, int64 ``[B]`` -> uint8 ``[B, S, S, 3]``."""
-        pixels = self._unmixed(chosen)
-        if self._share is not None:
-            partners = self._unmixed(self._partner[chosen])
-            pixels = torch.lerp(pixels.float(), partners.float(), self._share[chosen]).round().byte()
-        return pixels.flip(2) if self._mirror else pixels
-
-    def _unmixed(self, chosen: Tensor) -> Tensor:
+        """The pictures at the indices ``chosen``, int64 ``[B]`` -> uint8 ``[B, S, S, C]``."""
         rows = self._top[chosen] + self._pixel
         columns = self._left[chosen] + self._pixel
         if self._mirrored is not None:
@@ -80,7 +62,8 @@ class View:
             blank |= near_row[:, :, None] & near_column[:, None, :]
         rows, columns = rows.clamp(0, self._side - 1), columns.clamp(0, self._side - 1)
         pixels = self._images[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
-        return torch.where(blank[..., None], self._colour, pixels)
+        pixels = torch.where(blank[..., None], self._colour, pixels)
+        return pixels.flip(2) if self._mirror else pixels
 
     def _outside(self, index: Tensor) -> Tensor:
         return (index < 0) | (index >= self._side)

@@ -1,0 +1,396 @@
+"""One training run in one folder.
+
+The whole data set is in memory as uint8 and every batch is cropped, flipped and cut out by a few tensor operations;
+epoch k's order and augmentation depend on (seed, k) alone, so a resumed run is the run that was interrupted. Under
+torchrun every process takes its share of every batch, and the first one reads and writes the files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mnv1deploy import checkpoint
+from mnv1deploy.artifact import Accuracy, read_checkpoint_metadata
+from mnv1deploy.datasets import Dataset
+from mnv1deploy.errors import MnvError
+from mnv1deploy.files import atomic, sha256
+from mnv1deploy.formats.torch_session import TorchSession
+from mnv1deploy.spec import ModelSpec
+from mnv1deploy.training import distributed, setup
+from mnv1deploy.training import state as states
+from mnv1deploy.training.augmentation import View
+from mnv1deploy.training.average import Average
+from mnv1deploy.training.optimizers import Optimizers
+from mnv1deploy.training.progress import Epoch, Progress
+from mnv1deploy.training.settings import Settings
+from mnv1deploy.training.state import State
+from mnv1deploy.training.targets import TeacherAnswers
+from mnv1deploy.training.teacher import Teacher
+from mnv1deploy.verification import Evaluation, evaluate
+
+CHECKPOINT_FILE = "checkpoint.safetensors"
+LOG_FILE = "log.jsonl"
+
+
+class Run:
+    """One training run in one folder.
+
+    Args:
+        spec: of the network to train.
+        data: the training split, of which a part is held out as the settings say, or both parts.
+        settings: how to train.
+        folder: where checkpoint, state and log go; made if it is not there.
+        device: "auto", "cpu", "cuda" or "cuda:1".
+        init: checkpoint whose weights to start from; the classifier's only if its classes have the same names.
+        resume: go on from the state in ``folder`` instead of starting.
+        sync_batchnorm: under torchrun on GPUs, normalise over the whole batch and not each process's share.
+        teacher: folder of the first teacher's run; by default a subfolder of this run.
+        source: the folder that ``data`` was read from, kept for whoever resumes the run.
+
+    Attributes:
+        parts: what is trained on and what is held out.
+        network, average: what learns, and its moving average.
+        log: the epochs that are done.
+        best_accuracy: held-out accuracy of the checkpoint; -1 before there is one.
+
+    Raises:
+        MnvError: for a device that is not there, data whose classes or size are not the spec's, a recipe of teachers
+            that is none, a folder that has a run already (unless ``resume``), or has none or another one (if
+            ``resume``), or a batch that the processes cannot share. Nothing is written then.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        data: Dataset | setup.Parts,
+        settings: Settings,
+        folder: str | Path,
+        *,
+        device: str = "auto",
+        init: str | Path | None = None,
+        resume: bool = False,
+        sync_batchnorm: bool = False,
+        teacher: str | Path | None = None,
+        source: str | Path | None = None,
+    ) -> None:
+        self.spec, self.settings, self.folder = spec, settings, Path(folder)
+        self.device = setup.select_device(device)
+        self.parts = data if isinstance(data, setup.Parts) else setup.Parts.of(data, settings.holdout)
+        setup.check(spec, self.parts, settings)
+        self._teacher_settings = _teacher_settings(settings, teacher)
+        self.network = setup.network_for(spec, settings, self.parts, init, self.device)
+        self.average = Average(self.network, settings.ema)
+        self.optimizers = Optimizers(self.network, settings)
+        self._parallel = setup.parallel(self.network, self.device, sync_batchnorm=sync_batchnorm)
+        # float16 needs its losses scaled; the scaler does nothing where it is not enabled
+        half = torch.bfloat16 if self.device.type == "cpu" or torch.cuda.is_bf16_supported() else torch.float16
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=half == torch.float16)
+        mixed = self.device.type == "cuda" or self.network.bfloat16_on_cpu
+        self._autocast = torch.autocast(self.device.type, half, enabled=mixed)
+        self.source, self.init = str(source or ""), Path(init).name if init else ""
+        self.teacher = str(teacher or "")
+        self.log: list[Epoch] = []
+        self.best_accuracy = -1.0
+        if resume:
+            self._load(distributed.from_first(lambda: State.read(self.folder)))
+        elif distributed.from_first(lambda: begun(self.folder)):
+            raise MnvError(f"{self.folder} has a run already.", "Go on with --resume, or name another folder.")
+
+    def fit(
+        self,
+        on_step: Callable[[Progress], None] = lambda progress: None,
+        on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+        *,
+        teachers: Sequence[str | Path] = (),
+    ) -> Path:
+        """Trains to the end; returns the path of the best checkpoint, which has no test accuracy yet.
+
+        Args:
+            on_step, on_epoch: told of every step and every finished epoch.
+            teachers: the checkpoints of those of :meth:`teachers`, trained.
+
+        Raises:
+            MnvError: if the loss is no longer a number, or a teacher is missing or of other classes.
+        """
+        if self.done:
+            return self.checkpoint
+        self._begin()
+        if self.device.type == "cpu":
+            setup.keep_freed_memory()
+        answers = self._answers(teachers)
+        images = torch.from_numpy(self.parts.train.images).to(self.device)
+        labels = torch.from_numpy(self.parts.train.labels).to(self.device)
+        for number in range(len(self.log) + 1, self.settings.epochs + 1):
+            epoch = self._epoch(number, images, labels, answers, on_step)
+            self.log.append(epoch)
+            if distributed.rank() == 0:
+                self._keep(epoch)
+            on_epoch(epoch)
+            distributed.wait()
+        return self.checkpoint
+
+    def _epoch(
+        self,
+        number: int,
+        images: Tensor,
+        labels: Tensor,
+        answers: Sequence[TeacherAnswers],
+        on_step: Callable[[Progress], None],
+    ) -> Epoch:
+        self.network.train()
+        size, steps = self.settings.batch_size, self.steps
+        loss_sum = torch.zeros((), device=self.device)
+        correct = torch.zeros((), device=self.device)
+        start = time.perf_counter()
+        rate = 0.0
+        on_step(Progress(number, 0, steps, loss_sum, correct, 0.0))
+        view, soft = self._view(number, images, answers)
+        for step, chosen in enumerate(self._batches(number, len(labels)), 1):
+            done = (number - 1) * steps + step
+            rate = self.settings.learning_rate_at(done / (self.settings.epochs * steps))
+            self.optimizers.set_rate(rate)
+            with self._autocast:
+                logits = self._parallel(view(chosen))
+            loss = self._loss(logits, labels[chosen], None if soft is None else soft[chosen])
+            self.optimizers.step(loss, self.scaler)
+            self.average.update(done)
+            loss_sum += loss.detach()
+            correct += (logits.detach().argmax(1) == labels[chosen]).double().mean()
+            speed = step * size / (time.perf_counter() - start)
+            on_step(Progress(number, step, steps, loss_sum / step, correct / step, speed))
+        loss_mean, accuracy = distributed.mean(torch.stack([loss_sum, correct]) / steps).tolist()
+        if not math.isfinite(loss_mean):
+            raise MnvError(f"The loss is no longer a number in epoch {number}.", "Use a lower --learning-rate.")
+        seconds = time.perf_counter() - start
+        holdout = self._accuracy(self.parts.holdout) if len(self.parts.holdout) else None
+        return Epoch(number, rate, loss_mean, accuracy, holdout, steps * size / seconds, seconds)
+
+    def _loss(self, logits: Tensor, labels: Tensor, soft: Tensor | None) -> Tensor:
+        if soft is None:
+            return F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
+        heat = self.settings.temperature  # squared, so that gradients keep their size (arXiv 1503.02531)
+        return heat**2 * F.cross_entropy(logits / heat, (soft / heat).softmax(1))
+
+    def _batches(self, epoch: int, count: int) -> Tensor:
+        """Indices of the epoch's pictures, this process's share of each batch: int64 ``[steps, B]``."""
+        size, share = self.settings.batch_size, distributed.processes()
+        order = torch.randperm(count, generator=self._generator(epoch)).to(self.device)
+        return order[: self.steps * size].view(self.steps, share, size // share)[:, distributed.rank()]
+
+    def _generator(self, epoch: int) -> torch.Generator:
+        return torch.Generator().manual_seed(self.settings.seed * 1_000_003 + epoch)
+
+    def _view(self, epoch: int, images: Tensor, answers: Sequence[TeacherAnswers]) -> tuple[View, Tensor | None]:
+        """The view of the epoch, and the mean of the teachers' logits for it where there are teachers."""
+        number = (epoch - 1) % self.settings.views if self.settings.views else epoch - 1
+        # the teacher says the same of a view and its mirror image, so these follow one another
+        original, mirror = divmod(number, 2) if answers and self.settings.flip else (number, 0)
+        seed = original + 1 if self.settings.views else self._generator(original + 1).initial_seed()
+        fill = self.spec.normalization.mean
+        view = View(images, seed, fill=fill, mirror=bool(mirror), **self._augmentation)
+        if not answers:
+            return view, None
+        logits = [teacher.of(original + 1, view, len(images), self.device) for teacher in answers]
+        return view, torch.stack(logits).mean(0)
+
+    @property
+    def _augmentation(self) -> dict[str, Any]:
+        return {name: getattr(self.settings, name) for name in ("crop", "flip", "cutout")}
+
+    @torch.inference_mode()
+    def _accuracy(self, part: Dataset) -> float:
+        """Top-1 of the average."""
+        correct = 0
+        for start in range(0, len(part), 1000):
+            pixels = torch.from_numpy(part.images[start : start + 1000]).to(self.device)
+            predicted = self.average.network(pixels).argmax(1).cpu()
+            correct += int((predicted == torch.from_numpy(part.labels[start : start + 1000])).sum())
+        return correct / len(part)
+
+    # Teachers ------------------------------------------------------------------------------------------------------
+
+    def teachers(self) -> Iterator[Run]:
+        """The runs of the teachers that the settings name, begun, half done or done; one at a time, to save memory.
+
+        The first is in the folder ``teacher``, and the others in ``teacher-1`` and so on. They hold out the same
+        pictures as this run, which so stay unseen by all.
+        """
+        self._begin()
+        folder = Path(self.teacher or self.folder / "teacher")
+        for number in range(self.settings.teachers):
+            assert self._teacher_settings
+            size = min(self._teacher_settings.batch_size, len(self.parts.train))
+            settings = replace(self._teacher_settings, seed=number, batch_size=size)
+            own = folder.with_name(f"{folder.name}-{number}") if number else folder
+            resume = distributed.from_first(lambda own=own: (own / states.FILE).exists())  # type: ignore[misc]
+            yield Run(self.spec, self.parts, settings, own, device=str(self.device), resume=resume)
+
+    def _answers(self, teachers: Sequence[str | Path]) -> list[TeacherAnswers]:
+        if len(teachers) != self.settings.teachers:
+            raise MnvError(
+                f"The settings name {self.settings.teachers} for the number of teachers; given are {len(teachers)}.",
+                "Run.teachers makes them.",
+            )
+        if not teachers:
+            return []
+        key = {
+            **self._augmentation,
+            "data": hashlib.sha256(self.parts.train.images.reshape(-1).data).hexdigest(),
+            "seed": None if self.settings.views else self.settings.seed,
+        }
+        answers = []
+        for path in map(Path, teachers):
+            network, digest = distributed.from_first(
+                lambda path=path: (checkpoint.load_network(path, Teacher), sha256(path))  # type: ignore[misc]
+            )
+            if network.spec.classes != self.spec.classes:
+                raise MnvError(f"The teacher {path} has other classes than the data.")
+            network = network.to(self.device).to(memory_format=torch.channels_last)
+            own_key = {**key, "teacher": digest}
+            answers.append(TeacherAnswers(network, path.parent, own_key, flip=self.settings.flip))
+        return answers
+
+    # Files ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def steps(self) -> int:
+        """Of an epoch."""
+        return len(self.parts.train) // self.settings.batch_size
+
+    @property
+    def done(self) -> bool:
+        """Whether the last epoch is."""
+        return len(self.log) >= self.settings.epochs
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the best checkpoint is."""
+        return self.folder / CHECKPOINT_FILE
+
+    def measure(self, test: Dataset) -> Evaluation:
+        """Evaluates the best checkpoint on the test split, once, and writes the accuracy into it."""
+        facts = read_checkpoint_metadata(self.checkpoint)
+        network = checkpoint.load_network(self.checkpoint, type(self.network))
+        evaluation = evaluate(TorchSession(network, self.spec, "cpu", None), test)
+        kept = tuple(Accuracy(**row) for row in facts["accuracy"] if row["on"] != test.name)
+        checkpoint.save(self.checkpoint, network, training=facts["training"], accuracy=(evaluation.accuracy, *kept))
+        return evaluation
+
+    def _keep(self, epoch: Epoch) -> None:
+        """Writes the checkpoint if no epoch was better, then the log, then the state a resumed run needs."""
+        held_out = epoch.holdout_accuracy
+        if held_out is None or held_out >= self.best_accuracy:
+            self.best_accuracy = -1.0 if held_out is None else held_out
+            part = self.parts.holdout
+            accuracy = () if held_out is None else (Accuracy(held_out, len(part), part.name),)
+            started = {"init": self.init} if self.init else {}
+            training = {
+                **asdict(self.settings), **started, "data": self.parts.train.name, "best_epoch": epoch.epoch,
+            }  # fmt: skip
+            checkpoint.save(self.checkpoint, self.average.network, training=training, accuracy=accuracy)
+        with atomic(self.folder / LOG_FILE) as path:
+            path.write_text("".join(json.dumps(asdict(row)) + "\n" for row in self.log))
+        self._state().write(self.folder)
+
+    def _begin(self) -> None:
+        """Writes the state before the first epoch too, so that a run can be resumed wherever it stops."""
+        distributed.wait()
+        if not self.log and distributed.rank() == 0:
+            self._state().write(self.folder)
+
+    def _learners(self) -> dict[str, Any]:
+        """What has a state dict, by its name in the state."""
+        return {
+            "network": self.network,
+            "average": self.average.network,
+            "optimizers": self.optimizers,
+            "scaler": self.scaler,
+        }
+
+    def _state(self) -> State:
+        return State(
+            self.spec,
+            self.settings,
+            tuple(self.log),
+            self.best_accuracy,
+            self.parts.whole,
+            self.source,
+            self.teacher,
+            self.init,
+            {name: part.state_dict() for name, part in self._learners().items()},
+        )
+
+    def _load(self, state: State) -> None:
+        if state.spec != self.spec or replace(state.settings, pictures=0) != replace(self.settings, pictures=0):
+            raise MnvError(f"The run in {self.folder} has another network or other settings than asked for now.")
+        if state.data != self.parts.whole:
+            raise MnvError(
+                f"The run in {self.folder} was begun on {state.data}, not on {self.parts.whole}.",
+                "Name the same --data.",
+            )
+        for name, part in self._learners().items():
+            part.load_state_dict(state.tensors[name])
+        self.settings, self.log, self.best_accuracy = state.settings, list(state.log), state.best_accuracy
+        self.source, self.teacher, self.init = self.source or state.source, self.teacher or state.teacher, state.init
+
+
+def begun(folder: Path) -> bool:
+    """Whether there is a run in ``folder`` that has something to lose: an epoch, or a state that is not understood."""
+    if not (folder / states.FILE).exists():
+        return False
+    try:
+        return bool(State.read(folder).log)
+    except MnvError:
+        return True
+
+
+def _teacher_settings(settings: Settings, folder: str | Path | None) -> Settings | None:
+    if settings.teachers:
+        return settings.of_teacher()
+    if folder:
+        raise MnvError("These settings have no teacher.", "Leave out --teacher, or use --recipe best.")
+    return None
+
+
+Watch = Callable[[Run, str], AbstractContextManager[tuple[Callable[[Progress], None], Callable[[Epoch], None]]]]
+"""Given a run and what it is for, a context that tells what to call after every step and every epoch."""
+
+
+def complete(
+    run: Run,
+    *,
+    watch: Watch = lambda run, purpose: nullcontext((lambda progress: None, lambda epoch: None)),
+    purpose: str = "",
+) -> Path:
+    """Trains a run to its end, and before it its teachers, where they are not done.
+
+    Args:
+        run: the one to train.
+        watch: entered for each run in turn.
+        purpose: what ``watch`` is told of this one; of the others, "teacher 1" and so on.
+
+    Returns:
+        Its best checkpoint.
+
+    Raises:
+        MnvError: see :meth:`Run.fit`.
+    """
+    if run.done:
+        return run.checkpoint
+    teachers = [
+        complete(other, watch=watch, purpose=f"teacher {number}") for number, other in enumerate(run.teachers(), 1)
+    ]
+    with watch(run, purpose) as (on_step, on_epoch):
+        return run.fit(on_step, on_epoch, teachers=teachers)

@@ -1,0 +1,116 @@
+"""From what a user names (a recipe, pictures, a checkpoint) to a run that is ready, new or resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mnv1deploy import bundled, checkpoint, datasets
+from mnv1deploy.datasets import Dataset
+from mnv1deploy.errors import MnvError
+from mnv1deploy.spec import ModelSpec, Pixels
+from mnv1deploy.training import distributed
+from mnv1deploy.training.run import Run, begun
+from mnv1deploy.training.settings import Settings
+from mnv1deploy.training.setup import Parts, base_spec, spec_for
+from mnv1deploy.training.state import State
+
+FEW = 10_000
+"""With fewer pictures to train on a run starts from the bundled checkpoint, where that has the network's sizes."""
+
+FROM_NOTHING = "none"
+"""In place of a checkpoint to start from: random weights."""
+
+
+class Ready(NamedTuple):
+    """A run that is ready, and the pictures it is measured on in the end."""
+
+    run: Run
+    test: Dataset
+
+
+def begin(
+    output: Path,
+    data: Path | None = None,
+    *,
+    recipe: str = "quick",
+    changes: Mapping[str, Any] | None = None,
+    init: str | None = None,
+    preset: str | None = None,
+    width: float | None = None,
+    input_size: int | None = None,
+    colours: int | None = None,
+    **of_run: Any,
+) -> Ready:
+    """A new run in ``output``; nothing is written there yet.
+
+    Args:
+        output: folder of the run.
+        data: folder of the pictures; CIFAR-10 by default.
+        recipe, changes: see :meth:`Settings.recipe`; settings that are not changed follow the number of pictures.
+        init: a checkpoint to start from, or "none"; by default the bundled one if there are fewer pictures than
+            :data:`FEW` and it has the network's sizes.
+        preset, width, input_size, colours: see :func:`base_spec`.
+        **of_run: see :class:`Run`.
+
+    Raises:
+        MnvError: for anything that cannot be; see :class:`Run`.
+    """
+    changes = changes or {}
+    settings = Settings.recipe(recipe, **changes)
+    if settings.teachers:
+        settings.of_teacher()
+    if distributed.from_first(lambda: begun(output)):
+        raise MnvError(f"{output} has a run already.", "Go on with --resume, or name another folder.")
+    start = None if init in (None, FROM_NOTHING) else init
+    base = base_spec(start, preset=preset, width=width, input_size=input_size, colours=colours)
+    train, test = _read(data, base.pixels)
+    parts = Parts.of(train, settings.holdout)
+    settings = Settings.recipe(recipe, pictures=len(parts.train), **changes)
+    if init is None and settings.network == "mobilenetv1" and len(parts.train) < FEW and _is_bundled(base):
+        start = str(bundled.CHECKPOINT)
+    source = data.absolute() if data else None
+    return Ready(Run(spec_for(train, base), parts, settings, output, init=start, source=source, **of_run), test)
+
+
+def resume(output: Path, data: Path | None = None, *, teacher: str | Path | None = None, **of_run: Any) -> Ready:
+    """The run in ``output`` as it was left, with the pictures that it was begun on.
+
+    Args:
+        output: folder of the run.
+        data, teacher: where the pictures and the teacher's run are now, if not where they were.
+        **of_run: see :class:`Run`.
+
+    Raises:
+        MnvError: if there is no run, its pictures are not found, or are other ones.
+    """
+    state = distributed.from_first(lambda: State.read(output))
+    source = data.absolute() if data else state.source or None
+    train, test = _read(source, state.spec.pixels)
+    if train.classes != state.spec.classes:
+        raise MnvError(
+            f"The run in {output} was begun on {state.data}, which {source or 'CIFAR-10'} is not.",
+            "Name the folder of its pictures with --data.",
+        )
+    parts = Parts.of(train, state.settings.holdout)
+    teacher = teacher or state.teacher or None
+    run = Run(state.spec, parts, state.settings, output, resume=True, teacher=teacher, source=source, **of_run)
+    return Ready(run, test)
+
+
+def _read(data: str | Path | None, pixels: Pixels) -> tuple[Dataset, Dataset]:
+    with distributed.first_of_machine():
+        train, test = datasets.load(data, pixels)
+    for part, purpose in ((train, "to train on"), (test, "to test on")):
+        if not len(part):
+            raise MnvError(
+                f"There is no picture {purpose} in {data}.", "A class needs two or more, or train/ and test/ beside it."
+            )
+    return train, test
+
+
+def _is_bundled(base: ModelSpec) -> bool:
+    """Whether the bundled checkpoint is such a network, whatever its classes."""
+    found = checkpoint.load(bundled.CHECKPOINT).spec
+    return base.replace(name=found.name, classes=found.classes) == found
