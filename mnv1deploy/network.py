@@ -41,11 +41,11 @@ class PixelNetwork(nn.Module):
 
     Attributes:
         bias_rate: how many times the learning rate the biases of its batch normalisations have in training.
-        bfloat16_on_cpu: whether it trains faster in bfloat16 on CPUs; depthwise convolutions do not.
+        is_dense: whether its convolutions are full ones; depthwise ones gain nothing from bfloat16 on CPUs.
     """
 
     bias_rate: ClassVar[float] = 1.0
-    bfloat16_on_cpu: ClassVar[bool] = False
+    is_dense: ClassVar[bool] = False
 
     mean: Tensor
     std: Tensor

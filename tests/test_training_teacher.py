@@ -1,10 +1,12 @@
 """The teacher, its answers kept on disk, and a network that learns from them."""
 
+import gc
 import json
 import re
 import shutil
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,15 +15,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import mnv1deploy as mnv1
 from mnv1deploy import checkpoint
 from mnv1deploy.artifact import read_checkpoint_metadata
 from mnv1deploy.cost import cost
 from mnv1deploy.datasets import Dataset, calibration
 from mnv1deploy.errors import MnvError
-from mnv1deploy.spec import CIFAR
+from mnv1deploy.report import as_json, tables
+from mnv1deploy.spec import CIFAR, ModelSpec
 from mnv1deploy.training.augmentation import View
 from mnv1deploy.training.run import Run
 from mnv1deploy.training.settings import Settings
+from mnv1deploy.training.setup import base_spec
 from mnv1deploy.training.targets import TeacherAnswers
 from mnv1deploy.training.teacher import Teacher
 
@@ -80,6 +85,17 @@ def test_a_teacher_is_measured_as_any_network_is(teacher: Path, tmp_path: Path) 
     measured, held_out = read_checkpoint_metadata(run.checkpoint)["accuracy"]
     assert (measured["on"], measured["images"], measured["top1"]) == ("a test", 100, evaluation.accuracy.top1)
     assert held_out["top1"] == run.best_accuracy
+
+
+def test_a_teachers_checkpoint_says_that_it_is_no_mobilenetv1(
+    teacher: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """To info, and to whoever takes it for one: cost, predict, export, a run that is to start from it."""
+    tables.show_info(as_json.info_as_dict(teacher))
+    assert "a teacher for mobilenetv1_cifar10, no MobileNetV1 itself" in capsys.readouterr().out
+    for use in (as_json.spec_of, checkpoint.load, mnv1.load, lambda path: base_spec(path)):
+        with pytest.raises(MnvError, match="holds a teacher, not the MobileNetV1 it teaches"):
+            use(teacher)
 
 
 def test_answers_are_computed_once_and_kept(teacher: Path, tmp_path: Path) -> None:
@@ -163,6 +179,30 @@ def test_teachers_that_cannot_be(teacher: Path, tmp_path: Path) -> None:
     two = Dataset("two", pictures.images, pictures.labels % 2, ("even", "odd"))
     with pytest.raises(MnvError, match="other classes"):
         Run(SMALL.replace(classes=two.classes), two, STUDENT, tmp_path / "b").fit(teachers=[teacher])
+
+
+def test_teachers_share_the_pictures_with_their_student_and_come_one_at_a_time(tmp_path: Path) -> None:
+    run = Run(SMALL, calibration(), replace(STUDENT, teachers=2), tmp_path)
+    teachers = run.teachers()
+    first = next(teachers)
+    assert first.parts is run.parts
+    assert sum(len(part) for part in (run.parts.train, run.parts.holdout)) == len(calibration())
+    gone = weakref.ref(first.network)
+    del first
+    second = next(teachers)
+    gc.collect()
+    assert gone() is None
+    assert (second.settings.seed, second.folder.name) == (1, "teacher-1")
+
+
+@pytest.mark.parametrize("spec", [CIFAR.replace(input_size=9), base_spec(input_size=40, colours=1)], ids=["9", "grey"])
+def test_a_teacher_of_other_pictures(spec: ModelSpec) -> None:
+    network = Teacher(spec)
+    pixels = torch.randint(256, (20, *spec.pixels.shape), dtype=torch.uint8)
+    network.prepare(pixels)
+    assert network(pixels).shape == (20, 10)
+    with pytest.raises(MnvError, match="9 pixels or more"):
+        Teacher(spec.replace(input_size=8))
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ from mnv1deploy.errors import MnvError
 from mnv1deploy.files import atomic, sha256
 from mnv1deploy.formats.torch_session import TorchSession
 from mnv1deploy.spec import ModelSpec
-from mnv1deploy.training import distributed, setup
+from mnv1deploy.training import distributed, precision, setup
 from mnv1deploy.training import state as states
 from mnv1deploy.training.augmentation import View
 from mnv1deploy.training.average import Average
@@ -94,11 +94,11 @@ class Run:
         self.average = Average(self.network, settings.ema)
         self.optimizers = Optimizers(self.network, settings)
         self._parallel = setup.parallel(self.network, self.device, sync_batchnorm=sync_batchnorm)
-        # float16 needs its losses scaled; the scaler does nothing where it is not enabled
-        half = torch.bfloat16 if self.device.type == "cpu" or torch.cuda.is_bf16_supported() else torch.float16
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=half == torch.float16)
-        mixed = self.device.type == "cuda" or self.network.bfloat16_on_cpu
+        half = precision.half(self.device)
+        mixed = precision.is_faster(self.device, dense=self.network.is_dense)
         self._autocast = torch.autocast(self.device.type, half, enabled=mixed)
+        # float16 needs its losses scaled; the scaler does nothing where it is not enabled
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=half == torch.float16)
         self.source, self.init = str(source or ""), Path(init).name if init else ""
         self.teacher = str(teacher or "")
         self.log: list[Epoch] = []

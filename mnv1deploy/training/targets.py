@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mnv1deploy.files import atomic
-from mnv1deploy.training import distributed
+from mnv1deploy.training import distributed, precision
 from mnv1deploy.training.augmentation import View
 from mnv1deploy.training.teacher import Teacher
 
@@ -59,11 +59,12 @@ class TeacherAnswers:
     def _ask(self, view: View, count: int, device: torch.device) -> Tensor:
         processes, rank = distributed.processes(), distributed.rank()
         end = count * (rank + 1) // processes
+        faster = precision.is_faster(device, dense=self._teacher.is_dense)
         logits = torch.zeros(count, len(self._teacher.spec.classes), device=device)
         for start in range(count * rank // processes, end, BATCH):
             chosen = torch.arange(start, min(start + BATCH, end), device=device)
             pixels = view(chosen)
-            with torch.autocast(device.type, torch.bfloat16):
+            with torch.autocast(device.type, torch.bfloat16, enabled=faster):
                 answer = self._teacher(pixels)
                 if self._flip:
                     answer = (answer + self._teacher(pixels.flip(2))) / 2

@@ -47,7 +47,7 @@ class Teacher(PixelNetwork):
     """
 
     bias_rate: ClassVar[float] = 64.0  # as in arXiv 2404.00498
-    bfloat16_on_cpu: ClassVar[bool] = True
+    is_dense: ClassVar[bool] = True
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec)
