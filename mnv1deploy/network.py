@@ -14,20 +14,29 @@ from mnv1deploy.spec import CIFAR, Layer, ModelSpec
 
 
 def _convolution(layer: Layer) -> nn.Sequential:
-    top, left, bottom, right = layer.padding
-    parts: dict[str, nn.Module] = {} if layer.pads_evenly else {"pad": nn.ZeroPad2d((left, right, top, bottom))}
+    around, padding = split_padding(layer)
+    parts: dict[str, nn.Module] = {"pad": nn.ZeroPad2d(around)} if around else {}
     parts["conv"] = nn.Conv2d(
         layer.in_channels,
         layer.out_channels,
         layer.kernel,
         layer.stride,
-        padding=top if layer.pads_evenly else 0,
+        padding=padding,
         groups=layer.groups,
         bias=layer.bias,
     )
     parts["norm"] = nn.BatchNorm2d(layer.out_channels)
     parts["act"] = activation(layer)
     return nn.Sequential(OrderedDict(parts))
+
+
+def split_padding(layer: Layer) -> tuple[tuple[int, int, int, int] | None, int]:
+    """A layer's padding for torch, whose convolutions have one number for every side.
+
+    Returns what has to be put around the input before (left, right, top, bottom), if anything, and that number.
+    """
+    top, left, bottom, right = layer.padding
+    return (None, top) if layer.pads_evenly else ((left, right, top, bottom), 0)
 
 
 def activation(layer: Layer, *, inplace: bool = True) -> nn.Module:

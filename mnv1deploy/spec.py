@@ -166,6 +166,16 @@ class Layer:
         return len(set(self.padding)) == 1
 
 
+def same_padding(size: int, kernel: int, stride: int) -> Padding:
+    """TensorFlow's padding ``SAME`` of a square input: as little as ``ceil(size / stride)`` outputs need.
+
+    Where that is odd there is more below and to the right (https://www.tensorflow.org/api_docs/python/tf/nn).
+    """
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    before, after = total // 2, total - total // 2
+    return before, before, after, after
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """A MobileNetV1 (arXiv 1704.04861): stem convolution, depthwise-separable blocks, average pooling, classifier.
@@ -246,11 +256,10 @@ class ModelSpec:
     def _convolution(self, name: str, kind: Kind, in_channels: int, size: int, block: Block) -> Layer:
         kernel = 1 if kind == "pointwise" else 3
         out_size = -(-size // block.stride)
-        if self.padding == "symmetric":
-            before = after = kernel // 2
-        else:
-            total = max((out_size - 1) * block.stride + kernel - size, 0)
-            before, after = total // 2, total - total // 2
+        around = kernel // 2
+        padding: Padding = (around, around, around, around)
+        if self.padding == "same":
+            padding = same_padding(size, kernel, block.stride)
         return Layer(
             name,
             kind,
@@ -260,7 +269,7 @@ class ModelSpec:
             out_size,
             kernel,
             block.stride,
-            padding=(before, before, after, after),
+            padding,
             groups=in_channels if kind == "depthwise" else 1,
             activation=self.activation,
             bias=self.stem_bias and kind == "conv",

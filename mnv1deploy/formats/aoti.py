@@ -49,8 +49,7 @@ class AOTIFormat(Format):
         from torch._inductor.exc import CppCompileError, InductorError, InvalidCxxCompiler
         from torch._inductor.runtime.cache_dir_utils import cache_dir
 
-        size = network.spec.input_size
-        images = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+        images = torch.zeros(2, *network.spec.pixels.shape, dtype=torch.uint8)
         options: dict[str, Any] = {"aot_inductor.metadata": {METADATA_KEY: provenance.to_json()}}
         module: Any = network.eval()
         if _ON_X86:

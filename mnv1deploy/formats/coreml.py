@@ -13,6 +13,7 @@ from mnv1deploy.artifact import METADATA_KEY, Precision, Provenance
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import Format, Session
 from mnv1deploy.packages import engine, silenced
+from mnv1deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
     from mnv1deploy.network import MobileNetV1
@@ -24,8 +25,9 @@ _EXTRA = "coreml"
 class CoreMlFormat(Format):
     """``.mlpackage``, a folder: an ML program for iOS 17 and macOS 14 on, built layer by layer from the spec.
 
-    Its input is an image, which in Core ML is uint8 RGB pixels, one at a time; its output the float32 logits. fp16 and
-    int8 compute in half precision, which the Neural Engine needs; int8 has our integers, scales and zero points.
+    Its input is an image, which in Core ML is uint8 pixels, RGB or grey, one at a time; its output the float32 logits.
+    fp16 and int8 compute in half precision, which the Neural Engine needs; int8 has our integers, scales and zero
+    points.
     """
 
     name = "coreml"
@@ -44,8 +46,9 @@ class CoreMlFormat(Format):
         with silenced():
             tools = engine("coremltools", _EXTRA)
             precision = tools.precision.FLOAT32 if provenance.precision == "fp32" else tools.precision.FLOAT16
-            size = network.spec.input_size
-            image = tools.ImageType("image", shape=(1, 3, size, size), color_layout=tools.colorlayout.RGB)
+            layouts = {1: tools.colorlayout.GRAYSCALE, 3: tools.colorlayout.RGB}
+            layout = layouts[network.spec.colours]
+            image = tools.ImageType("image", shape=_shape(network.spec), color_layout=layout)
             model = tools.convert(
                 _program(network, quantization),
                 convert_to="mlprogram",
@@ -86,7 +89,8 @@ def _program(network: MobileNetV1, quantization: Quantization | None) -> Any:
     from mnv1deploy.quantization import INPUT, parameters_of
 
     target = engine("coremltools", _EXTRA).target.iOS17
-    spec, size = network.spec, network.spec.input_size
+    spec = network.spec
+    activations = {"relu": Builder.relu, "relu6": Builder.relu6}
 
     def on_grid(x: Any, name: str, label: str) -> Any:
         if quantization is None:
@@ -104,7 +108,7 @@ def _program(network: MobileNetV1, quantization: Quantization | None) -> Any:
             quantized_data=integers.values, zero_point=np.int8(0), scale=integers.scales, axis=0
         )
 
-    @Builder.program(input_specs=[Builder.TensorSpec(shape=(1, 3, size, size))], opset_version=target)  # type: ignore[untyped-decorator]
+    @Builder.program(input_specs=[Builder.TensorSpec(shape=_shape(spec))], opset_version=target)  # type: ignore[untyped-decorator]
     def program(image: Any) -> Any:
         x = Builder.sub(x=image, y=network.mean.numpy())
         x = on_grid(Builder.real_div(x=x, y=network.std.numpy()), INPUT, "normalized")
@@ -121,20 +125,26 @@ def _program(network: MobileNetV1, quantization: Quantization | None) -> Any:
             weight, bias = weight_of(layer.name, parameters[0]), parameters[1]
             if layer.kind == "linear":
                 return Builder.linear(x=x, weight=weight, bias=bias, name="logits")
+            top, left, bottom, right = layer.padding
             convolved = Builder.conv(
                 x=x,
                 weight=weight,
                 bias=bias,
                 strides=[layer.stride] * 2,
                 pad_type="custom",
-                pad=[layer.kernel // 2] * 4,
-                groups=layer.in_channels if layer.kind == "depthwise" else 1,
+                pad=[top, bottom, left, right],
+                groups=layer.groups,
                 name=f"{layer.name}.conv",
             )
-            x = on_grid(Builder.relu(x=convolved, name=layer.name), layer.name, layer.name)
+            x = activations[layer.activation](x=convolved, name=layer.name)
+            x = on_grid(x, layer.name, layer.name)
         raise AssertionError("a network ends in its classifier")
 
     return program
+
+
+def _shape(spec: ModelSpec) -> tuple[int, int, int, int]:
+    return 1, spec.colours, spec.input_size, spec.input_size
 
 
 def _rewrite_deterministically(path: Path, tools: Any) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.ao.quantization.fx import _decomposed  # noqa: F401  registers torch.ops.quantized_decomposed
-from torch.nn.functional import conv2d
+from torch.nn.functional import conv2d, pad
 
-from mnv1deploy.network import MobileNetV1
+from mnv1deploy.network import MobileNetV1, activation, split_padding
 from mnv1deploy.quantization import INPUT, Grid, Quantization, parameters_of
 from mnv1deploy.spec import Layer
 
@@ -15,11 +15,12 @@ _INT8 = (-128, 127, torch.int8)
 
 
 class _Layer(nn.Module):
-    """A convolution with its ReLU, or the classifier as a 1x1 convolution in float: ``[N, C, H, W]`` in and out."""
+    """A convolution with activation, or the classifier as a 1x1 convolution in float: ``[N, C, H, W]`` in and out."""
 
     def __init__(self, network: MobileNetV1, layer: Layer, quantization: Quantization | None) -> None:
         super().__init__()
         self.layer = layer
+        self.activation = activation(layer, inplace=False)
         self.quantized = quantization is not None and layer.kind != "linear"
         weight, bias = parameters_of(network, layer)
         if quantization and self.quantized:
@@ -38,9 +39,11 @@ class _Layer(nn.Module):
             weight = torch.ops.quantized_decomposed.dequantize_per_channel(
                 weight, self.scales, self.zero_points, 0, *_INT8
             )
-        groups = layer.in_channels if layer.kind == "depthwise" else 1
-        out = conv2d(x, weight, self.bias, layer.stride, layer.kernel // 2, 1, groups)
-        return out if layer.kind == "linear" else out.relu()
+        around, padding = split_padding(layer)
+        if around:
+            x = pad(x, around)
+        out: Tensor = self.activation(conv2d(x, weight, self.bias, layer.stride, padding, 1, layer.groups))
+        return out
 
 
 def _on_grid(x: Tensor, grid: Grid | None) -> Tensor:
@@ -54,7 +57,7 @@ def _on_grid(x: Tensor, grid: Grid | None) -> Tensor:
 
 
 class DecomposedMobileNetV1(nn.Module):
-    """Raw pixels uint8 ``[N, H, W, 3]`` -> logits float32 ``[N, classes]``, for torch.export.
+    """Raw pixels uint8 ``[N, H, W, C]`` -> logits float32 ``[N, classes]``, for torch.export.
 
     With ``quantization`` every activation is put on its grid and every convolution's weight comes from its integers,
     which is the pattern that backends turn into integer kernels; the classifier multiplies floats.

@@ -48,8 +48,7 @@ class ExecuTorchFormat(Format):
 
         from mnv1deploy.formats.decomposed import DecomposedMobileNetV1
 
-        size = network.spec.input_size
-        images = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+        images = torch.zeros(2, *network.spec.pixels.shape, dtype=torch.uint8)
         batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
         text = torch.frombuffer(bytearray(provenance.to_json().encode()), dtype=torch.uint8)
         with silenced():

@@ -19,7 +19,7 @@ from mnv1deploy.artifact import METADATA_KEY, Precision, Provenance
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import CPU, CpuSession, Format, Images, Logits, refuse_provider
 from mnv1deploy.packages import engine, is_installed, silenced
-from mnv1deploy.spec import Layer
+from mnv1deploy.spec import Layer, same_padding
 
 if TYPE_CHECKING:
     from mnv1deploy.network import MobileNetV1
@@ -34,6 +34,12 @@ _OPTIONS = {
     "MEAN": "ReducerOptions",
 }
 """The operators with options to set, and what the schema calls those."""
+
+_FUSED = {"none": 0, "relu": 1, "relu6": 3}
+"""The schema's ActivationFunctionType."""
+
+_VALID = 1
+"""Of the schema's Padding; the default, 0, is SAME."""
 
 _VERSIONS = {"DEQUANTIZE": 3, "CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "MEAN": 2, "PAD": 2, "QUANTIZE": 2}
 """The oldest version of each operator that knows what is asked of it here (int8, float16); 1 for the others."""
@@ -143,16 +149,18 @@ def flatbuffer(network: MobileNetV1, provenance: Provenance, quantization: Quant
     graph = _Graph(network, quantization, provenance.precision)
     spec = network.spec
     shape: tuple[int, ...] = spec.pixels.shape
-    pixels = spec.normalization.quantization if spec.normalization.is_grid else None
-    image = x = graph.activation("image", shape, "UINT8", pixels or (1.0, 0))
-    if not (pixels and quantization):
-        x = graph.then("DEQUANTIZE", [x], "pixels", shape)
-    if not pixels:
-        for operator, name in (("SUB", "mean"), ("DIV", "std")):
-            constant = graph.constant(name, np.array(getattr(spec.normalization, name), np.float32))
-            x = graph.then(operator, [x, constant], f"pixels.{name}", shape)
-    if quantization:
+    normalization = spec.normalization
+    image = x = graph.activation(
+        "image", shape, "UINT8", normalization.quantization if normalization.is_grid else (1.0, 0)
+    )
+    if quantization:  # whose normalisation is a grid
         x = graph.then("QUANTIZE", [x], "normalized", shape)
+    else:
+        x = graph.then("DEQUANTIZE", [x], "pixels", shape)
+        if not normalization.is_grid:
+            for operator, name in (("SUB", "mean"), ("DIV", "std")):
+                constant = graph.constant(name, np.array(getattr(normalization, name), np.float32))
+                x = graph.then(operator, [x, constant], f"pixels.{name}", shape)
     before = "normalized"
     for layer in spec.layers():
         if layer.kind == "pool":
@@ -163,12 +171,14 @@ def flatbuffer(network: MobileNetV1, provenance: Provenance, quantization: Quant
                 x = graph.then("DEQUANTIZE", [x], "pooled", (layer.in_channels,))
             x = graph.then("FULLY_CONNECTED", [x, *graph.floats(layer)], "logits", (layer.out_channels,))
         else:
-            options = {"strideW": layer.stride, "strideH": layer.stride, "fusedActivationFunction": 1}
-            if layer.stride == 2:  # what LiteRT itself pads here is not what torch does
-                rim = graph.constant("rim", np.array([[0, 0], [1, 1], [1, 1], [0, 0]], np.int32))
-                padded = (layer.in_size + 2, layer.in_size + 2, layer.in_channels)
+            options = {"strideW": layer.stride, "strideH": layer.stride}
+            options["fusedActivationFunction"] = _FUSED[layer.activation]
+            if layer.padding != same_padding(layer.in_size, layer.kernel, layer.stride):
+                top, left, bottom, right = layer.padding
+                rim = graph.constant("rim", np.array([[0, 0], [top, bottom], [left, right], [0, 0]], np.int32))
+                padded = (layer.in_size + top + bottom, layer.in_size + left + right, layer.in_channels)
                 x = graph.then("PAD", [x, rim], f"{layer.name}.padded", padded, grid=before)
-                options["padding"] = 1
+                options["padding"] = _VALID
             parameters = graph.integers(layer, before) if quantization else graph.floats(layer)
             if layer.kind == "depthwise":
                 options["depthMultiplier"] = 1

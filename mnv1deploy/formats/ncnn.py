@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from mnv1deploy.artifact import Precision, Provenance, provenance_beside
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import CPU, CpuSession, Format, Images, Logits, refuse_provider
 from mnv1deploy.packages import engine, silenced
-from mnv1deploy.spec import ModelSpec
+from mnv1deploy.spec import Layer, ModelSpec
 
 if TYPE_CHECKING:
     from mnv1deploy.network import MobileNetV1
@@ -26,7 +27,7 @@ _WEIGHTED = ("Convolution", "ConvolutionDepthWise", "InnerProduct")
 
 
 class NcnnFormat(Format):
-    """``.ncnn.param`` with a ``.ncnn.bin`` beside it: blobs ``in0`` (float pixels, planar RGB) and ``out0``.
+    """``.ncnn.param`` with a ``.ncnn.bin`` beside it: blobs ``in0`` (float pixels, planar) and ``out0``.
 
     ncnn's int8 activations are signed and symmetric: after a ReLU 128 of their 256 values are left. Weights keep our
     integers, activations our ranges.
@@ -45,18 +46,21 @@ class NcnnFormat(Format):
     ) -> None:
         """See Format.export. Raises MnvError if pnnx fails."""
         param, weights = _convert(network, half=provenance.precision == "fp16", extra=self.export_extra)
-        layers = [layer for layer in network.spec.layers() if layer.kind != "pool"]
-        names = iter(layer.name for layer in layers)
+        layers = iter([layer for layer in network.spec.layers() if layer.kind != "pool"])
+        integer = _stay_integer(network.spec)
         lines = []
         for line in param.splitlines():
             kind, *rest = line.split()
             if kind in _WEIGHTED:
-                name = rest[0] = next(names)
+                layer = next(layers)
+                rest[0] = layer.name
+                if not layer.pads_evenly:
+                    rest = [*(part for part in rest if not part.startswith(("4=", "14="))), *_padding(layer)]
                 if quantization:
                     # 100 more: what it gives stays int8, on the grid of the layer that reads it
-                    rest.append("8=101" if _stays_integer(network.spec, name) else "8=1")
+                    rest.append("8=101" if layer.name in integer else "8=1")
             lines.append(f"{kind} {' '.join(rest)}".rstrip())
-        if next(names, None):
+        if next(layers, None):
             raise MnvError("pnnx gave fewer layers than the network has.", "Use another version of pnnx.")
         if quantization:
             constants = len(weights) - _float_bytes(network)
@@ -104,7 +108,9 @@ class NcnnSession(CpuSession):
 
     def _one(self, image: Images) -> NDArray[np.float32]:
         size = self.spec.input_size
-        pixels = self._ncnn.Mat.from_pixels(image, self._ncnn.Mat.PixelType.PIXEL_RGB, size, size)
+        kinds = self._ncnn.Mat.PixelType
+        kind = kinds.PIXEL_RGB if self.spec.colours == 3 else kinds.PIXEL_GRAY
+        pixels = self._ncnn.Mat.from_pixels(image, kind, size, size)
         extractor = self._net.create_extractor()
         extractor.input("in0", pixels)
         status, logits = extractor.extract("out0")
@@ -121,12 +127,15 @@ def _bin(param: Path) -> Path:
 
 
 def _convert(network: MobileNetV1, *, half: bool, extra: str) -> tuple[str, bytes]:
-    """The network as pnnx writes it: parameters and weights, float32 or float16."""
+    """The network as pnnx writes it: parameters and weights, float32 or float16.
+
+    Paddings are as much on every side, whatever the layers say; the network's own are changed to that.
+    """
     import torch
     from torch import nn
 
     class Planar(nn.Module):
-        """The network from float pixels [N, 3, H, W] on."""
+        """The network from float pixels [N, C, H, W] on."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -139,13 +148,18 @@ def _convert(network: MobileNetV1, *, half: bool, extra: str) -> tuple[str, byte
             logits: torch.Tensor = network.classifier(network.pool(x).flatten(1))
             return logits
 
-    pnnx, size = engine("pnnx", extra), network.spec.input_size
+    pnnx, (height, width, colours) = engine("pnnx", extra), network.spec.pixels.shape
+    for layer in network.spec.layers():
+        if not layer.pads_evenly:  # pnnx would make a layer of it; the sizes are the same with as much on every side
+            convolution = network.get_submodule(layer.name)
+            del convolution.pad
+            convolution.get_submodule("conv").padding = (max(layer.padding),) * 2  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as folder:
         with silenced(prints=False), torch.inference_mode(), torch.random.fork_rng():
-            pixels = torch.zeros(1, 3, size, size)
+            pixels = torch.zeros(1, colours, height, width)
             traced = torch.jit.trace(Planar().eval(), (pixels,), check_trace=False)  # type: ignore[no-untyped-call]
             torch.jit.save(traced, f"{folder}/net.pt")
-        command = [pnnx.EXEC_PATH, "net.pt", f"inputshape=[1,3,{size},{size}]", f"fp16={int(half)}"]
+        command = [pnnx.EXEC_PATH, "net.pt", f"inputshape=[1,{colours},{height},{width}]", f"fp16={int(half)}"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         param, weights = Path(folder) / f"net{_PARAM}", Path(folder) / f"net{_BIN}"
         if done.returncode or not param.exists():
@@ -154,9 +168,15 @@ def _convert(network: MobileNetV1, *, half: bool, extra: str) -> tuple[str, byte
         return param.read_text("utf-8"), weights.read_bytes()
 
 
-def _stays_integer(spec: ModelSpec, layer: str) -> bool:
-    """Whether a convolution reads what ``layer`` gives; the pooling computes in float, and the logits are."""
-    return layer not in [layer.name for layer in spec.layers()][-3:]
+def _padding(layer: Layer) -> list[str]:
+    """The parameters of a convolution that say what is around its input."""
+    top, left, bottom, right = layer.padding
+    return [f"4={left}", f"14={top}", f"15={right}", f"16={bottom}"]
+
+
+def _stay_integer(spec: ModelSpec) -> set[str]:
+    """The layers whose output a convolution reads; the pooling computes in float, and the logits are."""
+    return {layer.name for layer, reader in pairwise(spec.layers()) if reader.is_convolution}
 
 
 def _float_bytes(network: MobileNetV1) -> int:
@@ -169,7 +189,7 @@ def _integer_layers(spec: ModelSpec, quantization: Quantization) -> Iterator[byt
     """Every layer as ncnn reads it: a tag, int8 weights to a multiple of four, float biases, the scales' inverses."""
     from mnv1deploy.quantization import INPUT
 
-    before = INPUT
+    before, integer = INPUT, _stay_integer(spec)
     for layer in spec.layers():
         if layer.kind != "pool":
             weights, grid = quantization.weights[layer.name], quantization.activations[before]
@@ -178,7 +198,7 @@ def _integer_layers(spec: ModelSpec, quantization: Quantization) -> Iterator[byt
             yield (weights.bias * np.float64(grid.scale) * weights.scales).astype("<f4").tobytes()
             yield (1 / weights.scales.astype(np.float64)).astype("<f4").tobytes()
             yield np.array(_symmetric(grid), "<f4").tobytes()
-            if _stays_integer(spec, layer.name):
+            if layer.name in integer:
                 yield np.array(_symmetric(quantization.activations[layer.name]), "<f4").tobytes()
         before = layer.name
 

@@ -14,7 +14,7 @@ import numpy as np
 from mnv1deploy.artifact import METADATA_KEY, Precision, Provenance
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import CPU, Format, Images, Logits, check_images, refuse_provider
-from mnv1deploy.formats.onnx import OnnxFormat, build
+from mnv1deploy.formats.onnx import OnnxFormat
 from mnv1deploy.packages import engine
 from mnv1deploy.spec import ModelSpec
 
@@ -45,6 +45,8 @@ class OpenVinoFormat(Format):
         self, network: MobileNetV1, path: Path, provenance: Provenance, quantization: Quantization | None
     ) -> None:
         """See Format.export. fp16 is the storage of the weights; see OpenVinoSession for the arithmetic."""
+        from mnv1deploy.formats.onnx_graph import build
+
         openvino = engine("openvino", self.export_extra)
         exact = replace(provenance, precision="fp32") if provenance.precision == "fp16" else provenance
         graph = build(network, exact, quantization, pairs=False)
@@ -105,9 +107,8 @@ class OpenVinoSession:
 
     @cached_property
     def _compiled_for_one(self) -> Any:
-        size = self.spec.input_size
         model = self._model.clone()
-        model.reshape([1, size, size, 3])
+        model.reshape([1, *self.spec.pixels.shape])
         return self._openvino.Core().compile_model(model, self._device, self._settings)
 
     @cached_property

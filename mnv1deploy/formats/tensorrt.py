@@ -13,7 +13,7 @@ import numpy as np
 
 from mnv1deploy.artifact import Precision, Provenance
 from mnv1deploy.formats.base import CPU, TENSORRT
-from mnv1deploy.formats.onnx import OnnxFormat, build
+from mnv1deploy.formats.onnx import OnnxFormat
 from mnv1deploy.packages import engine
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ class TensorRtFormat(OnnxFormat):
         self, network: MobileNetV1, path: Path, provenance: Provenance, quantization: Quantization | None
     ) -> None:
         """See Format.export: our integer weights and ranges; biases stay float, as TensorRT wants them."""
+        from mnv1deploy.formats.onnx_graph import build
+
         onnx = engine("onnx", self.export_extra)
         assert quantization, "int8 only"
         model = build(network, provenance, None, pairs=False)

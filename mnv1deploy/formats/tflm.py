@@ -25,6 +25,16 @@ if TYPE_CHECKING:
 ARENA = "arena_bytes"
 """The entry among the provenance's facts of the quantization that says how large a tensor arena the file needs."""
 
+_REPORT = re.compile(
+    rb"Arena allocation total (\d+) bytes.*Arena allocation head (\d+) bytes"
+    rb".*'TfLiteEvalTensor data'.*?for (\d+) allocations",
+    re.DOTALL,
+)
+"""What the interpreter says of the memory it took: all, that of the activations, and for how many tensors."""
+
+_PLANNING = 96
+"""Bytes for which planning one tensor's place is enough: two records of it, in tflite-micro's micro_allocator.cc."""
+
 _RUNTIME = "tflite_micro.python.tflite_micro.runtime"
 
 
@@ -94,9 +104,10 @@ def _interpreter(model: bytes, arena: int) -> Any:
 
 
 def _arena(model: bytes, spec: ModelSpec) -> int:
-    """The smallest arena that the model runs in, in bytes, with this machine's pointers.
+    """The arena that the model needs, in bytes, with this machine's pointers.
 
-    The interpreter's own report of what it used of a large one. Trying small ones ends the process at some sizes.
+    The interpreter's own report of what it used of a large one. Trying small ones ends the process at some sizes. The
+    report leaves out the plan of the activations, which is made where they will be: in the arena's head.
     """
     layers = list(spec.layers())
     every_activation = sum(4 * layer.in_size**2 * layer.in_channels for layer in layers)
@@ -105,7 +116,9 @@ def _arena(model: bytes, spec: ModelSpec) -> int:
         with silenced(report.fileno()):
             interpreter.print_allocations()
         report.seek(0)
-        found = re.search(rb"Arena allocation total (\d+) bytes", report.read())
+        text = report.read()
+    found = _REPORT.search(text)
     if not found:
         raise MnvError("tflite-micro does not say how much memory the network needs.", "Use another version of it.")
-    return int(found[1])
+    total, head, tensors = map(int, found.groups())
+    return total + max(0, tensors * _PLANNING - head)

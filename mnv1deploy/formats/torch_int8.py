@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
-from mnv1deploy.network import MobileNetV1
-from mnv1deploy.quantization import INPUT, Quantization
+from mnv1deploy.network import MobileNetV1, split_padding
+from mnv1deploy.quantization import INPUT, Quantization, parameters_of
 from mnv1deploy.spec import Layer
 
 
@@ -17,19 +18,15 @@ class _Convolution(nn.Module):
         super().__init__()
         grid, weights = quantization.activations[layer.name], quantization.weights[layer.name]
         self.scale, self.zero_point = grid.scale, grid.zero_point
-        groups = layer.in_channels if layer.kind == "depthwise" else 1
-        padding = layer.kernel // 2
+        self.around, padding = split_padding(layer)
         self.packed = torch.ops.quantized.conv2d_prepack(
-            _per_channel(weights.values, weights.scales),
-            bias,
-            [layer.stride, layer.stride],
-            [padding, padding],
-            [1, 1],
-            groups,
+            _per_channel(weights.values, weights.scales), bias, [layer.stride] * 2, [padding] * 2, [1, 1], layer.groups
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """One fused operator."""
+        """One fused operator, and a padding where there is one of its own."""
+        if self.around:
+            x = pad(x, self.around)  # of a quantised tensor: with its zero point
         out: Tensor = torch.ops.quantized.conv2d_relu(x, self.packed, self.scale, self.zero_point)
         return out
 
@@ -42,7 +39,7 @@ def _per_channel(values: object, scales: object) -> Tensor:
 
 
 class Int8MobileNetV1(nn.Module):
-    """Raw pixels uint8 ``[N, H, W, 3]`` -> logits float32 ``[N, classes]``, all integers in between.
+    """Raw pixels uint8 ``[N, H, W, C]`` -> logits float32 ``[N, classes]``, all integers in between.
 
     Args:
         network: folded, float32.
@@ -51,27 +48,23 @@ class Int8MobileNetV1(nn.Module):
 
     def __init__(self, network: MobileNetV1, quantization: Quantization) -> None:
         super().__init__()
-        self.pixels_are_quantized = network.spec.normalization.quantization is not None
-        self.normalize = network.normalize
         grid = quantization.activations[INPUT]
         self.scale, self.zero_point = grid.scale, grid.zero_point
-        layers = list(network.spec.layers())
         self.convolutions = nn.Sequential()
-        for number, layer in enumerate(layers[:-2]):
-            bias = network.get_parameter(f"{layer.name}.conv.bias").detach()
-            self.convolutions.add_module(str(number), _Convolution(layer, bias, quantization))
-        self.pool = nn.AvgPool2d(layers[-2].kernel)
-        # the classifier's integers times float activations: the same sums, and every quantised engine can run it
-        integers = quantization.weights[layers[-1].name]
-        self.weight = nn.Buffer(_per_channel(integers.values, integers.scales).dequantize())
-        self.bias = nn.Buffer(network.classifier.bias.detach())
+        for layer in network.spec.layers():
+            if layer.is_convolution:
+                _, bias = parameters_of(network, layer)
+                self.convolutions.append(_Convolution(layer, bias, quantization))
+            elif layer.kind == "pool":
+                self.pool = nn.AvgPool2d(layer.kernel)
+            else:
+                # the classifier's integers times float activations: the same sums, on every quantised engine
+                integers = quantization.weights[layer.name]
+                self.weight = nn.Buffer(_per_channel(integers.values, integers.scales).dequantize())
+                self.bias = nn.Buffer(parameters_of(network, layer)[1])
 
     def forward(self, images: Tensor) -> Tensor:
         """Raw pixels in, logits out."""
-        if self.pixels_are_quantized:
-            pixels = images.permute(0, 3, 1, 2)
-            x = torch._make_per_tensor_quantized_tensor(pixels, self.scale, self.zero_point)
-        else:
-            x = torch.quantize_per_tensor(self.normalize(images), self.scale, self.zero_point, torch.quint8)
+        x = torch._make_per_tensor_quantized_tensor(images.permute(0, 3, 1, 2), self.scale, self.zero_point)
         x = self.pool(self.convolutions(x)).flatten(1)
         return nn.functional.linear(x.dequantize(), self.weight, self.bias)

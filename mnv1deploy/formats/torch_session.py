@@ -60,8 +60,7 @@ class TorchSession:
     @property
     def provider(self) -> str:
         """By the device the logits of one black picture come back on."""
-        size = self._spec.input_size
-        used = self._run(self._torch.zeros(1, size, size, 3, dtype=self._torch.uint8)).device.type
+        used = self._run(self._torch.zeros(1, *self._spec.pixels.shape, dtype=self._torch.uint8)).device.type
         return next(name for name, device in _DEVICES.items() if device == used)
 
     def _run(self, pixels: Tensor) -> Tensor:

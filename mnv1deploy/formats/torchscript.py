@@ -46,8 +46,7 @@ class TorchScriptFormat(Format):
                 module: torch.nn.Module = Int8MobileNetV1(network, quantization)
         else:
             module = network.half() if provenance.precision == "fp16" else network
-        size = network.spec.input_size
-        images = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+        images = torch.zeros(2, *network.spec.pixels.shape, dtype=torch.uint8)
         buffer = io.BytesIO()
         with silenced(prints=False), torch.inference_mode(), torch.random.fork_rng():
             traced = torch.jit.trace(module.eval(), (images,), check_trace=False)  # type: ignore[no-untyped-call]
