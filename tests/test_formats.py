@@ -22,7 +22,8 @@ from mnv1deploy import bundled, checkpoint, datasets, formats, verification
 from mnv1deploy.artifact import Manifest, Precision, Provenance
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import CPU, CUDA, OPENVINO, Session
-from mnv1deploy.formats.onnx import OnnxSession, build
+from mnv1deploy.formats.onnx import OnnxSession
+from mnv1deploy.formats.onnx_graph import IR_VERSION, build
 from mnv1deploy.network import MobileNetV1
 from mnv1deploy.quantization import quantize
 from mnv1deploy.spec import CIFAR, PAPER, Block, ModelSpec, Normalization, Pixels

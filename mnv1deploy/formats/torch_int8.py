@@ -65,6 +65,7 @@ class Int8MobileNetV1(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Raw pixels in, logits out."""
-        x = torch._make_per_tensor_quantized_tensor(images.permute(0, 3, 1, 2), self.scale, self.zero_point)
+        pixels = images.permute(0, 3, 1, 2)
+        x = torch._make_per_tensor_quantized_tensor(pixels, self.scale, self.zero_point)
         x = self.pool(self.convolutions(x)).flatten(1)
         return nn.functional.linear(x.dequantize(), self.weight, self.bias)
