@@ -23,7 +23,7 @@ from mnv1deploy.artifact import Manifest, Precision, Provenance
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import CPU, CUDA, OPENVINO, Session
 from mnv1deploy.formats.onnx import OnnxSession
-from mnv1deploy.formats.onnx_graph import IR_VERSION, build
+from mnv1deploy.formats.onnx_graph import OPSET, build
 from mnv1deploy.network import MobileNetV1
 from mnv1deploy.quantization import quantize
 from mnv1deploy.spec import CIFAR, PAPER, Block, ModelSpec, Normalization, Pixels
@@ -167,6 +167,16 @@ def test_onnx_interface_and_metadata(artifacts: dict[tuple[str, str], Path], pre
     assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
     layers = {layer.name for layer in CIFAR.layers()}
     assert layers <= {node.name for node in model.graph.node}
+
+
+@pytest.mark.parametrize("precision", formats.get("onnx").precisions)
+def test_onnx_says_no_later_version_than_old_onnxruntimes_know(
+    artifacts: dict[tuple[str, str], Path], precision: str
+) -> None:
+    """onnxruntime 1.14 to 1.17 refuse IR version 10, which torch.onnx writes."""
+    model = onnx_model(artifacts, precision)
+    assert model.ir_version == 8
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", OPSET)]
 
 
 def test_onnx_int8_has_no_float_island(artifacts: dict[tuple[str, str], Path]) -> None:
