@@ -3,13 +3,18 @@
 import copy
 import hashlib
 import os
+import pickle
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from mnv1deploy import bundled, checkpoint, datasets, formats
 from mnv1deploy.artifact import Manifest, Precision, Provenance, hashes
@@ -22,6 +27,18 @@ NEIGHBOUR = ROOT.parent / "shared" / "cifar10"
 
 if datasets.DATA_VARIABLE not in os.environ and datasets.has_cifar10(NEIGHBOUR):
     os.environ[datasets.DATA_VARIABLE] = str(NEIGHBOUR)
+
+
+SHARED = "MNV1_TEST_SHARED"
+"""The variable that names the folder which the processes of a test run share."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The first process makes the folder, and its workers inherit the variable."""
+    if not hasattr(config, "workerinput"):
+        folder = tempfile.mkdtemp(prefix="mnv1-tests-")
+        os.environ[SHARED] = folder
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -73,7 +90,7 @@ def folded() -> MobileNetV1:
 def integers(folded: MobileNetV1) -> Quantization:
     """It quantised as an export does it; not to be changed."""
     pictures = datasets.calibration()
-    return quantize(folded, pictures.images, pictures.name)
+    return quantized(folded, pictures.images, source=pictures.name)
 
 
 @pytest.fixture
@@ -85,26 +102,47 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return folder
 
 
-_QUANTIZED: dict[tuple[bytes, bytes, Scheme], Quantization] = {}
+def shared(key: str, make: Callable[[Path], object]) -> Path:
+    """A folder of this whole test run's, all its processes', filled by whichever comes first; not to be changed."""
+    folder = Path(os.environ[SHARED]) / hashlib.sha256(key.encode()).hexdigest()
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+                made = Path(temporary) / "made"
+                made.mkdir()
+                make(made)
+                made.rename(folder)
+    return folder
 
 
-def _quantized(folded: MobileNetV1, images: np.ndarray, scheme: Scheme) -> Quantization:
-    """quantize, once for the same weights, pictures and scheme, whatever the number of formats."""
-    weights = b"".join(tensor.numpy().tobytes() for tensor in folded.state_dict().values())
-    spec = folded.spec.to_json().encode()
-    key = (hashlib.sha256(spec + weights).digest(), hashlib.sha256(images.tobytes()).digest(), scheme)
-    if key not in _QUANTIZED:
-        _QUANTIZED[key] = quantize(folded, images, "test", scheme)
-    return copy.deepcopy(_QUANTIZED[key])
+def _fingerprint(network: MobileNetV1, *more: object) -> str:
+    weights = b"".join(tensor.numpy().tobytes() for tensor in network.state_dict().values())
+    parts = [hashlib.sha256(part.tobytes()).hexdigest() if isinstance(part, np.ndarray) else str(part) for part in more]
+    return "|".join([network.spec.to_json(), hashlib.sha256(weights).hexdigest(), *parts])
 
 
-def export(
+@cache
+def _read_quantization(file: Path) -> Quantization:
+    found: Quantization = pickle.loads(file.read_bytes())
+    return found
+
+
+def quantized(network: MobileNetV1, images: np.ndarray, scheme: Scheme = DEFAULT, source: str = "test") -> Quantization:
+    """quantize of a folded network, once for the same weights, pictures and scheme; not to be changed."""
+
+    def make(folder: Path) -> None:
+        (folder / "quantization").write_bytes(pickle.dumps(quantize(network, images, source, scheme)))
+
+    return _read_quantization(shared(_fingerprint(network, "quantized", images, scheme, source), make) / "quantization")
+
+
+def export_anew(
     network: MobileNetV1, name: str, precision: Precision, folder: Path, images: np.ndarray, scheme: Scheme = DEFAULT
 ) -> Path:
     """Folds, quantises and exports a network, with a manifest but without the proof."""
     entry = formats.get(name)
     folded = network.folded()
-    integers = _quantized(folded, images, scheme) if precision == "int8" else None
+    integers = copy.deepcopy(quantized(folded, images, scheme)) if precision == "int8" else None
     provenance = Provenance(name, precision, network.spec, "0" * 64, (), integers.facts if integers else None, {})
     path = folder / f"net_{precision}{entry.suffix}"
     with staged(folder) as temporary:
@@ -113,6 +151,16 @@ def export(
         )
         Manifest(provenance, hashes(temporary), None).write(temporary / path.name)
     return path
+
+
+def export(
+    network: MobileNetV1, name: str, precision: Precision, folder: Path, images: np.ndarray, scheme: Scheme = DEFAULT
+) -> Path:
+    """As export_anew, once for the same weights, pictures and scheme: ``folder`` gets a copy of its own."""
+    key = _fingerprint(network, name, precision, *([images, scheme] if precision == "int8" else []))
+    made = shared(key, lambda place: export_anew(network, name, precision, place, images, scheme))
+    shutil.copytree(made, folder, dirs_exist_ok=True)
+    return folder / f"net_{precision}{formats.get(name).suffix}"
 
 
 def differences(found: np.ndarray, expected: np.ndarray) -> np.ndarray:

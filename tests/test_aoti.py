@@ -11,13 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from conftest import differences, export
+from conftest import differences, export, export_anew
 
 from mnv1deploy import bundled, checkpoint, datasets, formats
 from mnv1deploy.errors import MnvError
-from mnv1deploy.network import MobileNetV1
-from mnv1deploy.quantization import quantize
 
 PRECISIONS = formats.get("aoti").precisions
 
@@ -63,7 +60,7 @@ def test_a_machine_without_a_compiler_is_told_so(tmp_path: Path) -> None:
 
     network = checkpoint.load(bundled.CHECKPOINT).network
     with config.patch({"cpp.cxx": ("no-such-compiler",)}), pytest.raises(MnvError, match=r"needs a C\+\+ compiler"):
-        export(network, "aoti", "fp32", tmp_path, datasets.calibration().images)
+        export_anew(network, "aoti", "fp32", tmp_path, datasets.calibration().images)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -94,32 +91,3 @@ def test_int8_packed_for_this_cpu_answers_the_same_with_older_instructions(
     )
     here = formats.open_session(artifacts["int8"], threads=1)(datasets.calibration().images[:100])
     assert differences(np.load(path), here).max() < 0.08  # a rounding may fall the other way
-
-
-@on_x86
-def test_normalised_pixels_that_are_no_integers_are_rounded_to_their_grid(folded: MobileNetV1, tmp_path: Path) -> None:
-    """With the tutorial's mean and std the first convolution's input has a grid of its own."""
-    images = datasets.calibration().images
-    network = MobileNetV1(folded.spec.replace(normalization=checkpoint.TUTORIAL_NORMALIZATION))
-    network.load_state_dict(checkpoint.load(bundled.CHECKPOINT).network.state_dict())
-    simulated = quantize(network.folded(), images, "calibration").simulated()
-    session = formats.open_session(export(network, "aoti", "int8", tmp_path, images), threads=1)
-    with torch.inference_mode():
-        wanted = simulated(torch.from_numpy(images[:50])).numpy()
-    assert differences(session(images[:50]), wanted).max() < 0.08
-
-
-def test_a_package_of_somebody_else_is_refused(tmp_path: Path, file: Path) -> None:
-    path = tmp_path / "other.pt2"
-    with zipfile.ZipFile(file) as source, zipfile.ZipFile(path, "w") as target:
-        for name in source.namelist():
-            target.writestr(name, b"{}" if name.endswith("metadata.json") else source.read(name))
-    with pytest.raises(MnvError, match="carries no spec"):
-        formats.open_session(path)
-
-
-def test_pictures_are_independent(file: Path) -> None:
-    session, images = formats.open_session(file, threads=1), datasets.calibration().images[:40]
-    whole = session(images)
-    for count in (1, 15, 16, 17):
-        np.testing.assert_allclose(session(images[:count]), whole[:count], atol=1e-5)

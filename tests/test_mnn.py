@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import differences, export
+from conftest import differences, export, export_anew
 
 from mnv1deploy import bundled, checkpoint, datasets, formats
 from mnv1deploy.artifact import Manifest, Precision, hashes, manifest_path
@@ -65,7 +65,7 @@ def test_the_converters_failure_is_one_sentence(monkeypatch: pytest.MonkeyPatch,
     """What MNN cannot read ends the converter's process, not ours."""
     monkeypatch.setattr("mnv1deploy.formats.mnn._CONVERT", "import os; os.abort()")
     with pytest.raises(MnvError, match="MNN's converter failed"):
-        export(checkpoint.load(bundled.CHECKPOINT).network, "mnn", "fp32", tmp_path, datasets.calibration().images)
+        export_anew(checkpoint.load(bundled.CHECKPOINT).network, "mnn", "fp32", tmp_path, datasets.calibration().images)
 
 
 def test_a_damaged_file_is_refused_with_and_without_its_manifest(artifacts: dict[str, Path], tmp_path: Path) -> None:

@@ -16,15 +16,18 @@ from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import CPU, Format, Images, Logits, check_images, refuse_provider
 from mnv1deploy.formats.onnx import OnnxFormat
 from mnv1deploy.packages import engine
-from mnv1deploy.spec import ModelSpec
+from mnv1deploy.spec import Layer, ModelSpec
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto
 
     from mnv1deploy.network import MobileNetV1
     from mnv1deploy.quantization import Quantization
 
 _EXTRA = "openvino"
+
+_CENTRE = 128
+"""What is taken from a pixel to make it int8."""
 
 _COUNTED = re.compile(r'<layer id="(\d+)" name="(\w+?)_\d+(\w*)"')
 """A layer that OpenVINO named by counting all it made in this process; numbered by its place in the file instead."""
@@ -51,7 +54,10 @@ class OpenVinoFormat(Format):
         exact = replace(provenance, precision="fp32") if provenance.precision == "fp16" else provenance
         graph = build(network, exact, quantization, pairs=False)
         del graph.metadata_props[:]  # they would become rt_info of their own
-        if quantization and network.spec.normalization.quantization[1] == 128:
+        if quantization:
+            zero_point = network.spec.normalization.quantization[1]
+            if zero_point != _CENTRE:
+                _pad_pixels(graph, next(network.spec.layers()), zero_point)
             _center_pixels(graph)
         model = openvino.Core().read_model(graph.SerializeToString())
         model.set_rt_info(provenance.to_json(), [METADATA_KEY])
@@ -184,15 +190,15 @@ def _error(path: Path, error: Exception) -> MnvError:
 def _center_pixels(model: ModelProto) -> None:
     """Has the first convolution read the pixels less 128, as int8 with zero point 0: the very same integers.
 
-    OpenVINO computes a convolution whose input has another zero point than 0 in float.
+    OpenVINO computes a convolution whose input has another zero point than 0 in float. Where the pixels' own is not
+    128, _pad_pixels comes before.
     """
     from onnx import TensorProto, helper, numpy_helper
 
     graph = model.graph
-    stem = next(node for node in graph.node if node.name == "stem")
-    pixels = next(node for node in graph.node if node.output[0] == stem.input[0])
+    stem, pixels = _stem(model)
     index = list(graph.node).index(pixels)
-    for name, value in (("one", np.float32(1)), ("shift", np.int8(-128)), ("zero", np.int8(0))):
+    for name, value in (("one", np.float32(1)), ("shift", np.int8(-_CENTRE)), ("zero", np.int8(0))):
         graph.initializer.append(numpy_helper.from_array(np.array(value), f"centered.{name}"))
     chain = (
         helper.make_node("Cast", [pixels.input[0]], ["centered.float"], to=TensorProto.FLOAT),
@@ -203,3 +209,50 @@ def _center_pixels(model: ModelProto) -> None:
         graph.node.insert(index + offset, node)
     graph.node.remove(pixels)
     stem.input[0] = "centered"
+
+
+def _pad_pixels(model: ModelProto, layer: Layer, zero_point: int) -> None:
+    """Makes 128 the zero point of the pixels, and every sum of the first convolution stays what it was.
+
+    With integer weights w, a sum of w (p - z) is one of w (p - 128) and a constant for the bias. The convolution's own
+    padding would be p = 128 then; it has to be z, so pixels of that are put around the picture instead.
+    """
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+    stem, pixels = _stem(model)
+    producer = {name: node for node in graph.node for name in node.output}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    weight = producer[stem.input[1]]
+    if len(stem.input) == 2:  # a bias of zeros is not written
+        scales = (numpy_helper.to_array(constants[name]) for name in (pixels.input[1], weight.input[1]))
+        for name, values in (("bias", np.zeros(layer.out_channels, np.int32)), ("bias.scale", np.multiply(*scales))):
+            constants[name] = graph.initializer.add()
+            constants[name].CopyFrom(numpy_helper.from_array(values, name))
+        dequantize = helper.make_node("DequantizeLinear", ["bias", "bias.scale"], ["bias.dq"], axis=0)
+        graph.node.insert(list(graph.node).index(stem), dequantize)
+        stem.input.append("bias.dq")
+        producer["bias.dq"] = dequantize
+    bias = producer[stem.input[2]].input[0]
+    sums = numpy_helper.to_array(constants[weight.input[0]]).sum((1, 2, 3), np.int32)
+    moved = numpy_helper.to_array(constants[bias]) + (_CENTRE - zero_point) * sums
+    constants[bias].CopyFrom(numpy_helper.from_array(moved, bias))
+    top, left, bottom, right = layer.padding
+    for name, value in (
+        ("rim", np.array([0, top, left, 0, 0, bottom, right, 0])),
+        ("rim.pixel", np.array(zero_point, np.uint8)),
+    ):
+        graph.initializer.append(numpy_helper.from_array(value, name))
+    transpose = producer[pixels.input[0]]
+    graph.node.insert(
+        list(graph.node).index(transpose),
+        helper.make_node("Pad", [transpose.input[0], "rim", "rim.pixel"], ["padded"], "padded"),
+    )
+    transpose.input[0] = "padded"
+    next(attribute for attribute in stem.attribute if attribute.name == "pads").ints[:] = [0, 0, 0, 0]
+
+
+def _stem(model: ModelProto) -> tuple[NodeProto, NodeProto]:
+    """The first convolution, and the operator that it reads."""
+    stem = next(node for node in model.graph.node if node.name == "stem")
+    return stem, next(node for node in model.graph.node if node.output[0] == stem.input[0])
