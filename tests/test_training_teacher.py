@@ -87,9 +87,7 @@ def test_a_teacher_is_measured_as_any_network_is(teacher: Path, tmp_path: Path) 
     assert held_out["top1"] == run.best_accuracy
 
 
-def test_a_teachers_checkpoint_says_it_is_no_mobilenetv1(
-    teacher: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_teachers_checkpoint_says_it_is_no_mobilenetv1(teacher: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """To info, and to whoever takes it for one: cost, predict, export, a run that is to start from it."""
     tables.show_info(as_json.info_as_dict(teacher))
     assert "a teacher for mobilenetv1_cifar10, no MobileNetV1 itself" in capsys.readouterr().out
