@@ -1,8 +1,8 @@
 """What mnv1 train makes of a few hundred and a few thousand pictures, beside the usual fine-tuning loop.
 
-    python scripts/few_pictures.py [FOLDER ...]     # a folder of one's own with train/ and test/, besides the two below
+    python scripts/few_pictures.py two six [FOLDER ...]     # a folder of one's own has train/ and test/
 
-The two are pictures of CIFAR-10's training split in folders of PNGs: two classes and six of them. They are tested on
+The first two are pictures of CIFAR-10's training split in folders of PNGs: two classes and six of them. They are tested on
 those that the bundled checkpoint was not trained on; having learned the others, it finds them easy, so runs from random
 weights stand beside. The usual loop is that of PyTorch's transfer learning tutorial: SGD at 0.001 with a momentum of
 0.9, a tenth of it after every seventh epoch, batches of 4, 25 epochs, crops of random size; it stops when it has had
@@ -98,13 +98,13 @@ def before(name: str, count: int) -> dict[str, Any]:
     return {**kept, "batch_size": min(kept["batch_size"], count)}
 
 
-def main(folders: list[Path]) -> None:
+def main(names: list[str]) -> None:
     """Prints the table."""
     print("| pictures | classes | from | 0.1.0's settings | `mnv1 train` | seconds | the usual loop |")
     print("| ---: | ---: | --- | ---: | ---: | ---: | ---: |")
     with tempfile.TemporaryDirectory() as temporary:
-        made = [write(Path(temporary) / name, *content) for name, content in FOLDERS.items()]
-        for folder in (*made, *folders):
+        for name in names:
+            folder = write(Path(temporary) / name, *FOLDERS[name]) if name in FOLDERS else Path(name)
             for init in ("none", str(bundled.CHECKPOINT)):
                 now, seconds, run, test = ours(folder, init=init)
                 old = ours(folder, init=init, changes=before("quick", len(run.parts.train)))[0]
@@ -116,4 +116,4 @@ def main(folders: list[Path]) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main([Path(folder) for folder in sys.argv[1:]])
+    main(sys.argv[1:])

@@ -19,7 +19,7 @@ EPOCH_STEPS = 60
 LEAST_BATCH = 16
 """Smaller batches are not made for that; their statistics are too noisy for batch normalisation."""
 
-LEAST_STEPS = 2000
+LEAST_STEPS = 1000
 """Steps that a run should have: few pictures are passed over more often."""
 
 
