@@ -11,7 +11,7 @@ import mnv1deploy as mnv1
 from mnv1deploy.training import start
 
 folder = sys.argv[1]
-run, test_split = start.begin(Path("runs/own"), Path(folder), changes={"holdout": 0.0})
+run, test_split = start.begin(Path("runs/own"), Path(folder), changes={"holdout": 0.0, "epochs": 20})
 run.fit(on_epoch=lambda epoch: print(f"epoch {epoch.epoch}: training loss {epoch.train_loss:.3f}"))
 print(f"top-1 {run.measure(test_split).accuracy}")
 for item in mnv1.export(

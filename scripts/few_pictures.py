@@ -2,11 +2,11 @@
 
     python scripts/few_pictures.py two six [FOLDER ...]     # a folder of one's own has train/ and test/
 
-The first two are pictures of CIFAR-10's training split in folders of PNGs: two classes and six of them. They are tested on
-those that the bundled checkpoint was not trained on; having learned the others, it finds them easy, so runs from random
-weights stand beside. The usual loop is that of PyTorch's transfer learning tutorial: SGD at 0.001 with a momentum of
-0.9, a tenth of it after every seventh epoch, batches of 4, 25 epochs, crops of random size; it stops when it has had
-the processor time of ours. The table of docs/training.md is this one.
+The first two are pictures of CIFAR-10's training split in folders of PNGs: two classes and six of them. They are tested
+on those that the bundled checkpoint was not trained on; having learned the others, it finds them easy, so runs from
+random weights stand beside. The usual loop is that of PyTorch's transfer learning tutorial: SGD at 0.001 with a
+momentum of 0.9, a tenth of it after every seventh epoch, batches of 4, 25 epochs, crops of random size; it stops when
+it has had the processor time of ours. The table of docs/training.md is this one.
 """
 
 from __future__ import annotations
