@@ -95,6 +95,48 @@ def test_a_teacher_answers_the_same_in_two_processes(tmp_path: Path) -> None:
     np.testing.assert_allclose(answers[0], answers[1], atol=0.02)
 
 
+APART = """
+import sys
+from pathlib import Path
+from mnv1deploy import datasets
+from mnv1deploy.spec import CIFAR
+from mnv1deploy.training import distributed
+from mnv1deploy.training.run import Run
+from mnv1deploy.training.settings import Settings
+settings = Settings.recipe("best", teachers=1, epochs=2, batch_size=64, holdout=0.2, ema=0.9, views=2)
+with distributed.joined():
+    folder = Path(sys.argv[1]) / str(distributed.rank())  # each process has a disk of its own
+    resume = sys.argv[2] == "resume"
+    run = Run(CIFAR.scaled(0.25), datasets.calibration(), settings, folder / "run", device="cpu", resume=resume)
+    def stop(epoch):
+        if not resume: sys.exit(0)
+    run.fit(on_epoch=stop, teachers=[folder / "teacher" / "checkpoint.safetensors"])
+    assert len(run.log) == 2
+"""
+
+
+@pytest.mark.slow
+def test_machines_without_a_disk_in_common_train_with_teachers_and_resume(tmp_path: Path) -> None:
+    """State, teacher and answers are the first process's, which sends the other what it needs."""
+    settings = Settings.recipe("teacher", epochs=1, batch_size=64, holdout=0.2)
+    Run(CIFAR.scaled(0.25), calibration(), settings, tmp_path / "0" / "teacher").fit()
+    script = tmp_path / "run.py"
+    script.write_text(APART)
+    torchrun(2, script, tmp_path, "begin")
+    assert len(losses(tmp_path / "0" / "run")) == 1
+    torchrun(2, script, tmp_path, "resume")
+    assert len(losses(tmp_path / "0" / "run")) == 2
+    assert not (tmp_path / "1").exists()
+
+
+def test_a_share_of_one_picture_cannot_be_normalised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(MnvError, match="2 processes cannot share a batch of 2") as refused:
+        Run(CIFAR, calibration(), Settings.recipe("quick", batch_size=2), tmp_path)
+    assert "4 or more" in refused.value.hint
+    assert Settings.recipe("quick", pictures=333).batch_size % 2 == 0, "batches that follow are ones to share"
+
+
 def test_a_batch_is_shared_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
     assert distributed.processes() == 3
