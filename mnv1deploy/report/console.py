@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mnv1deploy.bundled import CHECKPOINT
 from mnv1deploy.training import distributed
 
 if TYPE_CHECKING:
@@ -131,11 +132,14 @@ def _run_facts(run: Run) -> Iterator[str]:
     cores = f", {torch.get_num_threads()} threads" if run.device.type == "cpu" else ""
     yield (
         f"learning rate {settings.learning_rate:.3g}, average over {1 / (1 - settings.ema):,.0f} steps, on "
-        f"{run.device}{cores}; starts from {run.init or 'random weights'}"
+        f"{run.device}{cores}"
     )
     if run.log:
         yield f"{len(run.log)} epochs are done already"
-    elif settings.ema and len(holdout):
+        return
+    bundled = " (--init none for random weights)" if run.init == CHECKPOINT.name else ""
+    yield f"starts from {run.init or 'random weights'}{bundled}"
+    if settings.ema and len(holdout):
         yield "held-out top-1 is of the averaged weights, which are far behind the trained ones in the first epochs"
 
 

@@ -148,6 +148,8 @@ def network_for(
     """
     torch.manual_seed(settings.seed)
     network = NETWORKS[settings.network](spec)
+    if init and settings.network != "mobilenetv1":
+        raise MnvError(f"A run of a {settings.network} starts from random weights.", "Leave out --init.")
     if init:
         _start_from(network, checkpoint.load(init).network)
     network = network.to(device).to(memory_format=torch.channels_last)
@@ -157,8 +159,6 @@ def network_for(
 
 def _start_from(network: PixelNetwork, trained: MobileNetV1) -> None:
     """Copies the trained weights; the classifier's, row by row, only if the classes have the same names."""
-    if not isinstance(network, MobileNetV1):
-        raise MnvError("A run of a teacher starts from random weights.", "Leave out --init.")
     weights = trained.state_dict()
     classes, known = network.spec.classes, trained.spec.classes
     for name in ("classifier.weight", "classifier.bias"):
