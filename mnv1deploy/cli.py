@@ -228,6 +228,13 @@ def export(
     ] = None,
     quantize: Annotated[Literal["none", "fp16", "int8"], typer.Option(help="none is fp32.")] = "none",
     output: Annotated[Path, typer.Option(help="Folder for the artifacts and their manifests.")] = Path("artifacts"),
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="Call the network this instead of the checkpoint's name: files, and the C's symbols, begin with it.",
+            show_default=False,
+        ),
+    ] = None,
     checkpoint: CheckpointOption = None,
     calibration: CalibrationOption = None,
     ranges: RangesOption = None,
@@ -252,6 +259,7 @@ def export(
             calibration=calibration,
             data=data,
             scheme=quantization.Scheme.named(ranges),
+            name=name,
         ):
             done.append(item)
             advance(1)

@@ -42,6 +42,7 @@ def export(
     calibration: str | Path | None = None,
     data: str | Path | None = None,
     scheme: Scheme = quantization.DEFAULT,
+    name: str | None = None,
 ) -> Iterator[Exported]:
     """Exports a checkpoint to one or more formats and proves each artifact against it.
 
@@ -56,6 +57,7 @@ def export(
         data: labelled data to measure accuracy on, as for training; else CIFAR-10's test split where it is at hand,
             else the bundled sample, for a network with CIFAR-10's classes.
         scheme: how int8 is calibrated and rounded.
+        name: what to call the network instead of the checkpoint's name; the C's files and symbols begin with it, too.
 
     Yields:
         Each artifact as soon as it is proved.
@@ -75,7 +77,7 @@ def export(
                 install_hint(entry.export_extra),
             )
     source = checkpoint.load(checkpoint_path)
-    spec = source.spec
+    spec = source.network.spec = source.spec.replace(name=source.spec.name if name is None else name)
     pictures, pictures_name = calibration_images(spec, calibration)
     # whatever int8 is calibrated on, a network with CIFAR-10's classes is compared on the bundled images
     parity = calibration_images(spec, None) if spec.classes == CIFAR10_CLASSES else (pictures, pictures_name)

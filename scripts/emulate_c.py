@@ -1,6 +1,6 @@
 """Runs the generated C on emulated processors: what it takes of flash and RAM, and how many instructions.
 
-    python scripts/emulate_c.py artifacts/mobilenetv1_cifar10_int8.c
+    python scripts/emulate_c.py artifacts/network_int8.c      # mnv1 export --format c --quantize int8 --name network
 
 Needs the packages that scripts/install_emulators names. Prints the tables of docs/formats/c.md. Sizes are the linker
 map's. Cortex-M: examples/cortex-m, whose clock ticks once in 40 instructions of the emulator. The others: programs for
@@ -103,7 +103,7 @@ def run_cortex_m(network: Path, images: NDArray[np.uint8], name: str, folder: Pa
 def build_linux(network: Path, name: str, folder: Path, *flags: str) -> Path:
     """Compiles scripts/emulate_c.c with a network; returns the program, whose linker map is beside it."""
     program, objects = folder / "program", []
-    for source in (Path(__file__).with_suffix(".c"), network / "mobilenetv1.c"):
+    for source in (Path(__file__).with_suffix(".c"), network / "network.c"):
         objects.append(folder / f"{source.stem}.o")
         command = [LINUX[name][0], *STRICT, "-O2", *flags, f"-I{network}", "-c", source, "-o", objects[-1]]
         subprocess.run(command, check=True)
@@ -158,8 +158,8 @@ def _read(lines: list[str]) -> tuple[list[str], NDArray[np.float32]]:
 
 
 def _sizes(text: str) -> tuple[int, int]:
-    """Code and constants of mobilenetv1.o in a linker map."""
-    parts = re.findall(r"^ (\.\S+)\s+0x\w+\s+(0x\w+) .*mobilenetv1\.o$", text, re.MULTILINE)
+    """Code and constants of network.o in a linker map."""
+    parts = re.findall(r"^ (\.\S+)\s+0x\w+\s+(0x\w+) .*network\.o$", text, re.MULTILINE)
     sizes = [
         sum(int(size, 16) for section, size in parts if section.startswith(starts))
         for starts in ((".text",), (".rodata", ".data.rel.ro"))

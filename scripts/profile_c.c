@@ -1,7 +1,7 @@
 /* Times every kernel call of a generated network; see profile_c.py. Lines: instruction set, layer, microseconds, and
  * how many its arithmetic takes at least. */
 #define _POSIX_C_SOURCE 199309L
-#include "mobilenetv1.c"
+#include "network.c"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,7 +9,7 @@
 
 enum { REPEATS = 5000, PEAK_CALLS = 1000 };
 
-static uint8_t image[MOBILENETV1_SIZE * MOBILENETV1_SIZE * 3], scratch[MOBILENETV1_SCRATCH] ALIGNED;
+static uint8_t image[NETWORK_IMAGE_BYTES], scratch[NETWORK_SCRATCH] ALIGNED;
 
 static double now(void)
 {
@@ -34,7 +34,7 @@ AVX512 static void vector_peak(void)
 }
 
 /* The same of four tdpbusd. */
-#ifdef X86_AMX
+#ifdef AMX_INT8_KERNELS
 AMX static void tile_peak(void)
 {
     Layer full = layers[0];
@@ -51,21 +51,21 @@ AMX static void tile_peak(void)
 }
 #endif
 
-/* Of one step, all calls for depthwise rows or patches, or all for pointwise ones. */
-static void run_step(const Kernels *k, const Step *step, int second)
+/* Of one fusion, all calls for depthwise rows or patches, or all for pointwise ones. */
+static void run_fusion(const Kernels *k, const Fusion *fusion, int second)
 {
-    const Layer *p = step->pointwise;
-    const int size = p->out_size, stride = step->depthwise ? padded(p->inputs, 16) : PATCH;
+    const Layer *p = fusion->pointwise;
+    const int size = p->out_size, stride = padded(p->inputs, 16);
     int row, shape = 0;
-    for (row = 0; row < size; row += step->rows) {
-        const int rows = smaller(step->rows, size - row);
+    for (row = 0; row < size; row += fusion->rows) {
+        const int rows = smaller(fusion->rows, size - row);
         if (second && k->shape)
             shape = k->shape(p, rows * size, shape);
         if (second)
-            k->pointwise(p, scratch + ROWS, stride, scratch + step->output + row * size * padded(p->outputs, 16),
+            k->pointwise(p, scratch + ROWS, stride, scratch + fusion->output + row * size * padded(p->outputs, 16),
                          rows * size);
-        else if (step->depthwise)
-            k->depthwise(step->depthwise, scratch + step->input, scratch + ROWS, row, rows);
+        else if (fusion->depthwise)
+            k->depthwise(fusion->depthwise, scratch + fusion->input, scratch + ROWS, row, rows);
         else
             k->patches(p, image, scratch + ROWS, row, rows);
     }
@@ -75,7 +75,7 @@ static void run_step(const Kernels *k, const Step *step, int second)
 typedef struct {
     void (*peak)(void);
     const Kernels *kernels;
-    const Step *step; /* NULL for all of it */
+    const Fusion *fusion; /* NULL for all of it */
     int second;
 } Job;
 
@@ -85,13 +85,13 @@ static double best(const Job *job)
     double shortest = 1e9;
     int repeat;
     for (repeat = 0; repeat < REPEATS; repeat++) {
-        float logits[MOBILENETV1_CLASSES];
+        float logits[NETWORK_CLASSES];
         const double start = now();
         double took;
         if (job->peak)
             job->peak();
-        else if (job->step)
-            run_step(job->kernels, job->step, job->second);
+        else if (job->fusion)
+            run_fusion(job->kernels, job->fusion, job->second);
         else
             run(job->kernels, image, logits, scratch);
         took = now() - start;
@@ -111,24 +111,24 @@ static void profile(const char *name, int backend, double vector, double tile)
 {
     Job job = {NULL, NULL, NULL, 0};
     int s;
-    if (!mobilenetv1_has(backend))
+    if (!network_has(backend))
         return;
-    job.kernels = &kernels[backend];
+    job.kernels = kernels[backend];
     printf("%s,network,%f,0\n", name, best(&job));
-    for (s = 0; s < (int)(sizeof steps / sizeof *steps); s++)
+    for (s = 0; s < (int)(sizeof fusions / sizeof *fusions); s++)
         for (job.second = 0; job.second < 2; job.second++) {
-            const Layer *depthwise = steps[s].depthwise, *p = steps[s].pointwise;
+            const Layer *depthwise = fusions[s].depthwise, *p = fusions[s].pointwise;
             const double pixels = (double)p->out_size * p->out_size;
             const double outputs = pixels * padded(job.second ? p->outputs : p->inputs, 16) / 16;
             double products = outputs * (job.second ? padded(p->inputs, 4) / 4 : depthwise ? 3 : 0) * vector;
             /* the multiplication and the rounding of each sum need the same units */
             const double scaling = job.second || depthwise ? 2 * outputs * vector : 0;
             double bound = products + scaling;
-            if (job.second && backend == MOBILENETV1_AMX_INT8) { /* tiles and vectors work at the same time */
+            if (job.second && backend == NETWORK_AMX_INT8) { /* tiles and vectors work at the same time */
                 products = outputs / 16 * ((p->inputs + 63) / 64) * tile;
                 bound = products > scaling ? products : scaling;
             }
-            job.step = &steps[s];
+            job.fusion = &fusions[s];
             printf("%s,%s,%f,%f\n", name, job.second ? p->name : depthwise ? depthwise->name : "patches", best(&job),
                    bound);
         }
@@ -142,13 +142,13 @@ int main(void)
         image[i] = (uint8_t)rand();
     vector = peak(vector_peak, 12);
     printf("vpdpbusd,peak,%f,0\n", vector);
-#ifdef X86_AMX
-    if (mobilenetv1_has(MOBILENETV1_AMX_INT8)) {
+#ifdef AMX_INT8_KERNELS
+    if (network_has(NETWORK_AMX_INT8)) {
         tile = peak(tile_peak, 4);
         printf("tdpbusd,peak,%f,0\n", tile);
     }
 #endif
-    profile("avx512_vnni", MOBILENETV1_AVX512_VNNI, vector, tile);
-    profile("amx_int8", MOBILENETV1_AMX_INT8, vector, tile);
+    profile("avx512_vnni", NETWORK_AVX512_VNNI, vector, tile);
+    profile("amx_int8", NETWORK_AMX_INT8, vector, tile);
     return 0;
 }

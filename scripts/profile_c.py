@@ -1,6 +1,6 @@
 """Per layer of the generated C, with AVX-512 VNNI and with AMX: the time it takes and the least its arithmetic takes.
 
-    python scripts/profile_c.py artifacts/mobilenetv1_cifar10_int8.c
+    python scripts/profile_c.py artifacts/network_int8.c      # mnv1 export --format c --quantize int8 --name network
 
 On one core, the best of 5,000 runs, caches warm. The bound is vpdpbusd, and the multiplication and the rounding of
 every sum, at the rate measured here for vpdpbusd alone: they need the same units. With AMX, tiles work beside those,
@@ -19,9 +19,11 @@ from mnv1deploy.formats.c import FLAGS, compiler
 def main(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         program = Path(temporary) / "profile"
+        command = compiler()
+        assert command, "there is no C compiler"
         flags = [flag for flag in FLAGS if flag not in ("-fPIC", "-shared")]
         source = Path(__file__).with_suffix(".c")
-        subprocess.run([str(compiler()), *flags, f"-I{folder}", source, "-o", program], check=True)
+        subprocess.run([*command, *flags, f"-I{folder}", source, "-o", program], check=True)
         lines = subprocess.run([program], check=True, capture_output=True, text=True).stdout.splitlines()
     rows = [
         (kernels, layer, float(time), float(bound)) for kernels, layer, time, bound in (x.split(",") for x in lines)

@@ -9,34 +9,40 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from mnv1deploy.c.backends import NAMES
+
 HERE = Path(__file__).parent
-EMULATED_AMX = ["-include", str(HERE / "amx.h")]
 CALLBACK = ctypes.CFUNCTYPE(
     None, ctypes.c_char_p, ctypes.POINTER(ctypes.c_uint8), ctypes.c_int, ctypes.c_int, ctypes.c_int
 )
 
 
-def has_amx() -> bool:
-    """Whether the processor has AMX for int8, as Linux says."""
+def emulated() -> list[str]:
+    """Flags that bring in what the processor lacks in plain C; none elsewhere than on x86."""
+    if platform.machine() != "x86_64":
+        return []
     cpuinfo = Path("/proc/cpuinfo")
-    return cpuinfo.exists() and "amx_int8" in cpuinfo.read_text().split()
+    flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    missing = {"avx512.h": {"avx512_vnni", "avx512bw", "avx512vl"}, "amx.h": {"amx_tile", "amx_int8"}}
+    headers = [header for header, needed in missing.items() if not needed <= flags]
+    return [argument for header in headers for argument in ("-include", str(HERE / header))]
 
 
 class TracedC:
-    """A folder of C compiled with MOBILENETV1_TRACE; on x86 with AMX emulated, if the processor has none."""
+    """A folder of C compiled with NETWORK_TRACE; what an x86 processor lacks is emulated."""
 
     def __init__(self, folder: Path, library: Path, *flags: str) -> None:
-        command = ["cc", "-std=c99", "-O2", "-fPIC", "-shared", "-DMOBILENETV1_TRACE", f"-I{folder}", *flags]
-        if platform.machine() == "x86_64" and not has_amx():
-            command += EMULATED_AMX
-        subprocess.run([*command, folder / "mobilenetv1.c", HERE / "trace.c", "-o", library], check=True)
+        optimised = "-O0" if emulated() else "-O2"  # emulated, it would take a minute to optimise
+        command = ["cc", "-std=c99", optimised, "-fPIC", "-shared", "-DNETWORK_TRACE", f"-I{folder}", *flags]
+        command += emulated()
+        subprocess.run([*command, folder / "network.c", HERE / "trace.c", "-o", library, "-lm"], check=True)
         self._library = ctypes.CDLL(str(library))
-        text = (folder / "mobilenetv1.h").read_text()
-        self._scratch = int(text.partition("MOBILENETV1_SCRATCH ")[2].split()[0])
-        self._classes = int(text.partition("MOBILENETV1_CLASSES ")[2].split()[0])
-        self.best = self._library.mobilenetv1_backend()
+        text = (folder / "network.h").read_text()
+        self._scratch = int(text.partition("NETWORK_SCRATCH ")[2].split()[0])
+        self._classes = int(text.partition("NETWORK_CLASSES ")[2].split()[0])
+        self.backends = [name for number, name in enumerate(NAMES) if self._library.network_has(number)]
 
-    def run(self, image: np.ndarray, backend: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def run(self, image: np.ndarray, backend: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """uint8 ``[pixels, channels]`` by layer name, and the logits."""
         rows: dict[str, list[np.ndarray]] = {}
 
@@ -52,7 +58,7 @@ class TracedC:
         scratch = np.full(self._scratch, 0xA5, np.uint8)  # it may hold anything
         image = np.ascontiguousarray(image)
         pointers = [ctypes.c_void_p(array.ctypes.data) for array in (image, logits, scratch)]
-        assert self._library.mobilenetv1_run_on(backend, *pointers) == 0
+        assert self._library.network_run_on(NAMES.index(backend), *pointers) == 0
         return {layer: np.concatenate(parts) for layer, parts in rows.items()}, logits
 
 

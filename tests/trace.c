@@ -1,5 +1,5 @@
 /* Hands every layer's rows to a Python function. */
-#include "mobilenetv1.h"
+#include "network.h"
 
 typedef void (*Callback)(const char *, const uint8_t *, int, int, int);
 
@@ -10,7 +10,7 @@ void set_callback(Callback function)
     callback = function;
 }
 
-void mobilenetv1_trace(const char *layer, const uint8_t *values, int pixels, int channels, int stride)
+void network_trace(const char *layer, const uint8_t *values, int pixels, int channels, int stride)
 {
     callback(layer, values, pixels, channels, stride);
 }

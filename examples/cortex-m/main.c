@@ -1,13 +1,13 @@
 /* Classifies the pictures in pictures.rgb: raw RGB, one after the other. Writes a line for each: its class, and the
  * bits of the logits in hexadecimal. */
 #include "board.h"
-#include "mobilenetv1.h"
+#include "network.h"
 
 #include <string.h>
 
-static uint8_t image[MOBILENETV1_SIZE * MOBILENETV1_SIZE * 3];
-static float logits[MOBILENETV1_CLASSES];
-static uint8_t scratch[MOBILENETV1_SCRATCH];
+static uint8_t image[NETWORK_IMAGE_BYTES];
+static float logits[NETWORK_CLASSES];
+static uint8_t scratch[NETWORK_SCRATCH];
 
 static void write_number(uint32_t number, uint32_t base, int digits)
 {
@@ -31,14 +31,14 @@ int main(void)
     while (board_read(file, image, sizeof image)) {
         int best = 0;
         ticks = board_ticks();
-        if (mobilenetv1_run(image, logits, scratch) != 0)
+        if (network_run(image, logits, scratch) != 0)
             return 1;
         ticks = board_ticks() - ticks;
-        for (i = 1; i < MOBILENETV1_CLASSES; i++)
+        for (i = 1; i < NETWORK_CLASSES; i++)
             if (logits[i] > logits[best])
                 best = i;
-        board_write(mobilenetv1_classes[best]);
-        for (i = 0; i < MOBILENETV1_CLASSES; i++) {
+        board_write(network_classes[best]);
+        for (i = 0; i < NETWORK_CLASSES; i++) {
             uint32_t bits;
             memcpy(&bits, &logits[i], sizeof bits);
             board_write(" ");

@@ -1,6 +1,9 @@
-"""The int8 network as C: the plan of its buffers and the generator of its files. ``templates`` are the kernels."""
+"""The int8 network as C: the plan of its buffers, its instruction sets, and the generator of its files."""
 
 from pathlib import Path
 
 TEMPLATES = Path(__file__).parent / "templates"
-"""The kernels and what is around them; ``session.c`` is what a Python session adds when it compiles an export."""
+"""What is around the kernels; ``session.c`` is what a Python session adds when it compiles an export."""
+
+KERNELS = Path(__file__).parent / "kernels"
+"""A file per instruction set, see :mod:`mnv1deploy.c.backends`; ``shared.c`` is what all of them use."""

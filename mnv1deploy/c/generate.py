@@ -1,4 +1,4 @@
-"""Writes the int8 network as C: kernels are the files in ``templates``, weights and tables come from here."""
+"""Writes the int8 network as C: kernels are the files in ``kernels``, weights and tables come from here."""
 
 from __future__ import annotations
 
@@ -13,18 +13,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnv1deploy.artifact import Provenance
-from mnv1deploy.c import TEMPLATES
-from mnv1deploy.c.plan import LANES, PATCH, Plan, padded, pairs, plan
+from mnv1deploy.c import KERNELS, TEMPLATES, backends
+from mnv1deploy.c.names import identifier
+from mnv1deploy.c.plan import LANES, Plan, fused, inputs, padded, plan
 from mnv1deploy.errors import MnvError
 from mnv1deploy.quantization import INPUT, PAIR, Quantization
 from mnv1deploy.spec import Layer, ModelSpec
 
-FILES = ("mobilenetv1.h", "mobilenetv1.c", "example.c", "Makefile", "README.md")
+FILES = {
+    "network.h": "$name.h",
+    "network.c": "$name.c",
+    "example.c": "example.c",
+    "Makefile": "Makefile",
+    "README.md": "README.md",
+}
+"""Templates, and what the files made of them are called."""
 
 
 @dataclass(frozen=True)
 class Integers:
-    """What one layer computes with, in the order of the kernels (templates/portable.c).
+    """What one layer computes with, in the order of the kernels (kernels/shared.c).
 
     Attributes:
         layer: whose.
@@ -32,6 +40,7 @@ class Integers:
         biases: int32, the input's zero point folded in; one per output, padded.
         factors: float32, what sums are multiplied by; one per output, padded.
         largest: what no sum exceeds.
+        sizes: what no sum exceeds in size; one per output, padded.
     """
 
     layer: Layer
@@ -39,6 +48,7 @@ class Integers:
     biases: NDArray[np.int32]
     factors: NDArray[np.float32]
     largest: int
+    sizes: NDArray[np.int64]
 
 
 def write(folder: Path, quantization: Quantization, provenance: Provenance) -> None:
@@ -48,32 +58,26 @@ def write(folder: Path, quantization: Quantization, provenance: Provenance) -> N
         MnvError: for integers that the kernels would not compute exactly.
     """
     spec = provenance.spec
-    layers = [_integers(layer, quantization, input) for layer, input in _with_inputs(spec)]
+    layers = [_integers(layer, quantization, source) for layer, source in _with_sources(spec)]
     values = _values(spec, layers, quantization, provenance)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in FILES:
-        text = _template(name)
-        if name != "Makefile":
-            text = Template(text).substitute(values)
-        (folder / name).write_text(text, "utf-8", newline="\n")
+    for template, name in FILES.items():
+        text = Template((TEMPLATES / template).read_text("utf-8")).substitute(values)
+        (folder / Template(name).substitute(values)).write_text(text, "utf-8", newline="\n")
     (folder / "provenance.json").write_text(provenance.to_json() + "\n", "utf-8", newline="\n")
 
 
-def _template(name: str) -> str:
-    return (TEMPLATES / name).read_text("utf-8")
-
-
-def _with_inputs(spec: ModelSpec) -> Iterator[tuple[Layer, str]]:
+def _with_sources(spec: ModelSpec) -> Iterator[tuple[Layer, str]]:
     """Layers with weights, each with the name of the activation it reads."""
-    input = INPUT
+    source = INPUT
     for layer in spec.layers():
         if layer.kind != "pool":
-            yield layer, input
-        input = layer.name
+            yield layer, source
+        source = layer.name
 
 
-def _integers(layer: Layer, quantization: Quantization, input: str) -> Integers:
-    weights, grid = quantization.weights[layer.name], quantization.activations[input]
+def _integers(layer: Layer, quantization: Quantization, source: str) -> Integers:
+    weights, grid = quantization.weights[layer.name], quantization.activations[source]
     outputs = padded(layer.out_channels)
     values = weights.values.astype(np.int64)
     if layer.kind == "conv":  # [outputs, colour, row, column] -> as patches are: row, column, colour
@@ -99,6 +103,7 @@ def _integers(layer: Layer, quantization: Quantization, input: str) -> Integers:
         np.pad(biases, (0, rest)).astype(np.int32),
         np.pad(factors, (0, rest)).astype(np.float32),
         int((matrix.clip(0).sum(1) * 255 + biases).max()),
+        np.pad(largest, (0, rest)),
     )
 
 
@@ -128,41 +133,65 @@ def _values(
     spec: ModelSpec, layers: list[Integers], quantization: Quantization, provenance: Provenance
 ) -> dict[str, object]:
     """What the templates' placeholders stand for."""
-    buffers = plan(spec)
-    input, scale = quantization.activations[INPUT], np.float32(quantization.activations["pool"].scale)
-    size = next(layer.in_size for layer in spec.layers() if layer.kind == "pool")
+    buffers, name = plan(spec), identifier(spec.name)
+    source, scale = quantization.activations[INPUT], np.float32(quantization.activations["pool"].scale)
+    pool = next(layer for layer in spec.layers() if layer.kind == "pool")
     stored = sum(integers.weights.nbytes + integers.biases.nbytes + integers.factors.nbytes for integers in layers)
+    pool_factor = scale / (scale * np.float32(pool.kernel**2))
+    convolutions = [integers for integers in layers if integers.layer.kind != "linear"]
+    rgb = spec.colours == 3
     return {
+        "name": name,
+        "NAME": name.upper(),
         "title": f"{re.sub('[^A-Za-z0-9_. -]', '_', spec.name)}, int8",  # it stands in comments
         "checkpoint": provenance.checkpoint_sha256,
         "plan": "\n".join(_plan_lines(buffers)),
         "size": spec.input_size,
+        "colours": spec.colours,
+        "colour_names": "RGB" if rgb else "grey",
+        "ppm": "PPM (P6)" if rgb else "PGM (P5)",
+        "magic": "P6" if rgb else "P5",
+        "picture": "picture.ppm" if rgb else "picture.pgm",
         "classes": len(spec.classes),
         "class_names": "\n".join(f"    {_string(name)}," for name in spec.classes),
         "scratch": buffers.scratch,
         "rows_at": buffers.rows_at,
-        "patch": PATCH,
-        "padding": input.zero_point,
-        "pool_factor": _float(scale / (scale * np.float32(size**2))),
-        "sums_fit": int(all(integers.largest < 2**23 for integers in layers if integers.layer.kind != "linear")),
-        "portable": _template("portable.c"),
-        "x86": _template("x86.c"),
-        "amx": _template("amx.c"),
-        "neon": _template("neon.c"),
+        "padding": source.zero_point,
+        "pool_factor": _float(pool_factor),
+        "tie_window": _tie_window(convolutions, pool.kernel**2),
+        "sums_fit": int(all(integers.largest < 2**23 for integers in convolutions)),
+        "enum": backends.enum(name),
+        "table": backends.dispatch(),
+        "backends": backends.table(),
+        "kernels": "".join((KERNELS / f"{file}.c").read_text("utf-8") for file in ("shared", *backends.NAMES)),
         "arrays": "\n".join(line for integers in layers for line in _arrays(integers)),
         "layers": "\n".join(_layer_row(integers.layer) for integers in layers),
-        "steps": "\n".join(_step_rows(spec, buffers)),
+        "fusions": "\n".join(_fusion_rows(spec, buffers)),
         "weights": stored,
     }
 
 
+def _tie_window(convolutions: list[Integers], pooled: int) -> int:
+    """TIE_WINDOW of kernels/portable.c; ``pooled`` is the number of pixels that are averaged.
+
+    Of a product between 0 and 256 the multiplier, rounded down, makes less than the sum's size in units of 2^-32;
+    float32 rounds the sum and the product, each by half of 2^-23 of it.
+    """
+    reached = 255.0 * pooled
+    for integers in convolutions:
+        factors = integers.factors.astype(np.float64)
+        small = (factors > 0) & (factors < 0.5)
+        reached = max(reached, *np.minimum(integers.sizes[small], 256 / factors[small]), 0.0)
+    return int(reached + 256 * 2.0**-23 * 2.0**32) + 2
+
+
 def _plan_lines(buffers: Plan) -> Iterator[str]:
-    yield " *   step       rows at a time     reads                writes"
-    for step in buffers.steps:
-        source = "the picture" if step.input < 0 else f"{step.input} .. {step.input + step.input_bytes}"
-        target = f"{step.output} .. {step.output + step.output_bytes}"
-        yield f" *   {step.name:<10} {step.rows:>4} ({step.rows_bytes:>5} bytes)  {source:<20} {target}"
-    yield f" *   rows between the two convolutions of a step: {buffers.rows_at} .. {buffers.scratch}"
+    yield " *   fusion     rows at a time     reads                writes"
+    for fusion in buffers.fusions:
+        source = "the picture" if fusion.input < 0 else f"{fusion.input} .. {fusion.input + fusion.input_bytes}"
+        target = f"{fusion.output} .. {fusion.output + fusion.output_bytes}"
+        yield f" *   {fusion.name:<10} {fusion.rows:>4} ({fusion.rows_bytes:>5} bytes)  {source:<20} {target}"
+    yield f" *   rows between the two operations of a fusion: {buffers.rows_at} .. {buffers.scratch}"
 
 
 def _arrays(integers: Integers) -> Iterator[str]:
@@ -182,20 +211,18 @@ def _array(type: str, name: str, values: Sequence[object]) -> Iterator[str]:
 
 
 def _layer_row(layer: Layer) -> str:
-    name = _identifier(layer)
-    sizes = f"{layer.in_size}, {layer.out_size}, {layer.stride}"
-    # the stem reads patches: 27 inputs in one place
-    inputs = layer.in_channels * (9 if layer.kind == "conv" else 1)
+    name, (top, left, _, _) = _identifier(layer), layer.padding
+    sizes = f"{layer.in_size}, {layer.out_size}, {layer.stride}, {top}, {left}"
     arrays = f"{name}_weights, {name}_biases, {name}_factors"
-    return f'    {{"{layer.name}", {sizes}, {inputs}, {layer.out_channels}, {arrays}}},'
+    return f'    {{"{layer.name}", {sizes}, {inputs(layer)}, {layer.out_channels}, {arrays}}},'
 
 
-def _step_rows(spec: ModelSpec, buffers: Plan) -> Iterator[str]:
-    index = {layer.name: number for number, (layer, _) in enumerate(_with_inputs(spec))}
-    for step, (_, depthwise, pointwise) in zip(buffers.steps, pairs(spec), strict=True):
+def _fusion_rows(spec: ModelSpec, buffers: Plan) -> Iterator[str]:
+    index = {layer.name: number for number, (layer, _) in enumerate(_with_sources(spec))}
+    for fusion, (_, depthwise, pointwise) in zip(buffers.fusions, fused(spec), strict=True):
         first = f"&layers[{index[depthwise.name]}]" if depthwise else "NULL"
         both = f"{first}, &layers[{index[pointwise.name]}]"
-        yield f"    {{{both}, {step.input}, {step.output}, {step.rows}}}, /* {step.name} */"
+        yield f"    {{{both}, {fusion.input}, {fusion.output}, {fusion.rows}}}, /* {fusion.name} */"
 
 
 def _identifier(layer: Layer) -> str:
@@ -203,9 +230,8 @@ def _identifier(layer: Layer) -> str:
 
 
 def _float(value: np.float32) -> str:
-    """A C99 literal of exactly this float."""
-    digits, exponent = float(value).hex().split("p")
-    return f"{digits.rstrip('0').rstrip('.')}p{exponent}f"
+    """The shortest literal of exactly this float, in C and in C++, which got hexadecimal ones late."""
+    return f"{value!s}f"
 
 
 def _string(text: str) -> str:

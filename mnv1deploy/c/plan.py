@@ -7,7 +7,8 @@ overwrites what it has read: its output starts as far below its input as its gro
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mnv1deploy.spec import Layer, ModelSpec
@@ -15,22 +16,19 @@ from mnv1deploy.spec import Layer, ModelSpec
 LANES = 16
 """Channels of a vector register's int32 accumulators in AVX-512; every other back end divides it."""
 
-PATCH = 32
-"""Bytes from one patch of 3x3x3 pixels, which one output of the stem reads, to the next."""
-
 ROWS_BYTES = 4096
 """What the buffer of rows between two fused convolutions may take: a fraction of the smallest first-level cache."""
 
 
 @dataclass(frozen=True)
-class Step:
-    """One fused pair: patches or depthwise rows, then a pointwise convolution over them.
+class Fusion:
+    """Where two operations that run together have their data: patches or depthwise rows, then a 1x1 convolution.
 
     Attributes:
         name: "stem", "block1", ...
         rows: output rows at a time.
         rows_bytes: of the buffer between the two.
-        input, output: offsets into the scratch in bytes; the stem's input is the image itself, -1.
+        input, output: offsets into the scratch in bytes; the stem's input is the picture itself, -1.
         input_bytes, output_bytes: of the whole tensors.
     """
 
@@ -48,12 +46,12 @@ class Plan:
     """The whole scratch: tensors from 0, then the buffer of rows, which also holds the pooled features.
 
     Attributes:
-        steps: in order.
+        fusions: in order.
         rows_at: offset of the buffer of rows.
         scratch: bytes in all.
     """
 
-    steps: tuple[Step, ...]
+    fusions: tuple[Fusion, ...]
     rows_at: int
     scratch: int
 
@@ -67,36 +65,43 @@ def padded(channels: int) -> int:
     return -(-channels // LANES) * LANES
 
 
-def pairs(spec: ModelSpec) -> list[tuple[str, Layer | None, Layer]]:
-    """(name, depthwise layer, pointwise layer) of every step; the stem is a pointwise layer over patches."""
-    stem, *layers = [layer for layer in spec.layers() if layer.kind not in ("pool", "linear")]
-    blocks = zip(layers[::2], layers[1::2], strict=True)
-    return [("stem", None, stem), *((first.name.partition(".")[0], first, second) for first, second in blocks)]
+def inputs(layer: Layer) -> int:
+    """What one output of a layer reads of one place: its channels, or the whole patch of the convolution on pixels."""
+    return layer.in_channels * (layer.kernel**2 if layer.kind == "conv" else 1)
+
+
+def fused(spec: ModelSpec) -> Iterator[tuple[str, Layer | None, Layer]]:
+    """(name, depthwise layer, 1x1 layer) of every fusion; the stem is a 1x1 layer over patches."""
+    depthwise = None
+    for layer in spec.layers():
+        if layer.kind == "depthwise":
+            depthwise = layer
+        elif layer.is_convolution:
+            yield layer.name.partition(".")[0], depthwise, layer
+            depthwise = None
 
 
 def plan(spec: ModelSpec) -> Plan:
     """The buffers of a spec's network."""
-    offset = 0
-    rows = []
-    for name, depthwise, layer in pairs(spec):
-        row = layer.out_size * (padded(depthwise.out_channels) if depthwise else PATCH)
+    offset = pooled = 0
+    found = []
+    for name, depthwise, layer in fused(spec):
+        row = layer.out_size * padded(inputs(layer))
         at_once = min(max(1, ROWS_BYTES // row), layer.out_size)
         output_row = layer.out_size * padded(layer.out_channels)
-        start = offset
+        start, input_bytes = -1, spec.input_size**2 * spec.colours
         if depthwise:
-            # output rows up to y may end where the input row before those that row y + 1 still reads begins
+            # output rows up to y may end where the first input row that row y + 1 still reads begins
             input_row = depthwise.in_size * padded(depthwise.in_channels)
+            top, _, _, _ = depthwise.padding
             ends = range(at_once, layer.out_size, at_once)
-            offset -= max((y * output_row - (depthwise.stride * y - 1) * input_row for y in ends), default=0)
+            start, input_bytes = offset, depthwise.in_size * input_row
+            offset -= max((y * output_row - (depthwise.stride * y - top) * input_row for y in ends), default=0)
             offset = min(offset, start)
-            input_bytes = depthwise.in_size * input_row
-        else:
-            input_bytes = spec.input_size**2 * 3
-        rows.append((name, at_once, at_once * row, start, offset, input_bytes, layer.out_size * output_row))
-    steps = tuple(
-        Step(name, at_once, size, before - offset if name != "stem" else -1, after - offset, *tensors)
-        for name, at_once, size, before, after, *tensors in rows
-    )
-    rows_at = -(-max(step.output + step.output_bytes for step in steps) // 64) * 64  # a cache line
-    pooled = padded(pairs(spec)[-1][2].out_channels)
-    return Plan(steps, rows_at, rows_at + max(pooled, *(step.rows_bytes for step in steps)))
+        found.append(Fusion(name, at_once, at_once * row, start, offset, input_bytes, layer.out_size * output_row))
+        pooled = padded(layer.out_channels)
+    # the last one's output is the lowest
+    moved = (replace(f, input=-1 if f.name == "stem" else f.input - offset, output=f.output - offset) for f in found)
+    fusions = tuple(moved)
+    rows_at = -(-max(f.output + f.output_bytes for f in fusions) // 64) * 64  # a cache line
+    return Plan(fusions, rows_at, rows_at + max(pooled, *(f.rows_bytes for f in fusions)))

@@ -5,13 +5,18 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import shlex
 import shutil
+import signal
+import stat
 import subprocess
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,8 +24,10 @@ from numpy.typing import NDArray
 
 from mnv1deploy.artifact import Precision, Provenance
 from mnv1deploy.c import TEMPLATES
+from mnv1deploy.c.backends import NAMES as BACKENDS
+from mnv1deploy.c.names import identifier
 from mnv1deploy.errors import MnvError
-from mnv1deploy.files import atomic, cache_folder
+from mnv1deploy.files import cache_folder
 from mnv1deploy.formats.base import CPU, CpuSession, Format, Images, Logits, check_images, refuse_provider
 
 if TYPE_CHECKING:
@@ -34,13 +41,16 @@ if platform.machine() in ("x86_64", "AMD64"):
 elif platform.machine() in ("aarch64", "arm64"):
     FLAGS += ("-mcpu=native",)  # brings in the kernels with dot products, which the compiler has to be told of
 
-BACKENDS = ("portable", "avx2", "avx512_vnni", "amx_int8", "neon_dotprod")
-"""Instruction sets, in the order of the header's enum."""
-
 BACKEND_VARIABLE = "MNV1_C_BACKEND"
 """Names the one to run on, for tests and comparisons, instead of the best that the processor has."""
 
 PROVENANCE = "provenance.json"
+
+COMPILER_SECONDS = 60, 20
+"""What the compiler may take, and what for each MB of source besides."""
+
+COMPILER_MEGABYTES = 1_000, 400
+"""The same of its memory."""
 
 
 class CFormat(Format):
@@ -95,8 +105,11 @@ class CSession(CpuSession):
 
     def __init__(self, path: Path, provenance: Provenance, threads: int | None) -> None:
         self.provenance = provenance
-        library = ctypes.CDLL(str(_compiled(path)))
-        self.backends = [name for number, name in enumerate(BACKENDS) if library.mobilenetv1_has(number)]
+        name = identifier(provenance.spec.name)
+        library = _load(_compiled(path, name))
+        _check(library, name, path, provenance)
+        has = getattr(library, f"{name}_has")
+        self.backends = [backend for number, backend in enumerate(BACKENDS) if has(number)]
         self.backend = os.environ.get(BACKEND_VARIABLE) or self.backends[-1]
         if self.backend not in self.backends:
             there = ", ".join(self.backends)
@@ -158,34 +171,132 @@ def _address(array: NDArray[Any]) -> int:
     return address
 
 
-def compiler() -> str | None:
-    """The C compiler's path: what $CC names, else the first of COMPILERS that is there."""
-    names = [os.environ["CC"]] if os.environ.get("CC") else COMPILERS
-    return next(filter(None, map(shutil.which, names)), None)
+def compiler() -> tuple[str, ...] | None:
+    """The C compiler's command: what $CC holds, read as a shell does, else the first of COMPILERS that is there."""
+    try:
+        commands = [shlex.split(os.environ["CC"])] if os.environ.get("CC") else [[name] for name in COMPILERS]
+    except ValueError:  # a quotation without an end
+        return None
+    found = ((shutil.which(program), rest) for program, *rest in filter(None, commands))
+    return next(((path, *rest) for path, rest in found if path), None)
 
 
-def _compiled(path: Path) -> Path:
-    """The shared library of a folder, from the cache if the same source was compiled by the same compiler before."""
+def _compiled(path: Path, name: str) -> Path:
+    """The shared library of a folder, from the cache if the same source was compiled by the same compiler before.
+
+    A library's name ends with the hash of what it holds: one that is damaged is compiled anew.
+    """
     command = compiler()
     if not command:
+        named = os.environ.get("CC")
         raise MnvError(
             "Running a network in C from Python takes a C compiler, and there is none here.",
-            "Install gcc or clang: apt install gcc, dnf install gcc, or xcode-select --install on a Mac.",
+            f"CC names it, and holds {named}, which cannot be run."
+            if named
+            else "Install gcc or clang: apt install gcc, dnf install gcc, or xcode-select --install on a Mac.",
         )
-    # its version, and what it compiles for, which with -mcpu=native is this machine alone
-    macros = subprocess.run([command, *FLAGS, "-dM", "-E", "-xc", os.devnull], capture_output=True, check=False).stdout
-    sources = [path / "mobilenetv1.h", path / "mobilenetv1.c", TEMPLATES / "session.c"]
     try:
-        contents = [source.read_bytes() for source in sources]
+        contents = [(path / file).read_bytes() for file in (f"{name}.h", f"{name}.c")]
     except OSError as error:
         raise MnvError(f"{path} is not complete: {error}.", "Export the checkpoint again.") from error
-    digest = sha256(b"\0".join([*contents, macros, command.encode(), *map(str.encode, FLAGS)])).hexdigest()
-    library = cache_folder() / "c" / f"{digest}.so"
-    if not library.exists():
-        with atomic(library) as temporary:
-            arguments = [*FLAGS, f"-I{path}", *map(str, sources[1:]), "-o", str(temporary)]
-            done = subprocess.run([command, *arguments], capture_output=True, text=True, check=False)
-            if done.returncode:
-                reason = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip())
-                raise MnvError(f"{command} cannot compile {path}: {reason}")
-    return library
+    session = Template((TEMPLATES / "session.c").read_text("utf-8")).substitute(name=name, NAME=name.upper())
+    # its version, and what it compiles for, which with -mcpu=native is this machine alone
+    _, macros, _ = _limited([*command, *FLAGS, "-dM", "-E", "-xc", os.devnull], 0)
+    parts = [*contents, session.encode(), macros.encode(), *map(os.fsencode, (*command, *FLAGS))]
+    digest = sha256(b"\0".join(parts)).hexdigest()
+    folder = _cache()
+    for library in folder.glob(f"{digest}.*.so"):
+        if library.is_file() and library.name == f"{digest}.{_sha256(library)}.so":
+            return library
+        shutil.rmtree(library) if library.is_dir() else library.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".compiling-", dir=folder) as temporary:
+        source, built = Path(temporary, "session.c"), Path(temporary, "network.so")
+        source.write_text(session, "utf-8")
+        arguments = [*command, *FLAGS, f"-I{path}", str(path / f"{name}.c"), str(source), "-o", str(built)]
+        status, _, errors = _limited(arguments, sum(map(len, contents)))
+        if status:
+            reason = next((line for line in errors.splitlines() if "error" in line), errors.strip())
+            raise MnvError(f"{shlex.join(command)} cannot compile {path}: {reason}")
+        return built.replace(folder / f"{digest}.{_sha256(built)}.so")
+
+
+def _cache() -> Path:
+    """The folder of compiled libraries, which nobody else may write to."""
+    folder = cache_folder() / "c"
+    try:
+        for part in (*reversed(folder.parents), folder):
+            if not part.exists():
+                part.mkdir(mode=0o700, exist_ok=True)
+        if os.name == "posix":
+            for part in (folder.parent, folder):
+                found = part.lstat()
+                if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+                    raise MnvError(
+                        f"{part} is not a folder that you alone may write to, and libraries from it would be run.",
+                        "Remove it, or set XDG_CACHE_HOME to a folder of your own.",
+                    )
+            folder.chmod(0o700)
+    except OSError as error:
+        raise MnvError(
+            f"Compiled networks are kept in {folder}, which cannot be written: {error.strerror}.",
+            "Set XDG_CACHE_HOME to a folder of your own.",
+        ) from error
+    return folder
+
+
+def _sha256(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()
+
+
+def _limited(command: Sequence[str], source_bytes: int) -> tuple[int, str, str]:
+    """Runs a compiler within COMPILER_SECONDS and COMPILER_MEGABYTES: its status, output and errors."""
+    seconds, megabytes = (
+        least + each * source_bytes // 10**6 for least, each in (COMPILER_SECONDS, COMPILER_MEGABYTES)
+    )
+    if os.name == "posix":  # not every system has every limit
+        limits = f'ulimit -v {megabytes * 1000} 2>/dev/null; ulimit -t {seconds} 2>/dev/null; exec "$@"'
+        command = ["/bin/sh", "-c", limits, "sh", *command]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env={**os.environ, "LC_ALL": "C"},
+        start_new_session=True,
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=2 * seconds)
+        except subprocess.TimeoutExpired:
+            # the driver's own processes, too
+            os.killpg(process.pid, signal.SIGKILL) if os.name == "posix" else process.kill()
+            process.communicate()
+            return 1, "", f"error: it took longer than {2 * seconds} seconds"
+        return process.returncode, output, errors
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise MnvError(
+            f"The compiled network cannot be loaded: {error}.",
+            "Is XDG_CACHE_HOME on a disk that programs may run from?",
+        ) from error
+
+
+def _check(library: ctypes.CDLL, name: str, path: Path, provenance: Provenance) -> None:
+    """Raises MnvError unless the code is of the network that the provenance describes, by which buffers are made."""
+    spec = provenance.spec
+    expected = (spec.input_size, spec.colours, len(spec.classes), len(BACKENDS))
+    found = tuple((ctypes.c_int * len(expected)).in_dll(library, "session_shape"))
+    agree = found == expected
+    if agree:
+        names = (ctypes.c_char_p * len(spec.classes)).in_dll(library, f"{name}_classes")
+        agree = [text.encode() for text in spec.classes] == list(names)
+    if not agree:
+        raise MnvError(
+            f"{path} holds another network than its {PROVENANCE} says: size, colours, classes or their names differ.",
+            "Export the checkpoint again.",
+        )

@@ -287,19 +287,19 @@ def show_cost(cost: Cost) -> None:
 
 
 def show_plan(plan: Plan) -> None:
-    """A row per step of the generated C: what it reads and writes, and what it holds in between."""
+    """A row per fusion of two layers in the generated C: what it reads and writes, and what is in between."""
     rows = [
         (
-            step.name,
-            "the picture" if step.input < 0 else f"{step.input:,} .. {step.input + step.input_bytes:,}",
-            f"{step.output:,} .. {step.output + step.output_bytes:,}",
-            str(step.rows),
-            f"{step.rows_bytes:,}",
+            fusion.name,
+            "the picture" if fusion.input < 0 else f"{fusion.input:,} .. {fusion.input + fusion.input_bytes:,}",
+            f"{fusion.output:,} .. {fusion.output + fusion.output_bytes:,}",
+            str(fusion.rows),
+            f"{fusion.rows_bytes:,}",
         )
-        for step in plan.steps
+        for fusion in plan.fusions
     ]
     show_table(
-        ["step", ">reads", ">writes", ">rows at a time", ">bytes of rows"],
+        ["fused layers", ">reads", ">writes", ">rows at a time", ">bytes of rows"],
         rows,
         title=f"{plan.scratch:,} bytes of scratch",
         caption="reads, writes: bytes of the scratch; an output overwrites what was read before it.\n"

@@ -1,233 +1,16 @@
-
-/* ---- Kernels for x86-64 ----------------------------------------------------------------------------------------
+/* ---- Kernels for x86-64 with AVX-512 VNNI -----------------------------------------------------------------------
  *
- * Compiled in beside the portable ones and chosen when running, by what the processor says it has.
+ * vpdpbusd adds four products of unsigned activations and signed weights to each int32.
  */
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(MOBILENETV1_NO_SIMD)
-#define X86
-
-#include <immintrin.h>
-
-#define INLINE static inline __attribute__((always_inline))
-#ifdef __clang__
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 8")
-#endif
-
-static int32_t four_bytes(const uint8_t *in)
-{
-    int32_t bytes;
-    memcpy(&bytes, in, sizeof bytes);
-    return bytes;
-}
-
-static __m128i load16(const void *in)
-{
-    return _mm_loadu_si128(in);
-}
-
-static int smaller(int a, int b)
-{
-    return a < b ? a : b;
-}
-
-/* Where some channels of a row are, and how far apart its pixels are. A row outside the picture is zeros of any
- * length. */
-typedef struct {
-    const uint8_t *in;
-    intptr_t step;
-} Line;
-
-/* Row `top` from channel `c` on. */
-static Line line_of(const Layer *l, const uint8_t *in, int top, int c)
-{
-    static const uint8_t zeros[64];
-    const int step = padded(l->inputs, 16), inside = top >= 0 && top < l->in_size;
-    Line line;
-    line.in = inside ? in + top * l->in_size * step + c : zeros;
-    line.step = inside ? step : 0;
-    return line;
-}
-
-/* Cuts patches out of row y, from 1 to the one before that it returns: 16 bytes of each of three rows, of which the
- * next to be stored overwrite the last 7. Patches for which that would read outside the picture are left to the
- * caller. */
-INLINE int inner_patches(const Layer *l, const uint8_t *image, uint8_t *out, int y)
-{
-    const int line = l->in_size * 3, step = l->stride * 3, bottom = y * l->stride + 1, last = l->in_size - 1;
-    const int inside = (l->in_size - (bottom < last ? 2 : 5)) / l->stride + 1;
-    const int end = smaller(inside, l->out_size - 1);
-    const int above = bottom > 1 ? step : 0, below = bottom <= last ? step : 0; /* outside, the same padding for all */
-    uint8_t padding[16];
-    const uint8_t *a, *b = image + (bottom - 1) * line + step - 3, *c;
-    int x;
-    memset(padding, PADDING, sizeof padding);
-    a = above ? b - line : padding;
-    c = below ? b + line : padding;
-    for (x = 1; x < end; x++, a += above, b += step, c += below) {
-        out += PATCH;
-        _mm_storeu_si128((__m128i *)out, load16(a));
-        _mm_storeu_si128((__m128i *)(out + 9), load16(b));
-        _mm_storeu_si128((__m128i *)(out + 18), load16(c));
-    }
-    return end;
-}
-
-/* ---- AVX2: sums of two products in 16 bits, which quantization keeps from saturating, and of two of those in 32 */
-
-#define AVX2 __attribute__((target("avx2")))
-
-AVX2 INLINE __m256i scaled_avx2(__m256i sums, const float *factors)
-{
-    return _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_loadu_ps(factors)));
-}
-
-/* sums[2 p] and sums[2 p + 1]: of `height` pixels, 16 outputs from `output` on. */
-AVX2 INLINE void accumulate_avx2(const Layer *l, const uint8_t *in, int stride, int output, __m256i *sums,
-                                 const int height)
-{
-    const int inputs = padded(l->inputs, 4);
-    const int8_t *weights = l->weights + output * inputs;
-    const __m256i ones = _mm256_set1_epi16(1);
-    int i, p, q;
-    UNROLL for (p = 0; p < 2 * height; p++)
-        sums[p] = _mm256_loadu_si256((const __m256i *)(l->biases + output + p % 2 * 8));
-    for (i = 0; i < inputs; i += 4)
-        UNROLL for (p = 0; p < height; p++) {
-            const __m256i pixel = _mm256_set1_epi32(four_bytes(in + p * stride + i));
-            UNROLL for (q = 0; q < 2; q++) {
-                const __m256i column = _mm256_loadu_si256((const __m256i *)(weights + i * 16 + q * 32));
-                const __m256i pairs = _mm256_madd_epi16(_mm256_maddubs_epi16(pixel, column), ones);
-                sums[2 * p + q] = _mm256_add_epi32(sums[2 * p + q], pairs);
-            }
-        }
-}
-
-AVX2 INLINE void tile_avx2(const Layer *l, const uint8_t *in, int stride, uint8_t *out, int output, const int height)
-{
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 0, 0, 0, 0);
-    const float *factors = l->factors + output;
-    __m256i sums[8], words;
-    int p;
-    accumulate_avx2(l, in, stride, output, sums, height);
-    UNROLL for (p = 0; p < height; p++) {
-        words = _mm256_packs_epi32(scaled_avx2(sums[2 * p], factors), scaled_avx2(sums[2 * p + 1], factors + 8));
-        words = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(words, words), order);
-        _mm_storeu_si128((__m128i *)(out + p * padded(l->outputs, 16) + output), _mm256_castsi256_si128(words));
-    }
-}
-
-AVX2 static void pointwise_avx2(const Layer *l, const uint8_t *in, int stride, uint8_t *out, int pixels)
-{
-    const int outputs = padded(l->outputs, 16);
-    int o, p;
-    for (o = 0; o < outputs; o += 16) {
-        for (p = 0; p + 4 <= pixels; p += 4)
-            tile_avx2(l, in + p * stride, stride, out + p * outputs, o, 4);
-        for (; p < pixels; p++)
-            tile_avx2(l, in + p * stride, stride, out + p * outputs, o, 1);
-    }
-}
-
-/* Three rows of 16 channels in column x, in pairs of words: 0 to 3 and 8 to 11 of the first two rows, the other
- * channels of those; the same of the third row and zeros. */
-AVX2 INLINE void column_avx2(__m256i column[4], const Line lines[3], int x)
-{
-    const __m256i zero = _mm256_setzero_si256();
-    const __m256i a = _mm256_cvtepu8_epi16(load16(lines[0].in + x * lines[0].step));
-    const __m256i b = _mm256_cvtepu8_epi16(load16(lines[1].in + x * lines[1].step));
-    const __m256i c = _mm256_cvtepu8_epi16(load16(lines[2].in + x * lines[2].step));
-    column[0] = _mm256_unpacklo_epi16(a, b);
-    column[1] = _mm256_unpackhi_epi16(a, b);
-    column[2] = _mm256_unpacklo_epi16(c, zero);
-    column[3] = _mm256_unpackhi_epi16(c, zero);
-}
-
-/* Bytes 2 pair and 2 pair + 1 of the weights of channels 0 to 3 and 8 to 11 from `in` on, as words. */
-AVX2 INLINE __m256i words_avx2(const int8_t *in, int pair)
-{
-    const __m256i bytes = _mm256_inserti128_si256(_mm256_castsi128_si256(load16(in)), load16(in + 32), 1);
-    const __m256i moved = pair ? bytes : _mm256_slli_epi32(bytes, 16);
-    const __m256i even = _mm256_srai_epi32(_mm256_slli_epi32(moved, 8), 24), odd = _mm256_srai_epi32(moved, 24);
-    return _mm256_blend_epi16(even, _mm256_slli_epi32(odd, 16), 0xAA);
-}
-
-AVX2 static void depthwise_avx2(const Layer *l, const uint8_t *in, uint8_t *out, int row, int rows)
-{
-    const int apart = padded(l->inputs, 16);
-    int c, x, y, k, q;
-    for (c = 0; c < apart; c += 16) {
-        __m256i weights[3][4], biases[2];
-        float factors[16];
-        for (k = 0; k < 3; k++)
-            for (q = 0; q < 4; q++)
-                weights[k][q] = words_avx2(l->weights + c * 12 + k * 64 + q % 2 * 16, q / 2);
-        for (q = 0; q < 2; q++) {
-            const float *half = l->factors + c + 4 * q;
-            const int32_t *bias = l->biases + c + 4 * q;
-            biases[q] = _mm256_inserti128_si256(_mm256_castsi128_si256(load16(bias)), load16(bias + 8), 1);
-            memcpy(factors + 8 * q, half, 16);
-            memcpy(factors + 8 * q + 4, half + 8, 16);
-        }
-        for (y = 0; y < rows; y++) {
-            uint8_t *target = out + y * l->out_size * apart + c;
-            Line lines[3];
-            for (k = 0; k < 3; k++)
-                lines[k] = line_of(l, in, (row + y) * l->stride + k - 1, c);
-            for (x = 0; x < l->out_size; x++, target += apart) {
-                __m256i sums[2], column[4];
-                sums[0] = biases[0];
-                sums[1] = biases[1];
-                for (k = 0; k < 3; k++) {
-                    const int left = x * l->stride + k - 1;
-                    if (left < 0 || left >= l->in_size)
-                        continue;
-                    column_avx2(column, lines, left);
-                    UNROLL for (q = 0; q < 4; q++)
-                        sums[q % 2] = _mm256_add_epi32(sums[q % 2], _mm256_madd_epi16(column[q], weights[k][q]));
-                }
-                sums[0] = _mm256_packs_epi32(scaled_avx2(sums[0], factors), scaled_avx2(sums[1], factors + 8));
-                sums[0] = _mm256_permute4x64_epi64(_mm256_packus_epi16(sums[0], sums[0]), 0x08);
-                _mm_storeu_si128((__m128i *)target, _mm256_castsi256_si128(sums[0]));
-            }
-        }
-    }
-}
-
-AVX2 static void patches_avx2(const Layer *l, const uint8_t *image, uint8_t *out, int row, int rows)
-{
-    int x, y;
-    for (y = row; y < row + rows; y++, out += l->out_size * PATCH) {
-        patch_portable(l, image, out, y, 0);
-        for (x = inner_patches(l, image, out, y); x < l->out_size; x++)
-            patch_portable(l, image, out + x * PATCH, y, x);
-    }
-}
-
-AVX2 static void classify_avx2(const Layer *l, const uint8_t *in, float *logits)
-{
-    int o;
-    for (o = 0; o < l->outputs; o += 16) {
-        __m256i sums[2];
-        float values[16];
-        int q;
-        accumulate_avx2(l, in, 0, o, sums, 1);
-        for (q = 0; q < 2; q++)
-            _mm256_storeu_ps(values + 8 * q, _mm256_mul_ps(_mm256_cvtepi32_ps(sums[q]),
-                                                           _mm256_loadu_ps(l->factors + o + 8 * q)));
-        memcpy(logits + o, values, sizeof *values * (size_t)smaller(16, l->outputs - o));
-    }
-}
-
-/* ---- AVX-512 with VNNI: vpdpbusd adds four products of unsigned activations and signed weights to each int32 */
+#ifdef AVX2_KERNELS
+#define AVX512_VNNI_KERNELS
 
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
 
 /* sums + bytes * weights. gcc moves every sum twice around the intrinsic of an instruction that adds in place. */
 AVX512 INLINE __m512i add_products_avx512(__m512i sums, __m512i bytes, __m512i weights)
 {
-#ifdef __clang__
+#if defined(__clang__) || defined(NO_ASSEMBLER)
     return _mm512_dpbusd_epi32(sums, bytes, weights);
 #else
     __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(bytes), "v"(weights));
@@ -238,7 +21,7 @@ AVX512 INLINE __m512i add_products_avx512(__m512i sums, __m512i bytes, __m512i w
 /* The same, with the weights read from memory as they are used. */
 AVX512 INLINE __m512i add_stored_products_avx512(__m512i sums, __m512i bytes, const __m512i *weights)
 {
-#ifdef __clang__
+#if defined(__clang__) || defined(NO_ASSEMBLER)
     return _mm512_dpbusd_epi32(sums, bytes, *weights);
 #else
     __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(bytes), "m"(*weights));
@@ -392,7 +175,8 @@ AVX512 INLINE __m512i quarters_avx512(const uint8_t *places[4], int apart, const
 /* The same of parameters, which are the same in every place. */
 AVX512 INLINE __m512i repeated_avx512(const void *parameters, int apart, const int wide)
 {
-    const uint8_t *places[4] = {parameters, parameters, parameters, parameters};
+    const uint8_t *bytes = (const uint8_t *)parameters;
+    const uint8_t *places[4] = {bytes, bytes, bytes, bytes};
     return quarters_avx512(places, apart, wide);
 }
 
@@ -427,7 +211,7 @@ AVX512 INLINE void column_avx512(__m512i column[4], Line lines[4][4], intptr_t x
 
 /* 16 x `wide` channels from `c` on of some rows of a depthwise convolution. A place is two rows with stride 1, which
  * read the same four: the upper one with weights for the first three, the lower one with weights for the last three.
- * With stride 2 it is one row. */
+ * With stride 2 it is one row. Stride 1 is padded on every side. */
 AVX512 INLINE void channels_avx512(const Layer *l, const uint8_t *in, uint8_t *out, int row, int rows, int c,
                                    const int wide, const int stride)
 {
@@ -453,17 +237,20 @@ AVX512 INLINE void channels_avx512(const Layer *l, const uint8_t *in, uint8_t *o
             const int first = smaller(y + p * at_once, last); /* the last place may be done twice */
             targets[p] = out + first * out_row;
             for (k = 0; k < 4; k++) /* with stride 2 there is no fourth row */
-                lines[k][p] = line_of(l, in, k < 2 + at_once ? (row + first) * stride + k - 1 : -1, c);
+                lines[k][p] = line_of(l, in, k < 2 + at_once ? (row + first) * stride + k - l->top : -1, c);
         }
         UNROLL for (q = 0; q < 4; q++)
-            left[q] = right[q] = _mm512_setzero_si512();
+            left[q] = middle[q] = right[q] = _mm512_setzero_si512();
         if (stride == 1)
             column_avx512(middle, lines, 0, wide);
+        else if (l->left == 0)
+            column_avx512(left, lines, 0, wide);
         for (x = 0; x < l->out_size; x++) {
+            const intptr_t last_column = x * stride + 2 - l->left;
             if (stride == 2)
-                column_avx512(middle, lines, 2 * x, wide);
-            if (x * stride + 1 < size)
-                column_avx512(right, lines, x * stride + 1, wide);
+                column_avx512(middle, lines, last_column - 1, wide);
+            if (last_column < size)
+                column_avx512(right, lines, last_column, wide);
             else {
                 UNROLL for (q = 0; q < 4; q++)
                     right[q] = _mm512_setzero_si512();
@@ -518,25 +305,31 @@ AVX512 static void depthwise_avx512(const Layer *l, const uint8_t *in, uint8_t *
 }
 
 /* A patch at the picture's border: only what is inside is loaded, over the padding. */
-AVX512 INLINE void border_avx512(const Layer *l, const uint8_t *image, uint8_t *out, int y, int x)
+AVX512 INLINE void border_patch_avx512(const Layer *l, const uint8_t *image, uint8_t *out, int y, int x)
 {
-    const int top = y * l->stride - 1, left = x * l->stride - 1, size = l->in_size;
-    const __mmask32 columns = left < 0 ? 0x1F8 : left + 2 < size ? 0x1FF : 0x03F;
-    __m256i patch = _mm256_maskz_set1_epi8(0x07FFFFFF, (char)PADDING);
+    const int top = y * l->stride - l->top, left = x * l->stride - l->left, size = l->in_size;
+    const uint32_t row = (1u << PATCH_ROW) - 1;
+    const uint32_t inside = left < 0 ? row - ((1u << COLOURS) - 1) : left + 2 < size ? row : row >> COLOURS;
+    __m256i patch = _mm256_set1_epi8((char)PADDING);
     int k;
     for (k = 0; k < 3; k++)
         if (top + k >= 0 && top + k < size)
-            patch = _mm256_mask_loadu_epi8(patch, columns << 9 * k, image + ((top + k) * size + left - 3 * k) * 3);
-    _mm256_storeu_si256((__m256i *)out, patch);
+            patch = _mm256_mask_loadu_epi8(patch, inside << PATCH_ROW * k,
+                                           image + ((top + k) * size + left) * COLOURS - PATCH_ROW * k);
+    if (PATCH == 32)
+        _mm256_storeu_si256((__m256i *)out, patch);
+    else
+        _mm_storeu_si128((__m128i *)out, _mm256_castsi256_si128(patch));
 }
 
 AVX512 static void patches_avx512(const Layer *l, const uint8_t *image, uint8_t *out, int row, int rows)
 {
     int x, y;
     for (y = row; y < row + rows; y++, out += l->out_size * PATCH) {
-        border_avx512(l, image, out, y, 0);
+        for (x = 0; x < l->left; x++)
+            border_patch_avx512(l, image, out + x * PATCH, y, x);
         for (x = inner_patches(l, image, out, y); x < l->out_size; x++)
-            border_avx512(l, image, out + x * PATCH, y, x);
+            border_patch_avx512(l, image, out + x * PATCH, y, x);
     }
 }
 
@@ -573,6 +366,15 @@ AVX512 static void classify_avx512(const Layer *l, const uint8_t *in, float *log
                               _mm512_mul_ps(_mm512_cvtepi32_ps(sums[0]), _mm512_loadu_ps(l->factors + o)));
     }
 }
+
+static int has_avx512(void)
+{
+    return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl");
+}
+
+static const Kernels avx512_vnni_kernels = {has_avx512,  patches_avx512,  depthwise_avx512, pointwise_avx512,
+                                            pool_avx512, classify_avx512, NULL};
 
 #endif
 

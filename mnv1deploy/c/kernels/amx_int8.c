@@ -4,13 +4,16 @@
  * tdpbusd adds the products of 16 pixels and 16 outputs, up to 64 inputs of each, to a tile of 256 int32. Only the 1x1
  * convolutions are other than with AVX-512.
  */
-#if defined(X86) && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
-#define X86_AMX
+#if defined(AVX512_VNNI_KERNELS) && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#define AMX_INT8_KERNELS
 
 #include <cpuid.h>
 
 #define AMX __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni,amx-tile,amx-int8")))
 
+#ifdef __cplusplus
+extern "C"
+#endif
 long syscall(long number, ...);
 
 /* Whether there are tiles, and Linux lets this process use them, for which it has to be asked. The answer never
@@ -171,4 +174,13 @@ AMX static void classify_amx(const Layer *l, const uint8_t *in, float *logits)
     classify_avx512(l, in, logits);
 }
 
+static int has_amx_int8(void)
+{
+    return has_avx512() && has_amx();
+}
+
+static const Kernels amx_int8_kernels = {has_amx_int8, patches_avx512, depthwise_avx512, pointwise_amx,
+                                         pool_avx512,  classify_amx,   shape_amx};
+
 #endif
+

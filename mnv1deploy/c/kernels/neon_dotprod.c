@@ -5,17 +5,10 @@
  * products of signed bytes to an int32: 4 outputs, 4 inputs of each. Activations are unsigned, so it gets them less
  * 128, and the biases get 128 times the sum of the weights.
  */
-#if defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD) && !defined(MOBILENETV1_NO_SIMD)
-#define NEON
+#if defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD) && !defined(NO_SIMD)
+#define NEON_DOTPROD_KERNELS
 
 #include <arm_neon.h>
-
-#define INLINE static inline __attribute__((always_inline))
-#ifdef __clang__
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 4")
-#endif
 
 /* Four integers, saturated to 16 bits; what is done to every sum, as in requantize(), but for the ReLU. */
 INLINE int16x4_t scaled_neon(int32x4_t sums, const float *factors)
@@ -94,7 +87,7 @@ static void depthwise_neon(const Layer *l, const uint8_t *in, uint8_t *out, int 
                     sums[q] = vld1q_s32(l->biases + c + 4 * q);
                 UNROLL for (ky = 0; ky < 3; ky++)
                     UNROLL for (kx = 0; kx < 3; kx++) {
-                        const int top = y * l->stride + ky - 1, left = x * l->stride + kx - 1;
+                        const int top = y * l->stride + ky - l->top, left = x * l->stride + kx - l->left;
                         if (top >= 0 && top < l->in_size && left >= 0 && left < l->in_size) {
                             const uint8x16_t pixel = vld1q_u8(in + (top * l->in_size + left) * channels + c);
                             const int16x8_t low = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(pixel)));
@@ -112,4 +105,13 @@ static void depthwise_neon(const Layer *l, const uint8_t *in, uint8_t *out, int 
     }
 }
 
+static int has_neon_dotprod(void)
+{
+    return 1;
+}
+
+static const Kernels neon_dotprod_kernels = {has_neon_dotprod, patches_portable,  depthwise_neon, pointwise_neon,
+                                             pool_portable,    classify_portable, NULL};
+
 #endif
+

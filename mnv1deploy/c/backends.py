@@ -1,0 +1,71 @@
+"""The instruction sets that the generated C has kernels for: one table, from which everything that lists them comes.
+
+A back end ``name`` is the file ``kernels/name.c``, which defines the macro ``NAME_KERNELS`` where it is compiled in and
+ends with ``has_name()``, whether the processor can run it, and ``name_kernels``, a row of type Kernels. From the table
+come the header's enum and the dispatch, :data:`mnv1deploy.formats.c.BACKENDS`, the tests and the table in the docs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One instruction set.
+
+    Attributes:
+        name: as in MNV1_C_BACKEND and, in capitals, in the header's enum.
+        processors: who has it.
+        compiled: with what compilers and options it is compiled in.
+        machine: of ``platform.machine()``, whose processors may have it; "" for all of them.
+    """
+
+    name: str
+    processors: str
+    compiled: str
+    machine: str = ""
+
+    @property
+    def macro(self) -> str:
+        """Defined where its kernels are compiled in."""
+        return f"{self.name.upper()}_KERNELS"
+
+
+BACKENDS = (
+    Backend("portable", "all", "always"),
+    Backend("avx2", "x86-64 since 2013", "gcc, clang; chosen when it runs", "x86_64"),
+    Backend("avx512_vnni", "Intel since 2019, AMD since Zen 4", "gcc, clang; chosen when it runs", "x86_64"),
+    Backend("amx_int8", "Intel Xeon since 2023", "gcc 11, clang 12, on Linux; chosen when it runs", "x86_64"),
+    Backend(
+        "neon_dotprod",
+        "64-bit Arm since Cortex-A55 and A76, Apple silicon",
+        "gcc, clang, with `-march=armv8.2-a+dotprod` or `-mcpu=native`",
+        "aarch64",
+    ),
+)
+"""A later one is taken where the processor has it: the order is that of speed."""
+
+NAMES = tuple(backend.name for backend in BACKENDS)
+
+
+def table() -> str:
+    """Of the docs, in Markdown."""
+    rows = (f"| `{backend.name}` | {backend.processors} | {backend.compiled} |" for backend in BACKENDS)
+    return "\n".join(["| instruction set | processors | compiled in |", "| --- | --- | --- |", *rows])
+
+
+def enum(prefix: str) -> str:
+    """Lines of the header's enum: ``prefix`` in capitals and the names."""
+    return "\n".join(f"    {prefix.upper()}_{name.upper()}," for name in NAMES)
+
+
+def dispatch() -> str:
+    """Lines of the array of kernels, by the enum's numbers."""
+    return "\n".join(_dispatch())
+
+
+def _dispatch() -> Iterator[str]:
+    for backend in BACKENDS:
+        yield from (f"#ifdef {backend.macro}", f"    &{backend.name}_kernels,", "#else", "    NULL,", "#endif")

@@ -1,0 +1,163 @@
+/* ---- Kernels for x86-64 with AVX2 -------------------------------------------------------------------------------
+ *
+ * Sums of two products in 16 bits, which quantization keeps from saturating, and of two of those in 32.
+ */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(NO_SIMD)
+#define AVX2_KERNELS
+
+#include <immintrin.h>
+
+#define AVX2 __attribute__((target("avx2")))
+
+AVX2 INLINE __m128i load16(const void *in)
+{
+    return _mm_loadu_si128((const __m128i *)in);
+}
+
+AVX2 INLINE __m256i scaled_avx2(__m256i sums, const float *factors)
+{
+    return _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_loadu_ps(factors)));
+}
+
+/* sums[2 p] and sums[2 p + 1]: of `height` pixels, 16 outputs from `output` on. */
+AVX2 INLINE void accumulate_avx2(const Layer *l, const uint8_t *in, int stride, int output, __m256i *sums,
+                                 const int height)
+{
+    const int inputs = padded(l->inputs, 4);
+    const int8_t *weights = l->weights + output * inputs;
+    const __m256i ones = _mm256_set1_epi16(1);
+    int i, p, q;
+    UNROLL for (p = 0; p < 2 * height; p++)
+        sums[p] = _mm256_loadu_si256((const __m256i *)(l->biases + output + p % 2 * 8));
+    for (i = 0; i < inputs; i += 4)
+        UNROLL for (p = 0; p < height; p++) {
+            const __m256i pixel = _mm256_set1_epi32(four_bytes(in + p * stride + i));
+            UNROLL for (q = 0; q < 2; q++) {
+                const __m256i column = _mm256_loadu_si256((const __m256i *)(weights + i * 16 + q * 32));
+                const __m256i pairs = _mm256_madd_epi16(_mm256_maddubs_epi16(pixel, column), ones);
+                sums[2 * p + q] = _mm256_add_epi32(sums[2 * p + q], pairs);
+            }
+        }
+}
+
+AVX2 INLINE void tile_avx2(const Layer *l, const uint8_t *in, int stride, uint8_t *out, int output, const int height)
+{
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 0, 0, 0, 0);
+    const float *factors = l->factors + output;
+    __m256i sums[8], words;
+    int p;
+    accumulate_avx2(l, in, stride, output, sums, height);
+    UNROLL for (p = 0; p < height; p++) {
+        words = _mm256_packs_epi32(scaled_avx2(sums[2 * p], factors), scaled_avx2(sums[2 * p + 1], factors + 8));
+        words = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(words, words), order);
+        _mm_storeu_si128((__m128i *)(out + p * padded(l->outputs, 16) + output), _mm256_castsi256_si128(words));
+    }
+}
+
+AVX2 static void pointwise_avx2(const Layer *l, const uint8_t *in, int stride, uint8_t *out, int pixels)
+{
+    const int outputs = padded(l->outputs, 16);
+    int o, p;
+    for (o = 0; o < outputs; o += 16) {
+        for (p = 0; p + 4 <= pixels; p += 4)
+            tile_avx2(l, in + p * stride, stride, out + p * outputs, o, 4);
+        for (; p < pixels; p++)
+            tile_avx2(l, in + p * stride, stride, out + p * outputs, o, 1);
+    }
+}
+
+/* Three rows of 16 channels in column x, in pairs of words: 0 to 3 and 8 to 11 of the first two rows, the other
+ * channels of those; the same of the third row and zeros. */
+AVX2 INLINE void column_avx2(__m256i column[4], const Line lines[3], int x)
+{
+    const __m256i zero = _mm256_setzero_si256();
+    const __m256i a = _mm256_cvtepu8_epi16(load16(lines[0].in + x * lines[0].step));
+    const __m256i b = _mm256_cvtepu8_epi16(load16(lines[1].in + x * lines[1].step));
+    const __m256i c = _mm256_cvtepu8_epi16(load16(lines[2].in + x * lines[2].step));
+    column[0] = _mm256_unpacklo_epi16(a, b);
+    column[1] = _mm256_unpackhi_epi16(a, b);
+    column[2] = _mm256_unpacklo_epi16(c, zero);
+    column[3] = _mm256_unpackhi_epi16(c, zero);
+}
+
+/* Bytes 2 pair and 2 pair + 1 of the weights of channels 0 to 3 and 8 to 11 from `in` on, as words. */
+AVX2 INLINE __m256i words_avx2(const int8_t *in, int pair)
+{
+    const __m256i bytes = _mm256_inserti128_si256(_mm256_castsi128_si256(load16(in)), load16(in + 32), 1);
+    const __m256i moved = pair ? bytes : _mm256_slli_epi32(bytes, 16);
+    const __m256i even = _mm256_srai_epi32(_mm256_slli_epi32(moved, 8), 24), odd = _mm256_srai_epi32(moved, 24);
+    return _mm256_blend_epi16(even, _mm256_slli_epi32(odd, 16), 0xAA);
+}
+
+AVX2 static void depthwise_avx2(const Layer *l, const uint8_t *in, uint8_t *out, int row, int rows)
+{
+    const int apart = padded(l->inputs, 16);
+    int c, x, y, k, q;
+    for (c = 0; c < apart; c += 16) {
+        __m256i weights[3][4], biases[2];
+        float factors[16];
+        for (k = 0; k < 3; k++)
+            for (q = 0; q < 4; q++)
+                weights[k][q] = words_avx2(l->weights + c * 12 + k * 64 + q % 2 * 16, q / 2);
+        for (q = 0; q < 2; q++) {
+            const float *half = l->factors + c + 4 * q;
+            const int32_t *bias = l->biases + c + 4 * q;
+            biases[q] = _mm256_inserti128_si256(_mm256_castsi128_si256(load16(bias)), load16(bias + 8), 1);
+            memcpy(factors + 8 * q, half, 16);
+            memcpy(factors + 8 * q + 4, half + 8, 16);
+        }
+        for (y = 0; y < rows; y++) {
+            uint8_t *target = out + y * l->out_size * apart + c;
+            Line lines[3];
+            for (k = 0; k < 3; k++)
+                lines[k] = line_of(l, in, (row + y) * l->stride + k - l->top, c);
+            for (x = 0; x < l->out_size; x++, target += apart) {
+                __m256i sums[2], column[4];
+                sums[0] = biases[0];
+                sums[1] = biases[1];
+                for (k = 0; k < 3; k++) {
+                    const int left = x * l->stride + k - l->left;
+                    if (left < 0 || left >= l->in_size)
+                        continue;
+                    column_avx2(column, lines, left);
+                    UNROLL for (q = 0; q < 4; q++)
+                        sums[q % 2] = _mm256_add_epi32(sums[q % 2], _mm256_madd_epi16(column[q], weights[k][q]));
+                }
+                sums[0] = _mm256_packs_epi32(scaled_avx2(sums[0], factors), scaled_avx2(sums[1], factors + 8));
+                sums[0] = _mm256_permute4x64_epi64(_mm256_packus_epi16(sums[0], sums[0]), 0x08);
+                _mm_storeu_si128((__m128i *)target, _mm256_castsi256_si128(sums[0]));
+            }
+        }
+    }
+}
+
+AVX2 static void patches_avx2(const Layer *l, const uint8_t *image, uint8_t *out, int row, int rows)
+{
+    shared_patches(l, image, out, row, rows);
+}
+
+AVX2 static void classify_avx2(const Layer *l, const uint8_t *in, float *logits)
+{
+    int o;
+    for (o = 0; o < l->outputs; o += 16) {
+        __m256i sums[2];
+        float values[16];
+        int q;
+        accumulate_avx2(l, in, 0, o, sums, 1);
+        for (q = 0; q < 2; q++)
+            _mm256_storeu_ps(values + 8 * q, _mm256_mul_ps(_mm256_cvtepi32_ps(sums[q]),
+                                                           _mm256_loadu_ps(l->factors + o + 8 * q)));
+        memcpy(logits + o, values, sizeof *values * (size_t)smaller(16, l->outputs - o));
+    }
+}
+
+static int has_avx2(void)
+{
+    return __builtin_cpu_supports("avx2") != 0;
+}
+
+static const Kernels avx2_kernels = {has_avx2,      patches_avx2,  depthwise_avx2, pointwise_avx2,
+                                     pool_portable, classify_avx2, NULL};
+
+#endif
+

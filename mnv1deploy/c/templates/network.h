@@ -1,0 +1,52 @@
+/* $title. Written by mnv1deploy. */
+#ifndef ${NAME}_H
+#define ${NAME}_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define ${NAME}_SIZE $size /* pixels, height and width */
+#define ${NAME}_COLOURS $colours /* $colour_names */
+#define ${NAME}_IMAGE_BYTES (${NAME}_SIZE * ${NAME}_SIZE * ${NAME}_COLOURS)
+#define ${NAME}_CLASSES $classes
+#define ${NAME}_SCRATCH $scratch /* bytes */
+
+/* Class names in the order of the logits. */
+extern const char *const ${name}_classes[${NAME}_CLASSES];
+
+/* Classifies one picture.
+ *
+ * image    raw $colour_names pixels, row by row: [height][width][$colours]
+ * logits   one per class; the largest is the answer
+ * scratch  ${NAME}_SCRATCH bytes of any alignment and content, this call's alone while it runs
+ *
+ * Returns 0. Allocates nothing and keeps no state: calls with different scratches may run at the same time. */
+int ${name}_run(const uint8_t image[${NAME}_IMAGE_BYTES], float logits[${NAME}_CLASSES], void *scratch);
+
+/* The same on one of the instruction sets compiled in, all of which give the same bits. ${name}_run uses the
+ * last one that this processor has. Returns 0, or -1 if it is not compiled in or the processor does not have it. */
+enum {
+$enum
+    ${NAME}_BACKENDS
+};
+int ${name}_run_on(int backend, const uint8_t image[${NAME}_IMAGE_BYTES], float logits[${NAME}_CLASSES],
+    void *scratch);
+
+/* Whether one is compiled in and this processor has it; and the last such, which ${name}_run uses. */
+int ${name}_has(int backend);
+int ${name}_backend(void);
+
+#ifdef ${NAME}_TRACE
+/* To be defined by whoever compiles with ${NAME}_TRACE: called with every few finished rows of every layer.
+ * stride is the distance from one pixel's channels to the next one's, in bytes. */
+void ${name}_trace(const char *layer, const uint8_t *values, int pixels, int channels, int stride);
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
