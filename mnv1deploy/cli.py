@@ -34,10 +34,17 @@ ProviderOption = Annotated[
 DataOption = Annotated[
     Path | None,
     typer.Option(
-        help="A folder of class folders (train/<class>/* and test/<class>/*, or <class>/* alone), or the folder with "
-        "cifar-10-batches-py. Default: CIFAR-10 from $MNV1_DATA or the cache folder, else downloaded.",
+        help="A folder of class folders (train/<class>/* and test/<class>/*, or <class>/* alone), or CIFAR-10's or "
+        "CIFAR-100's. Default: CIFAR-10 from $MNV1_DATA or the cache folder, else downloaded.",
         show_default=False,
     ),
+]
+DownloadOption = Annotated[
+    Path | None,
+    typer.Option(help="In place of --data: a folder to fetch CIFAR-10 into, if it is not there.", show_default=False),
+]
+SkipOption = Annotated[
+    bool, typer.Option("--skip-unreadable", help="Leave out pictures that cannot be read; how many is said.")
 ]
 CheckpointOption = Annotated[Path | None, typer.Option(help="Default: the bundled one.", show_default=False)]
 CalibrationOption = Annotated[
@@ -337,6 +344,8 @@ def evaluate(
         typer.Argument(help="Any artifact or checkpoint. Default: the bundled int8 ONNX.", show_default=False),
     ] = None,
     data: DataOption = None,
+    download: DownloadOption = None,
+    skip_unreadable: SkipOption = False,
     provider: ProviderOption = "cpu",
     threads: Annotated[
         int | None, typer.Option(min=1, help="Default: the engine's own choice.", show_default=False)
@@ -349,7 +358,7 @@ def evaluate(
     from mnv1deploy.report import as_json, plots, tables
 
     session = formats.open_session(model or bundled.INT8, provider=provider, threads=threads)
-    dataset = datasets.load_test(data, session.spec.pixels)
+    dataset = datasets.load_test(data, session.spec.pixels, skip_unreadable=skip_unreadable, download=download)
     with console.progress("evaluating", len(dataset)) as advance:
         evaluation = verification.evaluate(session, dataset, advance)
     if plot:
@@ -364,6 +373,8 @@ def evaluate(
 def train(
     ctx: typer.Context,
     data: DataOption = None,
+    download: DownloadOption = None,
+    skip_unreadable: SkipOption = False,
     output: Annotated[Path, typer.Option(help="Folder for checkpoint, log, curves and state.")] = Path("runs/cifar10"),
     recipe: Annotated[
         str, typer.Option(help="quick, best, or a .toml file; the options below change single settings of it.")
@@ -450,16 +461,17 @@ def train(
     names = {field.name for field in fields(Settings)} & set(ctx.params) - {"teacher"}
     network = {"init", "preset", "width", "input_size", "colours"}
     given = [name for name in ctx.params if str(ctx.get_parameter_source(name)).endswith("COMMANDLINE")]
+    of_data: dict[str, Any] = {"skip_unreadable": skip_unreadable, "download": download}
     of_run: dict[str, Any] = {"device": device, "sync_batchnorm": sync_batchnorm, "teacher": teacher}
     with distributed.joined():
         if resume:
             if fixed := [_flag(name) for name in given if name in {*names, *network, "recipe"}]:
                 raise MnvError(f"A run is resumed with the settings it was begun with; leave out {', '.join(fixed)}.")
-            run, test_split = start.resume(output, data, **of_run)
+            run, test_split = start.resume(output, data, **of_data, **of_run)
         else:
             changes = {name: ctx.params[name] for name in names if ctx.params[name] is not None}
             chosen: dict[str, Any] = {name: ctx.params[name] for name in network}
-            run, test_split = start.begin(output, data, recipe=recipe, changes=changes, **chosen, **of_run)
+            run, test_split = start.begin(output, data, recipe=recipe, changes=changes, **of_data, **chosen, **of_run)
         try:
             complete(run, watch=partial(console.training_progress, tensorboard=tensorboard))
         except KeyboardInterrupt:
@@ -628,7 +640,7 @@ def _same_again(ctx: typer.Context, given: list[str]) -> list[str]:
     for name in given:
         if name in ("device", "threads"):
             words += [_flag(name), str(ctx.params[name])]
-        elif name in ("tensorboard", "sync_batchnorm", "json"):
+        elif name in ("tensorboard", "sync_batchnorm", "json", "skip_unreadable"):
             words.append(_flag(name))
     return words
 

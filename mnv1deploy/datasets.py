@@ -1,25 +1,26 @@
-"""Labelled pictures, whole in memory as uint8: CIFAR-10, a folder of class folders, and what is bundled."""
+"""Labelled pictures, whole in memory as uint8: CIFAR-10, CIFAR-100, a folder of class folders, and what is bundled."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv1deploy import images
+from mnv1deploy import cifar, decoding, folders, images
+from mnv1deploy.cifar import CIFAR10, Cifar, Split
 from mnv1deploy.errors import MnvError
 from mnv1deploy.files import cache_folder
-from mnv1deploy.packages import engine
 from mnv1deploy.spec import CIFAR10_CLASSES, Pixels
 
 DATA_VARIABLE = "MNV1_DATA"
-CIFAR10_FOLDER = "cifar-10-batches-py"
+CIFAR10_FOLDER = CIFAR10.folder
 
 
 @dataclass(frozen=True)
@@ -47,92 +48,205 @@ class Dataset:
 
     def split(self, fraction: float, seed: int, names: tuple[str, str]) -> tuple[Dataset, Dataset]:
         """Two parts by seed, the second with ``fraction`` of every class (rounded; at least one where it can be)."""
-        first, second = _split(self.labels, len(self.classes), fraction, seed)
+        first, second = folders.split(self.labels, len(self.classes), fraction, seed)
         return self.subset(first, names[0]), self.subset(second, names[1])
 
 
-def data_folder(data: str | Path | None = None) -> Path:
-    """Where CIFAR-10 is kept: ``data``, else ``$MNV1_DATA``, else the user's cache folder."""
-    if data or os.environ.get(DATA_VARIABLE):
-        return Path(data or os.environ[DATA_VARIABLE]).expanduser()
-    return cache_folder()
+# What --data names -------------------------------------------------------------------------------------------------
 
 
-def has_cifar10(data: str | Path | None = None) -> bool:
-    """Whether CIFAR-10 is at hand without a download."""
-    return (data_folder(data) / CIFAR10_FOLDER).is_dir()
+def load(
+    data: str | Path | None,
+    pixels: Pixels,
+    *,
+    seed: int = 0,
+    skip_unreadable: bool = False,
+    download: str | Path | None = None,
+) -> tuple[Dataset, Dataset]:
+    """(train, test) of a data set, every picture made ``pixels``. No file is in both.
 
+    Args:
+        data: a folder in one of these forms:
 
-def cifar10(split: str, data: str | Path | None = None, *, download: bool = True) -> Dataset:
-    """CIFAR-10's ``"train"`` (50,000) or ``"test"`` (10,000) split; downloaded and MD5-checked by torchvision.
+            - ``train/<class>/*`` and ``test/<class>/*``, under any of the names that parts usually have (``Train``,
+              ``training_set``, ``val``, ``valid``, ...); without a test part the validation part is it;
+            - ``<class>/*``, of which a fifth of every class, drawn by ``seed``, becomes the test part;
+            - CIFAR-10 or CIFAR-100 as their archives ("Python version") hold them, or the folder above.
 
-    Raises:
-        MnvError: if it is not there and cannot be fetched, or is damaged.
-    """
-    torchvision = engine("torchvision.datasets", "train")
-    folder = data_folder(data)
-    try:
-        source = torchvision.CIFAR10(str(folder), train=split == "train", download=download and not has_cifar10(data))
-    except (RuntimeError, OSError) as error:
-        raise MnvError(
-            f"CIFAR-10 is not in {folder}, or is damaged there: {MnvError.reason(error)}.",
-            f"Put the folder {CIFAR10_FOLDER} somewhere and name its parent with --data or {DATA_VARIABLE}.",
-        ) from error
-    return Dataset(f"CIFAR-10 {split} split", source.data, np.array(source.targets, np.int64), tuple(source.classes))
-
-
-def image_folder(folder: str | Path, pixels: Pixels, *, seed: int = 0) -> tuple[Dataset, Dataset]:
-    """(train, test) from a folder of class folders, every picture made ``pixels``.
-
-    Either ``train/<class>/*`` beside ``test/<class>/*`` or ``val/<class>/*``, or ``<class>/*`` alone, of which a
-    fifth of every class, drawn by ``seed``, becomes the test part. Classes are the folders' names, sorted.
+            None is CIFAR-10 from ``$MNV1_DATA`` or the user's cache folder, into which it is fetched if need be.
+        pixels: what the pictures become.
+        seed: of the fifth.
+        skip_unreadable: leave out pictures that cannot be read; the data set's name says how many.
+        download: in place of ``data`` a folder into which CIFAR-10 is fetched if it is not there.
 
     Raises:
-        MnvError: for a folder that has not this form, or a picture that cannot be read.
+        MnvError: for a folder that is no data set, saying what is there; for pictures that cannot be read, naming all.
     """
-    train, test = _parts(folder, seed)
-    return train.read(pixels), test.read(pixels)
+    found = _parts(data, seed, download)
+    parts: list[Dataset] = []
+    errors: list[MnvError] = []
+    for name in ("train", "test"):
+        try:
+            parts.append(found[name](pixels, skip_unreadable))
+        except images.UnreadableError as error:
+            errors += error.errors
+    if errors:
+        raise images.UnreadableError(errors)
+    return parts[0], parts[1]
 
 
-def load(data: str | Path | None, pixels: Pixels, *, seed: int = 0) -> tuple[Dataset, Dataset]:
-    """(train, test) from ``--data``: a folder of class folders, else CIFAR-10 from wherever it is or can be got."""
-    if _is_class_folder(data):
-        return image_folder(str(data), pixels, seed=seed)
-    return resized(cifar10("train", data), pixels), resized(cifar10("test", data), pixels)
-
-
-def load_train(data: str | Path | None, pixels: Pixels, *, seed: int = 0) -> Dataset:
+def load_train(data: str | Path | None, pixels: Pixels, *, seed: int = 0, skip_unreadable: bool = False) -> Dataset:
     """The training part alone of what :func:`load` finds; no picture of the test part is read."""
-    if _is_class_folder(data):
-        return _parts(str(data), seed)[0].read(pixels)
-    return resized(cifar10("train", data), pixels)
+    return _parts(data, seed)["train"](pixels, skip_unreadable)
 
 
-def load_test(data: str | Path | None, pixels: Pixels, *, seed: int = 0) -> Dataset:
+def load_test(
+    data: str | Path | None,
+    pixels: Pixels,
+    *,
+    seed: int = 0,
+    skip_unreadable: bool = False,
+    download: str | Path | None = None,
+) -> Dataset:
     """The test part alone of what :func:`load` finds; no picture of the training part is read."""
-    if _is_class_folder(data):
-        return _parts(str(data), seed)[1].read(pixels)
-    return resized(cifar10("test", data), pixels)
+    return _parts(data, seed, download)["test"](pixels, skip_unreadable)
 
 
 def load_unseen(data: str | Path | None, pixels: Pixels) -> Dataset:
     """Labelled pictures to choose settings by, none of them of a test part.
 
-    A twentieth of the training part, the one that training holds out by default; without ``data`` and CIFAR-10 at
-    hand the bundled sample.
+    The validation part of a folder that has a test part besides; else a twentieth of the training part, the one that
+    training holds out by default; without ``data`` and CIFAR-10 at hand the bundled sample.
     """
-    if not _is_class_folder(data) and not has_cifar10(data):
+    if data is None and not has_cifar10():
         return resized(sample(), pixels)
-    train = load_train(data, pixels)
+    found = _parts(data, 0)
+    if "validation" in found:
+        return found["validation"](pixels, False)
+    train = found["train"](pixels, False)
     return train.split(0.05, 0, ("", f"held-out part of {train.name}"))[1]
+
+
+_Reader = Callable[[Pixels, bool], Dataset]
+"""Reads a part that was found; the flag is whether to leave out what cannot be read."""
+
+
+def _parts(data: str | Path | None, seed: int, download: str | Path | None = None) -> Mapping[str, _Reader]:
+    if data is None:
+        return _cifar_parts(CIFAR10, _cifar10_folder(download))
+    if download is not None:
+        raise MnvError("--data names data that are there, and --download a folder to fetch them into.", "Name one.")
+    root = _existing(data)
+    found = [(variant, folder) for variant in cifar.VARIANTS if (folder := variant.find(root))]
+    if found and len(found) + folders.looks_like_classes(root) > 1:
+        there = " and ".join([variant.name for variant, _ in found] + ["folders of pictures"] * (len(found) == 1))
+        raise MnvError(
+            f"{root} has {there}.", f"Name the one you mean, as in --data {found[0][1]}, or move the other away."
+        )
+    if found:
+        return _cifar_parts(*found[0])
+    if other := cifar.other_form(root):
+        raise MnvError(other, folders.FORMS)
+    return {part: partial(_read, listed) for part, listed in folders.parts(root, seed).items()}
+
+
+def _existing(data: str | Path) -> Path:
+    root = Path(os.path.expanduser(data))
+    if root.is_dir():
+        return root
+    if root.exists():
+        archive = root.name.lower().endswith((".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".xz", ".bz2"))
+        raise MnvError(
+            f"{root} is a file, not a folder.", "Unpack it, and name the folder." if archive else folders.FORMS
+        )
+    if decoding.is_address(str(data)):
+        raise MnvError(f"{data} is an address, not a folder.", "Download it first, unpack it and name the folder.")
+    raise MnvError(f"There is no folder {root}{_alike(root)}.", folders.FORMS)
+
+
+def _alike(root: Path) -> str:
+    """The names beside a path that are most like its own."""
+    from difflib import get_close_matches
+
+    if not root.parent.is_dir():
+        return ""
+    alike = get_close_matches(root.name, [p.name for p in root.parent.iterdir() if p.is_dir()], n=3)
+    return f"; there is {', '.join(str(root.parent / name) for name in alike)}" if alike else ""
+
+
+def _read(part: folders.Files, pixels: Pixels, skip_unreadable: bool) -> Dataset:
+    unreadable: dict[int, MnvError] = {}
+    if not part.paths:
+        raise MnvError(f"{part.name} has no picture.")
+    pictures = images.read_all(part.paths, pixels, on_unreadable=unreadable.__setitem__ if skip_unreadable else None)
+    labels = np.delete(part.labels, list(unreadable))
+    if lost := sorted(set(part.labels.tolist()) - set(labels.tolist())):
+        raise MnvError(f"{part.name} has no picture that can be read of: {', '.join(part.classes[i] for i in lost)}.")
+    name = f"{part.name}, {len(unreadable)} unreadable left out" if unreadable else part.name
+    return Dataset(name, pictures, labels, part.classes)
+
+
+# CIFAR -------------------------------------------------------------------------------------------------------------
+
+
+def data_folder(data: str | Path | None = None) -> Path:
+    """Where CIFAR-10 is looked for: ``data``, else ``$MNV1_DATA``, else the user's cache folder."""
+    named = data or os.environ.get(DATA_VARIABLE)
+    return Path(os.path.expanduser(named)) if named else cache_folder()
+
+
+def has_cifar10(data: str | Path | None = None) -> bool:
+    """Whether CIFAR-10 is at hand without a download."""
+    return CIFAR10.find(data_folder(data)) is not None
+
+
+def cifar10(split: Split, data: str | Path | None = None) -> Dataset:
+    """CIFAR-10's ``"train"`` (50,000) or ``"test"`` (10,000) split, as it is.
+
+    Raises:
+        MnvError: if it is not where ``data`` or $MNV1_DATA says, cannot be fetched, or is damaged.
+    """
+    if data is None:
+        folder = _cifar10_folder(None)
+    elif (found := CIFAR10.find(data_folder(data))) is not None:
+        folder = found
+    else:
+        raise MnvError(f"CIFAR-10 is not in {data_folder(data)}.", folders.FORMS)
+    return _read_cifar(CIFAR10, folder, split)
+
+
+def _cifar10_folder(download: str | Path | None) -> Path:
+    """Where CIFAR-10 is: in ``download``, or where it is looked for. Fetched, unless a variable names the place."""
+    folder = data_folder(download)
+    if (found := CIFAR10.find(folder)) is not None:
+        return found
+    if download is None and os.environ.get(DATA_VARIABLE):
+        raise MnvError(
+            f"CIFAR-10 is not in {folder}, which {DATA_VARIABLE} names.",
+            f"Fetch it with --download {folder}, put the folder {CIFAR10_FOLDER} there, or name data with --data.",
+        )
+    return CIFAR10.download(folder)
+
+
+def _cifar_parts(variant: Cifar, folder: Path) -> Mapping[str, _Reader]:
+    def reader(split: Split) -> _Reader:
+        return lambda pixels, skip_unreadable: resized(_read_cifar(variant, folder, split), pixels)
+
+    return {"train": reader("train"), "test": reader("test")}
+
+
+def _read_cifar(variant: Cifar, folder: Path, split: Split) -> Dataset:
+    return Dataset(f"{variant.name} {split} split", *variant.read(folder, split))
+
+
+# Whole data sets ---------------------------------------------------------------------------------------------------
 
 
 def resized(dataset: Dataset, pixels: Pixels) -> Dataset:
     """The same pictures at another size or in other colours."""
     if dataset.images.shape[1:] == pixels.shape:
         return dataset
-    found = _parallel(lambda picture: images.read(picture, pixels), dataset.images)
-    return Dataset(dataset.name, found, dataset.labels, dataset.classes)
+    return Dataset(dataset.name, images.read_all(dataset.images, pixels), dataset.labels, dataset.classes)
 
 
 def calibration() -> Dataset:
@@ -151,86 +265,3 @@ def _bundled(stem: str, name: str) -> Dataset:
     with (folder / f"{stem}.webp").open("rb") as file:
         sheet = images.read_sheet(file.read(), 32)
     return Dataset(name, sheet[: len(labels)], labels, CIFAR10_CLASSES)
-
-
-def _is_class_folder(data: str | Path | None) -> bool:
-    return bool(data) and not has_cifar10(data) and any(path.is_dir() for path in Path(str(data)).glob("*"))
-
-
-def _class_names(folder: Path) -> tuple[str, ...]:
-    names = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
-    if len(names) < 2:
-        raise MnvError(f"{folder} has {len(names)} class folders; a classifier needs two or more, one per class.")
-    return names
-
-
-@dataclass(frozen=True)
-class _Files:
-    """The files of a data set: what :class:`Dataset` has, with paths in place of pictures."""
-
-    name: str
-    paths: tuple[str, ...]
-    labels: NDArray[np.int64]
-    classes: tuple[str, ...]
-
-    @classmethod
-    def of(cls, folder: Path, classes: tuple[str, ...], name: str) -> _Files:
-        """Those of ``<class>/*`` in a folder, which need not have every class."""
-        found = [images.find([folder / name]) if (folder / name).is_dir() else [] for name in classes]
-        labels = np.repeat(np.arange(len(classes)), [len(paths) for paths in found])
-        return cls(name, tuple(path for paths in found for path in paths), labels, classes)
-
-    def subset(self, indices: NDArray[np.int64], name: str) -> _Files:
-        return _Files(name, tuple(self.paths[i] for i in indices), self.labels[indices], self.classes)
-
-    def read(self, pixels: Pixels) -> Dataset:
-        nothing = np.empty((0, *pixels.shape), np.uint8)
-        pictures = _parallel(lambda path: images.read(path, pixels), self.paths) if self.paths else nothing
-        return Dataset(self.name, pictures, self.labels, self.classes)
-
-
-def _parts(folder: str | Path, seed: int) -> tuple[_Files, _Files]:
-    """(train, test), not read yet."""
-    root = Path(folder)
-    if not root.is_dir():
-        raise MnvError(f"There is no folder {root}.")
-    test_root = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
-    if (root / "train").is_dir() and test_root:
-        classes = _class_names(root / "train")
-        if extra := sorted(set(_class_names(test_root)) - set(classes)):
-            raise MnvError(f"{test_root} has classes that {root / 'train'} has not: {', '.join(extra)}.")
-        return (
-            _Files.of(root / "train", classes, f"{root.name} train"),
-            _Files.of(test_root, classes, f"{root.name} {test_root.name}"),
-        )
-    top = root / "train" if (root / "train").is_dir() else root
-    whole = _Files.of(top, _class_names(top), root.name)
-    rest, taken = _split(whole.labels, len(whole.classes), 0.2, seed)
-    return (
-        whole.subset(rest, f"{root.name} train (4/5 by seed {seed})"),
-        whole.subset(taken, f"{root.name} test (1/5 by seed {seed})"),
-    )
-
-
-def _split(
-    labels: NDArray[np.int64], classes: int, fraction: float, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices of two parts by seed, the second with ``fraction`` of every class (rounded; at least one if it can)."""
-    rng = np.random.default_rng(seed)
-    second = []
-    for label in range(classes):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        count = min(max(round(len(members) * fraction), int(fraction > 0)), max(len(members) - 1, 0))
-        second.append(members[:count])
-    taken = np.sort(np.concatenate(second))
-    return np.setdiff1d(np.arange(len(labels)), taken), taken
-
-
-def _parallel(
-    function: Callable[..., NDArray[np.uint8]], items: Iterable[str] | NDArray[np.uint8]
-) -> NDArray[np.uint8]:
-    # Pillow decodes and resizes without holding the GIL
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor() as pool:
-        return np.stack(list(pool.map(function, items)))

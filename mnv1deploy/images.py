@@ -4,83 +4,234 @@ from __future__ import annotations
 
 import glob
 import io
-import sys
-from collections.abc import Iterable, Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
+from mnv1deploy import decoding
+from mnv1deploy.decoding import STANDARD_INPUT, ImageSource
 from mnv1deploy.errors import MnvError
 from mnv1deploy.spec import Pixels
 
-SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-)
-"""What a folder is searched for; a file named outright may have any name."""
+__all__ = [
+    "STANDARD_INPUT",
+    "ImageSource",
+    "UnreadableError",
+    "find",
+    "has_picture",
+    "is_picture",
+    "pictures_in",
+    "read",
+    "read_all",
+    "read_each",
+    "read_sheet",
+    "visible",
+]
 
-STANDARD_INPUT = "-"
+_COMPANIONS = frozenset({"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"})
+"""Folders that a Mac, a NAS and Windows leave among pictures."""
 
-ImageSource = str | Path | bytes | Image.Image | NDArray[Any]
-"""A path (or ``-``), an encoded file's bytes, a Pillow image, or an array ``[H, W]``, ``[H, W, 1|3|4]`` of uint8."""
+_WINDOW = 64
 
 
-def find(inputs: Iterable[str | Path]) -> list[str]:
+class UnreadableError(MnvError):
+    """Some of many pictures cannot be read; the message names all of them.
+
+    Attributes:
+        errors: of each.
+    """
+
+    def __init__(self, errors: Sequence[MnvError]) -> None:
+        self.errors = tuple(errors)
+        lines = [str(error) for error in errors]
+        message = "\n  ".join([f"{len(lines)} pictures cannot be read:", *lines]) if len(lines) > 1 else lines[0]
+        super().__init__(message, "Mend or remove what cannot be read, or leave it out with --skip-unreadable.")
+
+
+def find(inputs: Iterable[str | os.PathLike[str]]) -> list[str]:
     """Paths named by files, folders (searched recursively for pictures), glob patterns and ``-``, in order, once each.
 
-    A file that does not exist is kept, to be reported where it is read; a folder or pattern without a picture in
-    it raises MnvError.
+    A folder has what Pillow can decode, by the suffix; links are followed. Hidden files and folders are left out. A
+    file that does not exist is kept, to be reported where it is read; a folder or pattern without a picture in it
+    raises MnvError.
     """
     found: dict[str, None] = {}
-    for given in map(str, inputs):
-        path = Path(given)
-        if given == STANDARD_INPUT or path.is_file():
-            matches = [given]
-        elif path.is_dir():
-            matches = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    for name in inputs:
+        given = os.fspath(name)
+        path = given if os.path.lexists(given) else os.path.expanduser(given)
+        if os.path.isdir(path):
+            matches = pictures_in(path)
             if not matches:
                 raise MnvError(
-                    f"There is no picture in the folder {given}.", f"Looked for {', '.join(sorted(SUFFIXES))}."
+                    f"There is no picture in the folder {path}.",
+                    f"Looked for {', '.join(sorted(decoding.suffixes()))}.",
                 )
-        elif glob.has_magic(given):
-            matches = sorted(p for p in glob.glob(given, recursive=True) if Path(p).is_file())
+        elif given == STANDARD_INPUT or os.path.lexists(path) or decoding.is_address(path) or not glob.has_magic(path):
+            matches = [path]
+        else:
+            matches = _matching(path)
             if not matches:
                 raise MnvError(f"No file matches {given}.")
-        else:
-            matches = [given]
         found.update(dict.fromkeys(matches))
     return list(found)
+
+
+def pictures_in(folder: str | os.PathLike[str]) -> list[str]:
+    """Paths of all pictures in a folder and those in it, sorted; a link to nowhere is one, to be reported.
+
+    Every real folder is looked into once, and none that holds the one that a link to it is in.
+    """
+    return sorted(_walk(folder))
+
+
+def has_picture(folder: str | os.PathLike[str], *, below: bool = True) -> bool:
+    """Whether there is a picture in a folder, or in those in it where ``below``."""
+    if below:
+        return next(_walk(folder), None) is not None
+    return any(is_picture(name) and not os.path.isdir(os.path.join(folder, name)) for name in visible(folder))
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file of this name is one that Pillow can decode, by its suffix."""
+    return os.path.splitext(name)[1].lower() in decoding.suffixes()
+
+
+def _walk(folder: str | os.PathLike[str]) -> Iterator[str]:
+    seen: set[str] = set()
+    waiting = [(os.path.normpath(folder), os.path.realpath(folder))]
+    while waiting:
+        inside, real = waiting.pop()
+        if real in seen:
+            continue
+        seen.add(real)
+        inner = []
+        for name in visible(inside):
+            path = os.path.join(inside, name)
+            if os.path.isdir(path):
+                target = os.path.realpath(path) if os.path.islink(path) else os.path.join(real, name)
+                if Path(target) not in Path(real).parents:
+                    inner.append((path, target))
+            elif is_picture(name) and (os.path.isfile(path) or os.path.islink(path)):
+                yield path
+        waiting += reversed(inner)
+
+
+def visible(folder: str | os.PathLike[str]) -> list[str]:
+    """Names of what is in a folder and not hidden, sorted. Raises MnvError if it cannot be listed."""
+    try:
+        return sorted(name for name in os.listdir(folder) if not is_hidden(name))
+    except OSError as error:
+        raise MnvError(f"The folder {folder} cannot be listed: {error.strerror}.") from error
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is none of the user's pictures."""
+    return name.startswith(".") or name.casefold() in _COMPANIONS
+
+
+def _matching(pattern: str) -> list[str]:
+    """Files that match, and pictures in folders that do; leading parts that exist as they stand are no pattern."""
+    parts = Path(pattern).parts
+    literal = 0
+    while os.path.lexists(os.path.join(*parts[: literal + 1])):
+        literal += 1
+    if literal:
+        pattern = os.path.join(glob.escape(os.path.join(*parts[:literal])), *parts[literal:])
+    found: list[str] = []
+    for match in sorted(glob.glob(pattern, recursive=True)):
+        below = Path(match).parts[literal:]
+        if not any(map(is_hidden, below)):
+            found += [match] if os.path.isfile(match) else pictures_in(match)
+    return found
 
 
 def read(source: ImageSource, pixels: Pixels) -> NDArray[np.uint8]:
     """One picture as uint8 ``[H, W, C]``, RGB or grey (ITU-R 601 luma).
 
-    EXIF orientation is applied, transparency laid over white, 16-bit scaled to 8, the first frame taken. The centred
-    square that ``pixels.preprocessing`` keeps is resized with its filter; a picture that already has the size keeps
-    its exact pixels.
+    EXIF orientation is applied, transparency laid over white, 16-bit scaled to 8 (12 bits in 16 too, where the file
+    says so), of a file with several frames the first taken. The centred square that ``pixels.preprocessing`` keeps is
+    resized with its filter; a picture that already has the size keeps its exact pixels.
+
+    An array has its colours in the order red, green, blue: one from OpenCV, which has them the other way round, is
+    given as ``array[..., ::-1]``.
 
     Raises:
         MnvError: if it cannot be read as a picture.
     """
     try:
-        image = to_rgb(_open(source))
-        if pixels.colours == 1:
-            image = image.convert("L")
-        image = _fitted(image, pixels)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise MnvError(f"{_name(source)} is too large a picture to open safely.", "Scale it down first.") from error
+        with decoding.decoded(source, "RGB" if pixels.colours == 3 else "L") as image:
+            return np.asarray(_fitted(image, pixels)).reshape(pixels.shape)
+    except (decoding.TooLargeError, Image.DecompressionBombError) as error:
+        reason = (
+            str(error) if isinstance(error, decoding.TooLargeError) else f"more than {decoding.MAX_PIXELS:,} pixels"
+        )
+        raise MnvError(f"{_name(source)} is too large a picture: {reason}.", "Scale it down first.") from error
+    except MemoryError as error:
+        raise MnvError(f"{_name(source)} is too large a picture for the memory that is free.") from error
     except FileNotFoundError as error:
-        raise MnvError(f"There is no file {_name(source)}.", "The paths are relative to the current folder.") from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise MnvError(f"{_name(source)} cannot be read as a picture.", _reason(error)) from error
-    return np.asarray(image).reshape(pixels.shape)
+        raise _missing(source) from error
+    except Exception as error:  # on damaged files Pillow's plugins raise nearly anything
+        raise MnvError(f"{_name(source)} cannot be read as a picture.", f"{MnvError.reason(error)}.") from error
 
 
-def read_all(sources: Sequence[ImageSource], pixels: Pixels) -> NDArray[np.uint8]:
-    """Pictures stacked to uint8 ``[N, H, W, C]``. Raises MnvError at the first that cannot be read."""
-    return np.stack([read(source, pixels) for source in sources])
+def read_each(sources: Iterable[ImageSource], pixels: Pixels) -> Iterator[NDArray[np.uint8] | MnvError]:
+    """Pictures one after another as :func:`read` gives them, or why one cannot be read; decoded on several threads."""
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    def attempt(source: ImageSource) -> NDArray[np.uint8] | MnvError:
+        try:
+            return read(source, pixels)
+        except MnvError as error:
+            return error
+
+    # Pillow decodes and resizes without holding the GIL
+    with ThreadPoolExecutor() as pool:
+        waiting: deque[Future[NDArray[np.uint8] | MnvError]] = deque()
+        for source in sources:
+            waiting.append(pool.submit(attempt, source))
+            if len(waiting) == _WINDOW:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def read_all(
+    sources: Sequence[ImageSource] | NDArray[np.uint8],
+    pixels: Pixels,
+    *,
+    on_unreadable: Callable[[int, MnvError], object] | None = None,
+) -> NDArray[np.uint8]:
+    """Pictures stacked to uint8 ``[N, H, W, C]``.
+
+    Args:
+        sources: the pictures.
+        pixels: what each becomes.
+        on_unreadable: told the place in ``sources`` of one that cannot be read, and why; it is then left out.
+
+    Raises:
+        UnreadableError: if some cannot be read and there is no ``on_unreadable``; if none can.
+    """
+    stacked = np.empty((len(sources), *pixels.shape), np.uint8)
+    unreadable: dict[int, MnvError] = {}
+    count = 0
+    for place, answer in enumerate(read_each(sources, pixels)):
+        if isinstance(answer, MnvError):
+            unreadable[place] = answer
+        else:
+            stacked[count] = answer
+            count += 1
+    if unreadable and (on_unreadable is None or not count):
+        raise UnreadableError(list(unreadable.values()))
+    for place, error in unreadable.items():
+        if on_unreadable:
+            on_unreadable(place, error)
+    return stacked[:count]
 
 
 def _fitted(image: Image.Image, pixels: Pixels) -> Image.Image:
@@ -91,55 +242,30 @@ def _fitted(image: Image.Image, pixels: Pixels) -> Image.Image:
     return ImageOps.fit(image, size, Image.Resampling[rule.resize.upper()], bleed=(1 - rule.crop) / 2)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """The first frame of any Pillow image, upright, as 8-bit RGB; see :func:`read`."""
-    image.seek(0)
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16") or image.mode == "I":
-        # 65535 / 255 = 257 exactly, so black stays black and white white
-        image = Image.fromarray(((np.asarray(image).clip(0, 65535).astype(np.uint32) + 128) // 257).astype(np.uint8))
-    elif image.mode == "F":
-        values = np.nan_to_num(np.asarray(image))
-        scale = 255 if values.max(initial=0) <= 1 else 1
-        image = Image.fromarray((values * scale).round().clip(0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
-def _open(source: ImageSource) -> Image.Image:
-    if isinstance(source, Image.Image):
-        return source
-    if isinstance(source, np.ndarray):
-        channels = source.shape[2:] or (1,)
-        if source.dtype != np.uint8 or channels not in ((1,), (3,), (4,)) or 0 in source.shape[:2] or source.ndim < 2:
-            raise ValueError(
-                f"An array must be uint8 [H, W] or [H, W, 1, 3 or 4] with raw pixels 0..255; this one is "
-                f"{source.dtype} {list(source.shape)}."
-            )
-        return Image.fromarray(source[:, :, 0] if source.ndim == 3 and source.shape[2] == 1 else source)
-    if not isinstance(source, bytes):
-        if Path(source).is_dir():
-            raise ValueError("It is a folder.")
-        source = sys.stdin.buffer.read() if str(source) == STANDARD_INPUT else Path(source).read_bytes()
-    return Image.open(io.BytesIO(source))
-
-
-def _name(source: ImageSource) -> str:
-    if isinstance(source, (str, Path)):
+def _name(source: Any) -> str:
+    if isinstance(source, (str, os.PathLike)):
         return "standard input" if str(source) == STANDARD_INPUT else str(source)
-    return {bytes: "The bytes", np.ndarray: "The array"}.get(type(source), "The image")
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return "The bytes"
+    if isinstance(source, np.ndarray):
+        return "The array"
+    if isinstance(source, Image.Image):
+        return "The image"
+    if hasattr(source, "read"):
+        return f"The file {source.name}" if isinstance(getattr(source, "name", None), str) else "The file"
+    return f"The {type(source).__name__}"
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "It is no PNG, JPEG, WebP, BMP, GIF or TIFF, or it is empty or cut off."
-    return f"{MnvError.reason(error)}."
+def _missing(source: Any) -> MnvError:
+    if isinstance(source, (str, os.PathLike)) and os.path.islink(source):
+        return MnvError(
+            f"{source} cannot be read as a picture.", f"It is a link to {Path(source).readlink()}, which is not there."
+        )
+    return MnvError(f"There is no file {_name(source)}.", "The paths are relative to the current folder.")
 
 
 def read_sheet(encoded: bytes, size: int) -> NDArray[np.uint8]:
     """The tiles of a contact sheet, row by row: uint8 ``[N, size, size, 3]``."""
-    sheet = np.asarray(to_rgb(Image.open(io.BytesIO(encoded))))
+    sheet = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
     rows, columns = sheet.shape[0] // size, sheet.shape[1] // size
     return sheet.reshape(rows, size, columns, size, 3).swapaxes(1, 2).reshape(-1, size, size, 3)

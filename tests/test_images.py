@@ -1,8 +1,15 @@
 """Pictures of every kind, whole and broken, become uint8 [size, size, 3], or one clear sentence."""
 
+import contextlib
 import io
+import itertools
+import os
+import shutil
 import struct
+import subprocess
 import sys
+import threading
+import time
 import warnings
 import zlib
 from pathlib import Path
@@ -14,10 +21,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from mnv1deploy import images
+from mnv1deploy import decoding, images
 from mnv1deploy.errors import MnvError
 from mnv1deploy.images import find, read
-from mnv1deploy.spec import Pixels
+from mnv1deploy.spec import Pixels, Preprocessing
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -183,9 +190,11 @@ def header_only_png(width: int, height: int) -> bytes:
         (encoded(PICTURE, "JPEG")[:400], "cannot be read as a picture"),
         (encoded(PICTURE, "GIF")[:60], "cannot be read as a picture"),
         (header_only_png(100_000, 100_000), "too large a picture"),
-        (header_only_png(10_000, 10_000), "too large a picture"),
+        (header_only_png(10_000, 10_000), "too large a picture: it has 10,000 x 10,000 pixels"),
+        (header_only_png(8193, 8192), "too large a picture: it has 8,193 x 8,192 pixels"),
+        (header_only_png(1, 2**16 + 1), "too large a picture: it has 1 x 65,537 pixels"),
     ],
-    ids=["empty", "text", "cut PNG", "cut JPEG", "cut GIF", "bomb", "near bomb"],
+    ids=["empty", "text", "cut PNG", "cut JPEG", "cut GIF", "bomb", "over Pillow's limit", "over ours", "a thread"],
 )
 def test_broken_files(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "broken.png"
@@ -201,6 +210,9 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
         read(tmp_path / "none.png", Pixels(32))
     with pytest.raises(MnvError, match="It is a folder"):
         read(tmp_path, Pixels(32))
+    (tmp_path / "link.png").symlink_to("gone.png")
+    with pytest.raises(MnvError, match=r"is a link to gone\.png"):
+        read(tmp_path / "link.png", Pixels(32))
 
 
 @settings(max_examples=150, deadline=None)
@@ -212,12 +224,10 @@ def test_any_bytes_decode_or_are_refused(noise: bytes, format: str | None, data:
         content = encoded(PICTURE, format)
         start = data.draw(st.integers(0, len(content)))
         content = content[:start] + noise + content[start + len(noise) :]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of damaged metadata
-        try:
-            found = read(content, Pixels(32))
-        except MnvError:
-            return
+    try:
+        found = read(content, Pixels(32))
+    except MnvError:
+        return
     assert found.shape == (32, 32, 3)
     assert found.dtype == np.uint8
 
@@ -267,3 +277,425 @@ def test_sheets_hold_their_tiles_row_by_row() -> None:
     tiles = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
     sheet = np.concatenate([np.concatenate(tiles[:3], 1), np.concatenate(tiles[3:], 1)])
     np.testing.assert_array_equal(images.read_sheet(encoded(Image.fromarray(sheet), "PNG"), 32), tiles)
+
+
+# What a picture may be ---------------------------------------------------------------------------------------------
+
+
+def test_a_picture_is_a_path_bytes_an_open_file_an_image_or_an_array(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    PICTURE.save(path)
+    content = path.read_bytes()
+    written = io.BytesIO()
+    PICTURE.save(written, "PNG")  # and left at its end
+    with path.open("rb") as file, path.open("rb", buffering=0) as raw:
+        with os.scandir(tmp_path) as entries:
+            next_entry = next(entries)
+        sources = [path, str(path), next_entry, content, bytearray(content), memoryview(content), written, file, raw]
+        for source in [*sources, PICTURE, gradient(), np.asfortranarray(gradient())]:
+            np.testing.assert_array_equal(read(source, Pixels(32)), gradient())
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (None, "The NoneType cannot be read as a picture. A picture is a path"),
+        (7, "The int cannot be read as a picture. A picture is a path"),
+        ([gradient()], "The list cannot be read as a picture. .*predict_all takes several"),
+        (iter([gradient()]), "predict_all takes several"),
+        (io.StringIO("text"), "It is opened as text"),
+        ("", "It is a folder"),
+        ("a\0b", "null"),
+        ("https://example.com/cat.png", "It is an address.* download it first"),
+        (Path("https://example.com/cat.png"), "It is an address"),
+        ("s3://bucket/cat.png", "It is an address"),
+        ("file:///tmp/cat.png", "It is an address"),
+        ("data:image/png;base64,iVBORw0KGgo=", "It is an address"),
+    ],
+)
+def test_what_is_no_picture_is_refused_in_a_sentence(source: object, message: str) -> None:
+    with pytest.raises(MnvError, match=message):
+        read(source, Pixels(32))
+
+
+def test_a_tensor_is_refused_with_how_to_make_it_an_array() -> None:
+    torch = pytest.importorskip("torch")
+    with pytest.raises(MnvError, match=r"The Tensor cannot be read as a picture\. .*permute\(1, 2, 0\)"):
+        read(torch.zeros(3, 32, 32), Pixels(32))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<!DOCTYPE html><html>", "web page"),
+        (b"\n<html>403", "web page"),
+        (b'<?xml version="1.0"?><svg/>', "SVG"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
+        (b"%PDF-1.7", "PDF"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript"),
+        (bytes.fromhex("00051607000200004d6163204f532058"), "macOS"),
+        (b"\0\0\0\x18ftypisom", "video"),
+        (b"PK\x03\x04", "zip"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(99), "no format that Pillow reads"),
+        (b"", "empty"),
+    ],
+)
+def test_what_is_called_a_picture_and_is_none_is_said(content: bytes, message: str) -> None:
+    with pytest.raises(MnvError, match=message):
+        read(content, Pixels(32))
+
+
+def test_the_frame_that_an_open_image_stands_at() -> None:
+    """A file's first frame, but of an image that somebody else is going through the one that is there."""
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    with Image.open(io.BytesIO(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))) as animation:
+        animation.seek(1)
+        assert read(animation, Pixels(32))[16, 16].tolist() == [0, 0, 255]
+        assert animation.tell() == 1
+
+
+# Bounds ------------------------------------------------------------------------------------------------------------
+
+
+def test_large_pictures_are_refused_without_a_python_warning(recwarn: pytest.WarningsRecorder) -> None:
+    warnings.simplefilter("always")
+    for size in ((10_000, 10_000), (9400, 9400), (20_000, 10_000)):
+        with pytest.raises(MnvError, match="too large a picture"):
+            read(header_only_png(*size), Pixels(32))
+    with pytest.raises(MnvError, match="too large a picture"):
+        read(np.broadcast_to(np.uint8(0), (9000, 9000, 3)), Pixels(32))
+    assert not recwarn.list
+
+
+def test_a_file_larger_than_any_picture_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "huge.png").open("wb") as file:
+        file.truncate(decoding.MAX_BYTES + 1)
+    with pytest.raises(MnvError, match="too large a picture: the file has"):
+        read(tmp_path / "huge.png", Pixels(32))
+
+
+@pytest.mark.parametrize("kind", ["a PPM's comment", "PNG's empty chunks"])
+def test_a_header_without_end_is_given_up(kind: str) -> None:
+    """Pillow reads both piece by piece: 200 MB of them took minutes."""
+    if kind == "a PPM's comment":
+        content = b"P6 #" + bytes(2_000_000) + b"\n1 1 255\n123"
+    else:
+        chunk = b"\0\0\0\0teSt" + struct.pack(">I", zlib.crc32(b"teSt"))
+        picture = header_only_png(1, 1)
+        content = picture[:33] + chunk * 200_000 + picture[33:]
+    with pytest.raises(MnvError, match="header is longer than any picture's"):
+        read(content, Pixels(32))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotImplementedError,
+        KeyError,
+        struct.error,
+        IndexError,
+        TypeError,
+        ZeroDivisionError,
+        RecursionError,
+        UserWarning,
+    ],
+)
+def test_whatever_a_plugin_raises_is_one_sentence(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(image: Image.Image) -> None:
+        raise error("unusual")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+    with pytest.raises(MnvError, match=r"cannot be read as a picture\. .*unusual"):
+        read(encoded(PICTURE, "PNG"), Pixels(32))
+
+
+def test_a_dds_of_an_unknown_pixel_format_is_one_sentence() -> None:
+    content = bytearray(encoded(PICTURE, "DDS"))
+    content[80:88] = struct.pack("<I4s", 4, b"WXYZ")
+    with pytest.raises(MnvError, match="cannot be read as a picture"):
+        read(content, Pixels(32))
+
+
+def test_libtiff_says_nothing_on_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    content = bytearray(encoded(PICTURE, "TIFF", compression="tiff_lzw"))
+    content[12:400] = bytes(388)
+    with contextlib.suppress(MnvError):
+        read(content, Pixels(32))
+    assert capfd.readouterr().err == ""
+
+
+def test_pixels_in_flight_are_bounded_over_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve pictures on many threads, three of which may be decoded at once; one larger than that goes alone."""
+    monkeypatch.setattr(decoding, "_pixels_in_flight", decoding._Budget(3 * 64 * 64))
+    lock, inside, most = threading.Lock(), [], []
+    flat = decoding._eight_bit
+
+    def slow(image: Image.Image, *rest: object) -> Image.Image:
+        with lock:
+            inside.append(image.width * image.height)
+            most.append(list(inside))
+        time.sleep(0.02)
+        with lock:
+            inside.remove(image.width * image.height)
+        return flat(image, *rest)
+
+    monkeypatch.setattr(decoding, "_eight_bit", slow)
+    small, large = gradient(64, 64), gradient(128, 128)
+    sources = [small, encoded(Image.fromarray(small), "PNG"), Image.fromarray(small)] * 4 + [encoded(PICTURE, "PNG")]
+    found = images.read_all([*sources, encoded(Image.fromarray(large), "PNG"), *sources], Pixels(32))
+    assert len(found) == 2 * len(sources) + 1
+    assert max(map(len, most)) > 1
+    assert all(sum(sizes) <= 3 * 64 * 64 or sizes == [128 * 128] for sizes in most)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["PNG", "WebP", "TIFF"])
+def test_memory_is_bounded(format: str, tmp_path: Path) -> None:
+    """Four RGBA pictures of 25 million pixels, which took 2 GiB or more together, and one of 67 million."""
+    options = {"WebP": {"lossless": True, "method": 0, "quality": 0}, "PNG": {"compress_level": 1}}.get(format, {})
+    for side in (5000, 8192):
+        Image.new("RGBA", (side, side), (1, 2, 3, 128)).save(tmp_path / f"{side}", format, **options)
+    script = (
+        "import resource, sys\n"
+        "from mnv1deploy import images\n"
+        "from mnv1deploy.spec import Pixels\n"
+        "images.read_all(sys.argv[1:], Pixels(32))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    files = [tmp_path / "5000"] * 4, [tmp_path / "8192"]
+    for paths, limit in zip(files, (1.2, 1.3), strict=True):
+        done = subprocess.run([sys.executable, "-c", script, *paths], capture_output=True, text=True, check=True)
+        assert int(done.stdout) * 1024 < limit * 2**30
+
+
+def test_a_child_process_reads_while_its_parent_was_decoding() -> None:
+    """What the parent's threads had taken when it forked is nobody's in the child."""
+    script = (
+        "import os, sys, warnings\n"
+        "from mnv1deploy import decoding, images\n"
+        "from mnv1deploy.spec import Pixels\n"
+        "warnings.simplefilter('ignore')\n"
+        "with decoding._pixels_in_flight.taken(decoding.MAX_PIXELS), decoding._opening:\n"
+        "    child = os.fork()\n"
+        "    if not child:\n"
+        "        images.read(sys.argv[1], Pixels(32))\n"
+        "        os._exit(7)\n"
+        "    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7\n"
+    )
+    subprocess.run([sys.executable, "-c", script, EXAMPLES / "cat.png"], check=True, timeout=60)
+
+
+# Depths ------------------------------------------------------------------------------------------------------------
+
+RAMP = np.tile(np.arange(0, 256, 8, dtype=np.uint32), (32, 1))
+
+
+def png16(values: np.ndarray, used: int | None) -> bytes:
+    """A PNG of 16 bits a sample, grey or RGB, with sBIT or without."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        body = kind + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    colours = values.shape[2] if values.ndim == 3 else 1
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, 0 if colours == 1 else 2, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    bits = chunk(b"sBIT", bytes([used] * colours)) if used else b""
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + bits + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
+
+
+def tiff16(values: np.ndarray, tags: dict[int, int]) -> bytes:
+    return encoded(Image.fromarray(values.astype(np.uint16)), "TIFF", tiffinfo=tags)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_fewer_bits_in_16_are_scaled_by_what_the_file_says(bits: int) -> None:
+    white = 2**bits - 1
+    low = RAMP * white // 255
+    for content in (png16(low, bits), tiff16(low, {281: white}), tiff16(low, {281: int(low.max())})):
+        np.testing.assert_allclose(read(content, Pixels(32))[..., 0], RAMP, atol=1)
+    # as PNG's specification wants it: sBIT tells what the samples were before they were scaled to all 16 bits
+    np.testing.assert_allclose(read(png16(RAMP * 257, bits), Pixels(32))[..., 0], RAMP, atol=1)
+
+
+@pytest.mark.parametrize("content", [png16(RAMP * 16, None), tiff16(RAMP * 16, {}), png16(RAMP * 4, None)])
+def test_fewer_bits_in_16_are_refused_where_the_file_does_not_say_so(content: bytes) -> None:
+    with pytest.raises(MnvError, match=r"only the lower 12 or fewer are used.*PNG's sBIT"):
+        read(content, Pixels(32))
+
+
+def test_fewer_bits_of_colours_are_refused() -> None:
+    """Pillow keeps the upper eight of their bits."""
+    colour = np.stack([RAMP] * 3, -1)
+    np.testing.assert_allclose(read(png16(colour * 257, None), Pixels(32)), colour, atol=1)
+    np.testing.assert_allclose(read(png16(colour * 257, 12), Pixels(32)), colour, atol=1)
+    for used in (12, None):
+        with pytest.raises(MnvError, match="only the lower 12 or fewer are used"):
+            read(png16(colour * 16, used), Pixels(32))
+
+
+def test_black_is_black_in_16_bits() -> None:
+    assert not read(png16(RAMP * 0, None), Pixels(32)).any()
+
+
+# Folders -----------------------------------------------------------------------------------------------------------
+
+
+def test_hidden_files_and_folders_are_no_pictures(tmp_path: Path) -> None:
+    """What a Mac, Windows and a NAS leave among pictures."""
+    for name in ("cat/1.png", "cat/._1.png", "__MACOSX/cat/._1.png", "cat/@eaDir/1.png/thumb.jpg", ".cache/2.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        PICTURE.save(tmp_path / name)
+    for name in ("cat/Thumbs.db", "cat/desktop.ini", "cat/.DS_Store"):
+        (tmp_path / name).write_bytes(b"\xd0\xcf")
+    assert find([tmp_path]) == [str(tmp_path / "cat" / "1.png")]
+    assert find([f"{tmp_path}/**/*.png"]) == [str(tmp_path / "cat" / "1.png")]
+    assert find([f"{tmp_path}/*"]) == [str(tmp_path / "cat" / "1.png")]
+    assert find([tmp_path / "cat" / "._1.png"]) == [str(tmp_path / "cat" / "._1.png")]  # as it was asked for
+
+
+def test_a_folder_has_what_pillow_reads(tmp_path: Path) -> None:
+    """Its registry says what; formats that it knows and cannot decode are no pictures, nor programs that it runs."""
+    pictures = sorted(f"a{suffix}" for suffix in (".JPG", ".avif", ".jp2", ".tga", ".qoi", ".heic", ".apng"))
+    for name in [*pictures, "a.h5", "a.mpg", "a.eps", "a.ps", "a.pdf", "a.wmf", "a.grib", "a.txt", "a"]:
+        (tmp_path / name).write_bytes(b"")
+    assert find([tmp_path]) == [str(tmp_path / name) for name in pictures]
+
+
+def test_heic_is_read_where_its_plugin_is_and_the_plugin_named_where_not(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    path = tmp_path / "a.heic"
+    heif.from_pillow(PICTURE.resize((64, 64))).save(path, quality=95)
+    assert np.abs(read(path, Pixels(64)).astype(int) - np.asarray(PICTURE.resize((64, 64)))).mean() < 5
+    script = (
+        "import sys\n"
+        "sys.modules['pillow_heif'] = None\n"
+        "from mnv1deploy import images\n"
+        "from mnv1deploy.errors import MnvError\n"
+        "from mnv1deploy.spec import Pixels\n"
+        "try: images.read(sys.argv[1], Pixels(32))\n"
+        "except MnvError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
+    assert "It is HEIC" in done.stdout
+    assert "pip install 'mnv1deploy[heic]'" in done.stdout
+
+
+def test_links_to_folders_are_followed_once_and_without_loops(tmp_path: Path) -> None:
+    store, pets = tmp_path / "store", tmp_path / "pets"
+    for name in ("store/one", "store/two", "pets/cat", "pets/dog"):
+        (tmp_path / name).mkdir(parents=True)
+        PICTURE.save(tmp_path / name / "own.png")
+    (pets / "cat" / "batch1").symlink_to(store / "one")
+    (pets / "cat" / "batch2").symlink_to("../../store/two")
+    (pets / "cat" / "batch3").symlink_to("../../store/two")
+    (pets / "dog" / "up").symlink_to("..")
+    (pets / "dog" / "self").symlink_to("self")
+    (pets / "dog" / "here").symlink_to(".")
+    (store / "one" / "back").symlink_to(pets / "cat")
+    cats = [str(pets / "cat" / name) for name in ("batch1/own.png", "batch2/own.png", "own.png")]
+    assert find([pets / "cat"]) == cats
+    assert find([pets / "dog"]) == [str(pets / "dog" / "own.png")]
+    assert find([pets]) == [*cats, str(pets / "dog" / "own.png")]
+    (tmp_path / "linked").symlink_to(pets)
+    assert len(find([tmp_path / "linked"])) == 4
+
+
+def test_a_link_to_nowhere_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "zz.png").symlink_to("gone.png")
+    assert find([tmp_path]) == [str(tmp_path / "zz.png")]
+
+
+def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(folder: object) -> list[str]:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(MnvError, match="cannot be listed: Permission denied"):
+        find([tmp_path])
+
+
+@pytest.mark.parametrize("folder", ["[2024] Images", "data (v1)", "what?", "a*b", "50% off", "[!x]"])
+def test_a_pattern_in_a_folder_whose_name_has_pattern_characters(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / folder).mkdir()
+    PICTURE.save(tmp_path / folder / "a.png")
+    monkeypatch.chdir(tmp_path)
+    for root in ("", f"{tmp_path}/"):
+        assert find([f"{root}{folder}/*.png"]) == [f"{root}{folder}/a.png"]
+        assert find([f"{root}{folder}"]) == [f"{root}{folder}/a.png"]
+        assert find([f"{root}**/*.png"]) == [f"{root}{folder}/a.png"]
+
+
+def test_the_home_folder_is_found_where_no_shell_expanded_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    PICTURE.save(tmp_path / "a.png")
+    assert find(["~/a.png", "~/*.png"]) == [str(tmp_path / "a.png")]
+
+
+def test_an_address_is_no_pattern() -> None:
+    assert find(["https://example.com/cat.png?size=[32]"]) == ["https://example.com/cat.png?size=[32]"]
+
+
+# Many --------------------------------------------------------------------------------------------------------------
+
+
+def test_all_unreadable_pictures_are_named_at_once(tmp_path: Path) -> None:
+    sources = [str(tmp_path / f"{number}.png") for number in range(200)]
+    for number, path in enumerate(sources):
+        shutil.copy(EXAMPLES / "cat.png", path) if number % 50 else Path(path).write_bytes(b"no")
+    with pytest.raises(MnvError, match="4 pictures cannot be read") as error:
+        images.read_all(sources, Pixels(32))
+    for number in (0, 50, 100, 150):
+        assert f"{sources[number]} cannot be read" in error.value.message
+    assert "--skip-unreadable" in error.value.hint
+    left_out: dict[int, MnvError] = {}
+    found = images.read_all(sources, Pixels(32), on_unreadable=left_out.__setitem__)
+    assert sorted(left_out) == [0, 50, 100, 150]
+    assert len(found) == 196
+    with pytest.raises(MnvError, match=r"0\.png cannot be read"):
+        images.read_all(sources[:1], Pixels(32), on_unreadable=left_out.__setitem__)
+
+
+def test_pictures_come_in_order_and_are_not_read_ahead_without_end() -> None:
+    taken = itertools.count()
+    arrays = (np.full((32, 32, 3), number, np.uint8) for number in iter(lambda: next(taken), 10_000))
+    answers = images.read_each(arrays, Pixels(32))
+    for number in range(100):
+        assert (next(answers) == number).all()
+    assert next(taken) < 300
+    answers.close()
+
+
+# Preprocessing -----------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    hnp.arrays(np.uint8, st.tuples(st.integers(1, 90), st.integers(1, 90), st.just(3))),
+    st.integers(8, 40),
+    st.sampled_from(["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]),
+    st.sampled_from([1.0, 0.875, 0.5]),
+)
+def test_preprocessing_is_pillows_resize_of_the_centred_square(
+    array: np.ndarray, size: int, name: str, crop: float
+) -> None:
+    image = Image.fromarray(array)
+    side = crop * min(image.size)
+    left, top = ((length - side) / 2 for length in image.size)
+    box = (left, top, left + side, top + side)
+    expected = np.asarray(image.resize((size, size), Image.Resampling[name.upper()], box))
+    found = read(array, Pixels(size, preprocessing=Preprocessing(name, crop)))
+    if image.size == (size, size):
+        expected = array
+    # where the square's edge is no whole number it may be rounded another way
+    assert (np.abs(found.astype(int) - expected) > 1).mean() < 0.01 or name in ("nearest", "box")
+    if crop == 1 and name == "bicubic" and image.size != (size, size):
+        fitted = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box))
+        np.testing.assert_array_equal(found, fitted)
+    grey = read(array, Pixels(size, 1, Preprocessing(name, crop)))
+    assert grey.shape == (size, size, 1)

@@ -122,7 +122,7 @@ def test_one_picture_a_class_leaves_nothing_behind(tmp_path: Path) -> None:
         (tmp_path / "pets" / str(label)).mkdir(parents=True)
         first = pictures.images[np.flatnonzero(pictures.labels == label)[0]]
         Image.fromarray(first).save(tmp_path / "pets" / str(label) / "one.png")
-    with pytest.raises(MnvError, match="There is no picture to test on"):
+    with pytest.raises(MnvError, match="one picture of every class"):
         start.begin(tmp_path / "run", tmp_path / "pets")
     assert not (tmp_path / "run").exists()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +42,8 @@ def begin(
     width: float | None = None,
     input_size: int | None = None,
     colours: int | None = None,
+    skip_unreadable: bool = False,
+    download: Path | None = None,
     **of_run: Any,
 ) -> Ready:
     """A new run in ``output``; nothing is written there yet.
@@ -52,6 +55,7 @@ def begin(
         init: a checkpoint to start from, or "none"; by default the bundled one if there are fewer pictures than
             :data:`FEW` and it has the network's sizes.
         preset, width, input_size, colours: see :func:`base_spec`.
+        skip_unreadable, download: see :func:`mnv1deploy.datasets.load`.
         **of_run: see :class:`Run`.
 
     Raises:
@@ -65,29 +69,38 @@ def begin(
         raise MnvError(f"{output} has a run already.", "Go on with --resume, or name another folder.")
     start = None if init in (None, FROM_NOTHING) else init
     base = base_spec(start, preset=preset, width=width, input_size=input_size, colours=colours)
-    train, test = _read(data, base.pixels)
+    train, test = _read(data, base.pixels, skip_unreadable, download)
     parts = Parts.of(train, settings.holdout)
     settings = Settings.recipe(recipe, pictures=len(parts.train), **changes)
     if init is None and settings.network == "mobilenetv1" and len(parts.train) < FEW and _is_bundled(base):
         start = str(bundled.CHECKPOINT)
-    source = data.absolute() if data else None
+    source = _absolute(data or download)
     return Ready(Run(spec_for(train, base), parts, settings, output, init=start, source=source, **of_run), test)
 
 
-def resume(output: Path, data: Path | None = None, *, teacher: str | Path | None = None, **of_run: Any) -> Ready:
+def resume(
+    output: Path,
+    data: Path | None = None,
+    *,
+    teacher: str | Path | None = None,
+    skip_unreadable: bool = False,
+    download: Path | None = None,
+    **of_run: Any,
+) -> Ready:
     """The run in ``output`` as it was left, with the pictures that it was begun on.
 
     Args:
         output: folder of the run.
         data, teacher: where the pictures and the teacher's run are now, if not where they were.
+        skip_unreadable, download: see :func:`mnv1deploy.datasets.load`.
         **of_run: see :class:`Run`.
 
     Raises:
         MnvError: if there is no run, its pictures are not found, or are other ones.
     """
     state = distributed.from_first(lambda: State.read(output))
-    source = data.absolute() if data else state.source or None
-    train, test = _read(source, state.spec.pixels)
+    source = _absolute(data or download) or state.source or None
+    train, test = _read(None if download and not data else source, state.spec.pixels, skip_unreadable, download)
     if train.classes != state.spec.classes:
         raise MnvError(
             f"The run in {output} was begun on {state.data}, which {source or 'CIFAR-10'} is not.",
@@ -99,14 +112,15 @@ def resume(output: Path, data: Path | None = None, *, teacher: str | Path | None
     return Ready(run, test)
 
 
-def _read(data: str | Path | None, pixels: Pixels) -> tuple[Dataset, Dataset]:
+def _absolute(path: Path | None) -> Path | None:
+    return Path(os.path.expanduser(path)).absolute() if path else None
+
+
+def _read(
+    data: str | Path | None, pixels: Pixels, skip_unreadable: bool, download: Path | None
+) -> tuple[Dataset, Dataset]:
     with distributed.first_of_machine():
-        train, test = datasets.load(data, pixels)
-    for part, purpose in ((train, "to train on"), (test, "to test on")):
-        if not len(part):
-            raise MnvError(
-                f"There is no picture {purpose} in {data}.", "A class needs two or more, or train/ and test/ beside it."
-            )
+        train, test = datasets.load(data, pixels, skip_unreadable=skip_unreadable, download=download)
     return train, test
 
 
