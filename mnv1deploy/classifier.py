@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
+from pathlib import Path, PurePath
 
 import numpy as np
 
 from mnv1deploy import bundled, formats, images
 from mnv1deploy.errors import MnvError
-from mnv1deploy.formats.base import CPU, Images, Session
+from mnv1deploy.formats.base import CPU, Images, Logits, Session
 from mnv1deploy.images import ImageSource
 from mnv1deploy.spec import ModelSpec
 
 BATCH = 32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
     """What a picture is taken for: ``top`` has (label, probability), the likeliest first; probabilities sum to 1."""
 
@@ -33,9 +34,16 @@ class Prediction:
         """Its softmax probability."""
         return self.top[0][1]
 
+    def __repr__(self) -> str:
+        return f"<Prediction {', '.join(f'{label} {probability:.1%}' for label, probability in self.top)}>"
+
 
 class Classifier:
-    """A network that is ready to look at pictures."""
+    """A network that is ready to look at pictures: from any number of threads, and, pickled, in worker processes.
+
+    Called with raw pixels, uint8 ``[N, H, W, C]`` at the network's own size, it gives logits, float32 ``[N, classes]``.
+    Colours are in the order of RGB; OpenCV's pictures are BGR, and need ``picture[..., ::-1]``.
+    """
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -45,19 +53,65 @@ class Classifier:
         """Of the network inside."""
         return self.session.spec
 
+    def __call__(self, images: Images) -> Logits:
+        """See the class. Raises MnvError for other arrays."""
+        return self.session(images)
+
     def predict(self, picture: ImageSource, *, top: int = 5) -> Prediction:
         """Classifies one picture: a path, an encoded file's bytes, a Pillow image or a uint8 array.
+
+        Args:
+            picture: of any size.
+            top: how many classes to name, 1 or more.
 
         Raises:
             MnvError: if it cannot be read.
         """
-        return self._classify(images.read(picture, self.spec.pixels)[None], top)[0]
+        return self.predict_array(images.read(picture, self.spec.pixels)[None], top=top)[0]
+
+    def predict_array(self, images: Images, *, top: int = 5) -> list[Prediction]:
+        """Classifies raw pixels, uint8 ``[N, H, W, C]`` at the network's own size, one prediction for each of N.
+
+        Raises:
+            MnvError: for other arrays.
+        """
+        if top < 1:
+            raise MnvError(f"A prediction names one class or more, not {top}.")
+        logits = self(images).astype(np.float64)
+        odds = np.exp(logits - logits.max(1, keepdims=True))
+        probabilities = odds / odds.sum(1, keepdims=True)
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+        classes = self.spec.classes
+        return [
+            Prediction(tuple((classes[i], float(row[i])) for i in chosen))
+            for row, chosen in zip(probabilities, order, strict=True)
+        ]
 
     def predict_all(
-        self, pictures: Sequence[ImageSource], *, top: int = 5
+        self, pictures: Iterable[ImageSource], *, top: int = 5
     ) -> Iterator[tuple[ImageSource, Prediction | MnvError]]:
-        """Classifies many, in batches, in order; a picture that cannot be read yields its error."""
+        """Classifies many, in batches, in order; a picture that cannot be read yields its error.
 
+        Args:
+            pictures: any iterable of what :meth:`predict` takes, read as the answers are asked for.
+            top: see :meth:`predict`.
+
+        Raises:
+            MnvError: for what is one picture, or nothing that has pictures in it.
+        """
+        one = isinstance(pictures, (str, bytes, bytearray, memoryview, PurePath)) or (
+            isinstance(pictures, np.ndarray) and pictures.ndim != 4
+        )
+        if one or not isinstance(pictures, Iterable):
+            raise MnvError(
+                f"predict_all takes many pictures, and this is one {type(pictures).__name__}.",
+                "Put it in a list; or call predict.",
+            )
+        return self._predict_all(iter(pictures), top)
+
+    def _predict_all(
+        self, pictures: Iterator[ImageSource], top: int
+    ) -> Iterator[tuple[ImageSource, Prediction | MnvError]]:
         def read(picture: ImageSource) -> Images | MnvError:
             try:
                 return images.read(picture, self.spec.pixels)
@@ -67,24 +121,17 @@ class Classifier:
         from concurrent.futures import ThreadPoolExecutor
 
         with ThreadPoolExecutor() as pool:
-            for start in range(0, len(pictures), BATCH):
-                batch = pictures[start : start + BATCH]
+            while batch := list(islice(pictures, BATCH)):
                 pixels = list(pool.map(read, batch))
                 readable = [p for p in pixels if not isinstance(p, MnvError)]
-                answers = iter(self._classify(np.stack(readable), top) if readable else ())
+                answers = iter(self.predict_array(np.stack(readable), top=top) if readable else ())
                 for picture, read_pixels in zip(batch, pixels, strict=True):
                     yield picture, read_pixels if isinstance(read_pixels, MnvError) else next(answers)
 
-    def _classify(self, pixels: Images, top: int) -> list[Prediction]:
-        logits = self.session(pixels).astype(np.float64)
-        odds = np.exp(logits - logits.max(1, keepdims=True))
-        probabilities = odds / odds.sum(1, keepdims=True)
-        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
-        classes = self.spec.classes
-        return [
-            Prediction(tuple((classes[i], float(row[i])) for i in chosen))
-            for row, chosen in zip(probabilities, order, strict=True)
-        ]
+    def __repr__(self) -> str:
+        spec = self.spec
+        shape = ", ".join(map(str, spec.pixels.shape))
+        return f"<Classifier {self.session!r}: uint8 [N, {shape}] -> {len(spec.classes)} classes>"
 
 
 def load(path: str | Path = bundled.INT8, *, provider: str = CPU, threads: int | None = None) -> Classifier:

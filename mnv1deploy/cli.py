@@ -256,9 +256,8 @@ def export(
     precision: Precision = "fp32" if quantize == "none" else quantize
     names = [name.strip() for group in (format or ["onnx"]) for name in group.split(",")]
     everything = names == ["all"]
-    done = []
     with console.progress("exporting and proving", len(formats.present(precision) if everything else names)) as advance:
-        for item in exporting.export(
+        done = exporting.export(
             names,
             precision,
             checkpoint_path=checkpoint or bundled.CHECKPOINT,
@@ -267,9 +266,8 @@ def export(
             data=data,
             scheme=quantization.Scheme.named(ranges),
             name=name,
-        ):
-            done.append(item)
-            advance(1)
+            on_artifact=lambda item: advance(1),
+        )
     runnable = [item.path for item in done if item.proof and not item.failures]
     latency: dict[Path, float] = {}
     if len(runnable) > 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,7 +43,8 @@ def export(
     data: str | Path | None = None,
     scheme: Scheme = quantization.DEFAULT,
     name: str | None = None,
-) -> Iterator[Exported]:
+    on_artifact: Callable[[Exported], None] = lambda exported: None,
+) -> list[Exported]:
     """Exports a checkpoint to one or more formats and proves each artifact against it.
 
     Args:
@@ -58,9 +59,7 @@ def export(
             else the bundled sample, for a network with CIFAR-10's classes.
         scheme: how int8 is calibrated and rounded.
         name: what to call the network instead of the checkpoint's name; the C's files and symbols begin with it, too.
-
-    Yields:
-        Each artifact as soon as it is proved.
+        on_artifact: called with each artifact as soon as it is proved.
 
     Raises:
         MnvError: for a format, precision, file or folder that is not there.
@@ -85,6 +84,7 @@ def export(
     reference = verification.Reference(session, *parity, _labelled(spec, data))
     folded = source.network.folded()
     integers = quantization.quantize(folded, pictures, pictures_name, scheme) if precision == "int8" else None
+    done = []
     for entry in chosen:
         path = Path(output) / f"{spec.name}_{precision}{entry.suffix}"
         provenance = Provenance(
@@ -113,7 +113,9 @@ def export(
                     raise _NotProvedError
         except _NotProvedError:
             pass
-        yield result
+        done.append(result)
+        on_artifact(result)
+    return done
 
 
 class _NotProvedError(Exception):

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
+from mnv1deploy import schema
 from mnv1deploy.errors import MnvError
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -309,24 +310,18 @@ class ModelSpec:
                     f"This spec is of version {version}; this mnv1deploy knows versions 1 to {VERSION}.",
                     "Update mnv1deploy.",
                 )
-            width = fields.pop("width") if version == 1 else None
-            fields["stem"] = Block(**fields["stem"])
-            fields["blocks"] = tuple(Block(**block) for block in fields["blocks"])
-            fields["classes"] = tuple(fields["classes"])
-            fields["normalization"] = Normalization(**{k: tuple(v) for k, v in fields["normalization"].items()})
-            if version > 1:
-                fields["preprocessing"] = Preprocessing(**fields["preprocessing"])
-            spec = cls(**fields)
+            width = schema.build(float, fields.pop("width"), "width") if version == 1 else None
+            spec = cls(**schema.members(cls, fields))
             return spec if width is None else spec.scaled(width)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             raise MnvError(f"This is not the spec of a network: {error}.") from error
 
     @classmethod
     def from_json(cls, text: str | bytes) -> ModelSpec:
         """The spec that :meth:`to_json` wrote."""
         try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            data = schema.loads(text)
+        except ValueError as error:
             raise MnvError(f"This is not the spec of a network: {error}.") from error
         if not isinstance(data, dict):
             raise MnvError("This is not the spec of a network: it is no JSON object.")

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from mnv1deploy.artifact import Manifest, Precision
+from mnv1deploy.artifact import Manifest, Precision, manifest_path
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import CPU, PROVIDER_PACKAGES, Format, Session, missing_to_export, resolve_provider
+from mnv1deploy.formats.shared import SharedSession
 
 _MODULES = {
     "onnx": "OnnxFormat",
@@ -62,6 +63,8 @@ def of_file(path: Path) -> Format:
     """
     if not path.exists():
         raise MnvError(f"There is no file {path}.", "mnv1 export makes one.")
+    if not path.is_file() and not path.is_dir():  # a pipe or a device has no end
+        raise MnvError(f"{path} is no regular file.", "mnv1 export makes one.")
     known = {get(name).suffix: get(name) for name in NAMES}
     for suffix in sorted(known, key=len, reverse=True):  # the longest that fits: one may end like another
         if path.name.endswith(suffix):
@@ -70,16 +73,41 @@ def of_file(path: Path) -> Format:
     raise MnvError(f"{path} is of no known format; known are {', '.join(known)}.", remedy)
 
 
-def open_session(path: str | Path, *, provider: str = CPU, threads: int | None = None) -> Session:
-    """Opens any artifact or checkpoint on a provider.
+def open_session(path: str | Path, *, provider: str = CPU, threads: int | None = None) -> SharedSession:
+    """Opens any artifact or checkpoint on a provider, for any number of threads.
+
+    Opening executes code that is in the file, where the format's ``executes`` says so.
 
     Raises:
         MnvError: if it is not there, damaged, not the file its manifest proves, or the provider is not there.
     """
-    path = Path(path)
+    path, provider = Path(path), resolve_provider(provider)
     format_ = of_file(path)
-    Manifest.read(path)
-    return format_.open(path, provider=resolve_provider(provider), threads=threads)
+    manifest = Manifest.read(path)
+    notes: tuple[str, ...] = ()
+    if manifest is None and format_.precisions:
+        notes = (f"{path} has no manifest {manifest_path(path).name} beside it: nothing proves it.",)
+    if manifest and manifest.provenance.format != format_.name:
+        raise MnvError(
+            f"{path} is named like {format_.name}, but its manifest is that of {manifest.provenance.format}.",
+            f"Give it a name that ends in {get(manifest.provenance.format).suffix}, as it was exported.",
+        )
+
+    def open_engine() -> Session:
+        session = format_.open(path, provider=provider, threads=threads)
+        if manifest and session.spec != manifest.provenance.spec:
+            raise MnvError(
+                f"{path} describes another network than its manifest {manifest_path(path).name} does.",
+                "The manifest was changed; export the artifact again.",
+            )
+        return session
+
+    return SharedSession(path, provider, threads, open_engine, notes)
+
+
+def reopen(path: Path, provider: str, threads: int | None) -> SharedSession:
+    """The session that was pickled."""
+    return open_session(path, provider=provider, threads=threads)
 
 
 def missing_providers(available: Sequence[str]) -> dict[str, str]:

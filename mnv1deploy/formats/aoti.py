@@ -38,6 +38,7 @@ class AOTIFormat(Format):
     extra = export_extra = "train"
     runners: tuple[str, ...] = ("torch",)
     writers: tuple[str, ...] = ("torch",)
+    executes = True
 
     def export(
         self, network: MobileNetV1, path: Path, provenance: Provenance, quantization: Quantization | None

@@ -48,6 +48,13 @@ class Session(Protocol):
     """An artifact opened in its engine, on one provider."""
 
     @property
+    def concurrent(self) -> bool:
+        """Whether calls of several threads may run at once.
+
+        What :func:`mnv1deploy.formats.open_session` gives is right in either case: calls take turns where not.
+        """
+
+    @property
     def spec(self) -> ModelSpec:
         """Of the network inside."""
 
@@ -70,9 +77,11 @@ class CpuSession(ABC):
     """What the sessions of engines that run on the CPU alone share: each has its provenance and ``_infer``.
 
     Attributes:
+        concurrent: see Session.
         provenance: of the artifact, set by the constructor.
     """
 
+    concurrent = False
     provider = CPU
     provenance: Provenance
 
@@ -131,6 +140,7 @@ class Format(Protocol):
         export_extra: the pip extra that brings what writes it, too.
         writers: the packages that write it, whose versions decide its bytes.
         quantizer: who decides the integers of its int8; "mnv1deploy" where the engine takes ours.
+        executes: whether opening an artifact executes code that is in it.
         elsewhere: why this machine cannot run its artifacts whatever is installed; empty if it can.
     """
 
@@ -142,6 +152,7 @@ class Format(Protocol):
     export_extra: str
     writers: tuple[str, ...]
     quantizer: str = "mnv1deploy"
+    executes: bool = False
     elsewhere: str = ""
 
     def export(
@@ -187,6 +198,11 @@ def refuse_provider(provider: str, available: tuple[str, ...], format_name: str,
 def check_images(images: Any, spec: ModelSpec) -> None:
     """Raises MnvError unless ``images`` keep the contract: uint8 ``[N, H, W, C]``, N >= 1, at the spec's size."""
     shape = spec.pixels.shape
+    if not isinstance(images, np.ndarray):
+        raise MnvError(
+            f"The network takes a numpy array of raw pixels, not a {type(images).__name__}.",
+            "For paths and pictures there is Classifier.predict.",
+        )
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape or not len(images):
         wanted = ", ".join(map(str, shape))
         raise MnvError(

@@ -63,6 +63,7 @@ class CFormat(Format):
     export_extra = "train"
     runners: tuple[str, ...] = ()
     writers: tuple[str, ...] = ("torch",)
+    executes = True
 
     def export(
         self, network: MobileNetV1, path: Path, provenance: Provenance, quantization: Quantization | None
@@ -102,6 +103,8 @@ class CSession(CpuSession):
         backends: the instruction sets that are there, of BACKENDS.
         backend: the one in use: the last, unless BACKEND_VARIABLE names another.
     """
+
+    concurrent = True
 
     def __init__(self, path: Path, provenance: Provenance, threads: int | None) -> None:
         self.provenance = provenance

@@ -94,6 +94,8 @@ class NcnnSession(CpuSession):
     fp16 artifacts are computed in whatever half precision the processor has; fp32 and int8 without any.
     """
 
+    concurrent = True
+
     def __init__(self, path: Path, threads: int | None) -> None:
         self._ncnn: Any = engine("ncnn", "ncnn")
         self.provenance = provenance_beside(path)

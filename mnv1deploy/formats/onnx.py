@@ -89,6 +89,8 @@ class OnnxFormat(Format):
 class OnnxSession:
     """An ONNX model in onnxruntime. With any provider but the CPU's, no operator may fall back to the CPU."""
 
+    concurrent = True
+
     def __init__(self, path: Path, provider: str, threads: int | None) -> None:
         self._ort = engine("onnxruntime", "cpu")
         self._path, self._asked, self._threads, self._options = path, provider, threads, OPTIONS
@@ -103,6 +105,7 @@ class OnnxSession:
         if METADATA_KEY not in metadata:
             raise MnvError(f"{path} was not written by mnv1deploy: it carries no spec.", "Export the checkpoint again.")
         self.provenance = Provenance.from_json(metadata[METADATA_KEY])
+        self._check_shapes()
         options = _recorded_options(metadata.get(OPTIONS_KEY, "{}"))
         if options != self._options:
             self._options = options
@@ -131,6 +134,17 @@ class OnnxSession:
         except Exception as error:  # onnxruntime's own exceptions have no common public base
             reason = MnvError.reason(error).rpartition(" : ")[2]
             raise MnvError(f"onnxruntime cannot run {self._path} on {self._asked}: {reason}.") from error
+
+    def _check_shapes(self) -> None:
+        """Raises MnvError unless the graph takes and gives what the spec says."""
+        spec = self.provenance.spec
+        expected = [("image", "tensor(uint8)", [*spec.pixels.shape]), ("logits", "tensor(float)", [len(spec.classes)])]
+        found = [(v.name, v.type, v.shape[1:]) for v in (*self._session.get_inputs(), *self._session.get_outputs())]
+        if found != expected:
+            raise MnvError(
+                f"{self._path} has a graph with {found}, and its spec asks for {expected}.",
+                "It was changed; export it again.",
+            )
 
     @property
     def spec(self) -> ModelSpec:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -91,6 +93,8 @@ class OpenVinoSession:
     fp16 artifacts compute in float16, on devices that do. Single pictures run in a model compiled for just them.
     """
 
+    concurrent = True
+
     def __init__(self, path: Path, provider: str, threads: int | None) -> None:
         self._openvino = openvino = engine("openvino", _EXTRA)
         self._device = "CPU" if provider == CPU else provider.partition(".")[2]
@@ -107,23 +111,16 @@ class OpenVinoSession:
             self._settings["ENABLE_CPU_PINNING"] = True
             self._settings["INFERENCE_NUM_THREADS"] = threads or 0
         try:
-            self._request = self._compiled_for_one.create_infer_request()
+            one = self._model.clone()
+            one.reshape([1, *self.spec.pixels.shape])
+            self._one = _Requests(lambda: openvino.Core().compile_model(one, self._device, self._settings))
+            self._any = _Requests(lambda: openvino.Core().compile_model(self._model, self._device, self._settings))
+            self._one.compiled  # noqa: B018 - compiles
         except RuntimeError as error:
             raise _error(path, error) from error
 
-    @cached_property
-    def _compiled_for_one(self) -> Any:
-        model = self._model.clone()
-        model.reshape([1, *self.spec.pixels.shape])
-        return self._openvino.Core().compile_model(model, self._device, self._settings)
-
-    @cached_property
-    def _compiled(self) -> Any:
-        return self._openvino.Core().compile_model(self._model, self._device, self._settings)
-
-    @cached_property
-    def _batch_request(self) -> Any:
-        return self._compiled.create_infer_request()
+    def _requests(self, images: Images) -> _Requests:
+        return self._one if len(images) == 1 else self._any
 
     def _tensor(self, images: Images) -> Any:
         """The engine's view of the pixels, which it takes as they are."""
@@ -138,21 +135,21 @@ class OpenVinoSession:
     @property
     def provider(self) -> str:
         """By the device OpenVINO says it executes on."""
-        return _provider(self._compiled_for_one.get_property("EXECUTION_DEVICES")[0])
+        return _provider(self._one.compiled.get_property("EXECUTION_DEVICES")[0])
 
     def __call__(self, images: Images) -> Logits:
         """See Session."""
         tensor = self._tensor(images)
-        request = self._request if len(images) == 1 else self._batch_request
-        request.set_input_tensor(tensor)
-        request.infer()
-        logits: Logits = request.get_output_tensor().data.copy()
+        with self._requests(images).borrowed() as request:
+            request.set_input_tensor(tensor)
+            request.infer()
+            logits: Logits = request.get_output_tensor().data.copy()
         return logits
 
     def runner(self, images: Images, *, include_copies: bool) -> Callable[[], object]:
         """See Session."""
         tensor = self._tensor(images)
-        request = (self._compiled_for_one if len(images) == 1 else self._compiled).create_infer_request()
+        request = self._requests(images).compiled.create_infer_request()
         request.set_input_tensor(tensor)
 
         def run() -> object:
@@ -160,6 +157,30 @@ class OpenVinoSession:
             return request.get_output_tensor().data
 
         return run
+
+
+class _Requests:
+    """A model that is compiled when it is first asked for, and as many requests to it as threads call at once."""
+
+    def __init__(self, compile_model: Callable[[], Any]) -> None:
+        self._compile, self._compiling = compile_model, threading.Lock()
+        self._idle: list[Any] = []
+
+    @cached_property
+    def compiled(self) -> Any:
+        """The compiled model."""
+        with self._compiling:
+            return self.__dict__.get("compiled") or self._compile()
+
+    @contextmanager
+    def borrowed(self) -> Iterator[Any]:
+        """A request that is this thread's alone."""
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self.compiled.create_infer_request()
+        yield request
+        self._idle.append(request)
 
 
 def _provider(device: str) -> str:

@@ -45,6 +45,8 @@ def torch_device(provider: str, format_name: str, *, allowed: tuple[str, ...] = 
 class TorchSession:
     """A torch module that keeps the contract, on one device. The number of threads is the whole process's."""
 
+    concurrent = True
+
     def __init__(self, module: Callable[[Tensor], Tensor], spec: ModelSpec, device: str, threads: int | None) -> None:
         import torch
 

@@ -32,6 +32,7 @@ class TorchScriptFormat(Format):
     extra = export_extra = "train"
     runners: tuple[str, ...] = ("torch",)
     writers: tuple[str, ...] = ("torch",)
+    executes = True
 
     def export(
         self, network: MobileNetV1, path: Path, provenance: Provenance, quantization: Quantization | None
