@@ -28,7 +28,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def executed(session: OpenVinoSession) -> list[dict[str, str]]:
     """What runs, as the engine itself says: layer type, kernel and precision of every node."""
     keys = ("layerType", "primitiveType", "outputPrecisions", "originalLayersNames")
-    graph: Any = session._compiled_for_one.get_runtime_model()
+    graph: Any = session._one.compiled.get_runtime_model()
     return [{key: node.rt_info[key].astype(str) for key in keys} for node in graph.get_ordered_ops()]
 
 
@@ -69,7 +69,7 @@ def test_fp32_is_float32_also_on_processors_with_bfloat16(artifacts: dict[str, P
 
 
 def test_the_settings_are_the_manuals_for_latency(artifacts: dict[str, Path]) -> None:
-    compiled = OpenVinoSession(artifacts["int8"], "CPUExecutionProvider", 2)._compiled_for_one
+    compiled = OpenVinoSession(artifacts["int8"], "CPUExecutionProvider", 2)._one.compiled
     assert compiled.get_property("INFERENCE_NUM_THREADS") == 2
     assert compiled.get_property("NUM_STREAMS") == 1
     assert compiled.get_property("PERFORMANCE_HINT") == "LATENCY"

@@ -55,6 +55,10 @@ class Session(Protocol):
         """
 
     @property
+    def forks(self) -> bool:
+        """Whether a forked child can open the artifact again; engines whose threads are the process's hang there."""
+
+    @property
     def spec(self) -> ModelSpec:
         """Of the network inside."""
 
@@ -77,11 +81,12 @@ class CpuSession(ABC):
     """What the sessions of engines that run on the CPU alone share: each has its provenance and ``_infer``.
 
     Attributes:
-        concurrent: see Session.
+        concurrent, forks: see Session.
         provenance: of the artifact, set by the constructor.
     """
 
     concurrent = False
+    forks = False
     provider = CPU
     provenance: Provenance
 

@@ -105,6 +105,7 @@ class CSession(CpuSession):
     """
 
     concurrent = True
+    forks = True
 
     def __init__(self, path: Path, provenance: Provenance, threads: int | None) -> None:
         self.provenance = provenance

@@ -85,6 +85,8 @@ class LiteRTFormat(Format):
 class LiteRTSession(CpuSession):
     """A model in LiteRT's interpreter, whose XNNPACK delegate runs it. A change of batch size costs a resize."""
 
+    forks = True
+
     def __init__(self, litert: ModuleType, path: Path, threads: int | None) -> None:
         try:
             with silenced():

@@ -90,6 +90,7 @@ class OnnxSession:
     """An ONNX model in onnxruntime. With any provider but the CPU's, no operator may fall back to the CPU."""
 
     concurrent = True
+    forks = True
 
     def __init__(self, path: Path, provider: str, threads: int | None) -> None:
         self._ort = engine("onnxruntime", "cpu")

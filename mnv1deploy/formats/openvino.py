@@ -94,6 +94,7 @@ class OpenVinoSession:
     """
 
     concurrent = True
+    forks = False
 
     def __init__(self, path: Path, provider: str, threads: int | None) -> None:
         self._openvino = openvino = engine("openvino", _EXTRA)

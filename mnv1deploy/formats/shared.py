@@ -22,8 +22,8 @@ class SharedSession:
     """An artifact opened in its engine, for any number of threads and processes; see Session.
 
     Calls of an engine that is not ``concurrent`` take turns. A forked child opens the artifact again at its first call,
-    since an engine's threads stay with the parent; so does whoever unpickles the session, which then is the path, the
-    provider and the number of threads.
+    since an engine's threads stay with the parent, or says that its engine does not survive a fork. A pickle is the
+    path, the provider and the number of threads.
 
     Args:
         path: of the artifact.
@@ -44,6 +44,7 @@ class SharedSession:
         self.path, self.threads, self.notes = path, threads, notes
         self._asked, self._open_engine = provider, open_engine
         self._opened: Session | None = None
+        self._is_lost = False
         self._opening = threading.Lock()
         self._turn: AbstractContextManager[Any] = nullcontext()
         self._spec = self.engine.spec
@@ -51,7 +52,12 @@ class SharedSession:
 
     @property
     def engine(self) -> Session:
-        """The engine's own session, of this process."""
+        """The engine's own session, of this process. Raises MnvError in a forked child, if the engine does not survive it."""
+        if self._is_lost:
+            raise MnvError(
+                f"{self.path} was opened before this process was forked, which its engine does not survive.",
+                "Open it in the child alone, or start processes with multiprocessing's spawn.",
+            )
         if self._opened is None:
             with self._opening:
                 if self._opened is None:
@@ -89,6 +95,11 @@ class SharedSession:
     def concurrent(self) -> bool:
         """Whether calls of several threads run at once; if not, they take turns."""
         return self.engine.concurrent
+
+    @property
+    def forks(self) -> bool:
+        """Whether a forked child can go on with it; if not, it says so."""
+        return self.engine.forks
 
     @property
     def spec(self) -> ModelSpec:
@@ -135,6 +146,7 @@ class SharedSession:
     def _forked(self) -> None:
         """Leaves the parent's engine alone: to destroy it here would wait for threads that are not there."""
         if self._opened is not None:
+            self._is_lost = not self._opened.forks
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._opened))
         self._opened, self._turn, self._opening = None, nullcontext(), threading.Lock()
 

@@ -80,6 +80,8 @@ class TFLMSession(CpuSession):
     One picture at a time: tensors in an arena have one size.
     """
 
+    forks = True
+
     def __init__(self, path: Path) -> None:
         self.provenance = read_provenance(path)
         try:

@@ -46,6 +46,7 @@ class TorchSession:
     """A torch module that keeps the contract, on one device. The number of threads is the whole process's."""
 
     concurrent = True
+    forks = False
 
     def __init__(self, module: Callable[[Tensor], Tensor], spec: ModelSpec, device: str, threads: int | None) -> None:
         import torch

@@ -1,0 +1,122 @@
+"""A session in threads, in other processes and after a fork; files that say what is not so."""
+
+import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import export
+
+import mnv1deploy as mnv1
+from mnv1deploy import bundled, checkpoint, datasets, formats
+from mnv1deploy.artifact import Precision
+from mnv1deploy.errors import MnvError
+
+CASES: list[tuple[str, Precision]] = [
+    (name, precision)
+    for name in formats.exportable()
+    for precision in formats.get(name).precisions
+    if precision != "fp16" and not formats.get(name).elsewhere
+]
+
+
+def artifact(name: str, precision: Precision, folder: Path) -> Path:
+    return export(checkpoint.load(bundled.CHECKPOINT).network, name, precision, folder, datasets.calibration().images)
+
+
+@pytest.mark.parametrize(("name", "precision"), [*CASES, ("pytorch", "fp32")])
+def test_eight_threads_get_the_bits_that_one_gets(name: str, precision: Precision, tmp_path: Path) -> None:
+    """OpenVINO gave wrong labels without a word, MNN and Micro some, and LiteRT raised."""
+    path = bundled.CHECKPOINT if name == "pytorch" else artifact(name, precision, tmp_path)
+    session = formats.open_session(path, threads=1)
+    images = datasets.calibration().images
+    calls = [images[i : i + 1 + i % 2] for i in range(40)]
+    expected = [session(call).tobytes() for call in calls]
+    wrong: list[object] = []
+    start = threading.Barrier(8)
+
+    def hammer(seed: int) -> None:
+        start.wait()
+        try:
+            for i in np.random.default_rng(seed).permutation(len(calls)).tolist() * 3:
+                if session(calls[i]).tobytes() != expected[i]:
+                    wrong.append(i)
+        except Exception as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=hammer, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", [bundled.INT8, bundled.CHECKPOINT], ids=lambda path: path.suffix)
+def test_a_classifier_pickles(path: Path) -> None:
+    classifier = mnv1.load(path, threads=1)
+    again = pickle.loads(pickle.dumps(classifier))
+    pictures = datasets.sample().images[:5]
+    np.testing.assert_array_equal(again(pictures), classifier(pictures))
+    assert again.session.threads == 1
+    assert again.session.path == path
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_worker_processes_take_a_classifier(method: str) -> None:
+    classifier = mnv1.load(threads=1)
+    pictures = list(datasets.sample().images[:4])
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        assert pool.map(classifier.predict, pictures) == [classifier.predict(picture) for picture in pictures]
+
+
+FORK = """
+import os, signal, sys, warnings
+warnings.simplefilter("ignore")
+import numpy as np
+from mnv1deploy import datasets, formats
+from mnv1deploy.errors import MnvError
+session = formats.open_session(sys.argv[1], threads=2)
+images = datasets.calibration().images[:16]
+before = session(images)
+child = os.fork()
+if child == 0:
+    signal.alarm(60)  # ends a child that hangs
+    try:
+        os._exit(0 if np.array_equal(session(images), before) else 3)
+    except MnvError as error:
+        os._exit(7 if "spawn" in str(error) else 4)
+status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+assert np.array_equal(session(images), before)
+os._exit(status)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is none")
+@pytest.mark.parametrize(("name", "precision"), [case for case in CASES if case[1] == "int8"])
+def test_a_forked_child_answers_or_says_that_it_cannot(name: str, precision: Precision, tmp_path: Path) -> None:
+    """It used to wait for ever for threads that had stayed with the parent."""
+    path = artifact(name, precision, tmp_path)
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", FORK, str(path)], env=environment, timeout=200)
+    assert done.returncode == (0 if formats.open_session(path).engine.forks else 7)
+
+
+@pytest.mark.parametrize("images", [None, [[1]], "cat.png", 3], ids=str)
+def test_what_is_no_array_is_refused_in_a_sentence(images: object) -> None:
+    with pytest.raises(MnvError, match="takes a numpy array"):
+        mnv1.load()(images)  # type: ignore[arg-type]
+
+
+def test_an_artifact_without_a_manifest_says_so_once(tmp_path: Path) -> None:
+    copied = tmp_path / "net.onnx"
+    copied.write_bytes(bundled.INT8.read_bytes())
+    (note,) = formats.open_session(copied).notes
+    assert "no manifest net.onnx.json beside it" in note
+    assert formats.open_session(bundled.INT8).notes == ()
+    assert formats.open_session(bundled.CHECKPOINT).notes == ()
