@@ -52,7 +52,7 @@ class SharedSession:
 
     @property
     def engine(self) -> Session:
-        """The engine's own session, of this process. Raises MnvError in a forked child, if the engine does not survive it."""
+        """The engine's own session, of this process. Raises MnvError in a forked child that it does not survive."""
         if self._is_lost:
             raise MnvError(
                 f"{self.path} was opened before this process was forked, which its engine does not survive.",
