@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +66,13 @@ def staged(folder: str | Path) -> Iterator[Path]:
             path.replace(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
+    """A zip archive's file of at most ``limit`` bytes. Raises ValueError for a larger one, which is not unpacked."""
+    if (size := archive.getinfo(name).file_size) > limit:
+        raise ValueError(f"its {name} has {size:,} bytes, more than {limit:,}")
+    return archive.read(name)
 
 
 def sha256(path: str | Path) -> str:

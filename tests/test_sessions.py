@@ -6,6 +6,8 @@ import pickle
 import subprocess
 import sys
 import threading
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 from conftest import export
 
 import mnv1deploy as mnv1
-from mnv1deploy import bundled, checkpoint, datasets, formats
+from mnv1deploy import bundled, checkpoint, datasets, formats, schema
 from mnv1deploy.artifact import Precision
 from mnv1deploy.errors import MnvError
 
@@ -120,3 +122,24 @@ def test_an_artifact_without_a_manifest_says_so_once(tmp_path: Path) -> None:
     assert "no manifest net.onnx.json beside it" in note
     assert formats.open_session(bundled.INT8).notes == ()
     assert formats.open_session(bundled.CHECKPOINT).notes == ()
+
+
+def test_a_provenance_of_blanks_is_not_unpacked(tmp_path: Path) -> None:
+    """A zip archive of some kilobytes may hold gigabytes."""
+    path = tmp_path / "net.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("net/extra/mnv1deploy.json", b" " * (schema.LIMIT + 1))
+    with pytest.raises(MnvError, match="more than"):
+        formats.get("torchscript").provenance(path)
+
+
+@pytest.mark.parametrize("arena", [0, 1, 100, True, "100000", -5], ids=str)
+def test_an_arena_that_is_too_small_is_refused(arena: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Micro wrote past its end, and the process died of signal 11."""
+    path = artifact("tflm", "int8", tmp_path)
+    said = formats.get("tflm").provenance(path)
+    assert said
+    lie = replace(said, quantization={**(said.quantization or {}), "arena_bytes": arena})
+    monkeypatch.setattr("mnv1deploy.formats.tflm.read_provenance", lambda path: lie)
+    with pytest.raises(MnvError, match="needs an arena of"):
+        formats.open_session(path)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import io
-import json
 import platform
 import re
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mnv1deploy import schema
 from mnv1deploy.artifact import METADATA_KEY, Precision, Provenance
 from mnv1deploy.errors import MnvError
+from mnv1deploy.files import read_member
 from mnv1deploy.formats.base import CPU, Format
 from mnv1deploy.formats.torch_session import TorchSession, load_error, torch_device, torch_providers
 from mnv1deploy.packages import engine, silenced
@@ -87,9 +89,9 @@ class AOTIFormat(Format):
             with zipfile.ZipFile(path) as archive:
                 for name in archive.namelist():
                     if name.endswith("wrapper_metadata.json"):
-                        text = json.loads(archive.read(name)).get(METADATA_KEY)
+                        text = schema.loads(read_member(archive, name, schema.LIMIT)).get(METADATA_KEY)
                         return Provenance.from_json(text) if text else None
-        except (zipfile.BadZipFile, OSError, ValueError) as error:
+        except (zipfile.BadZipFile, zlib.error, OSError, ValueError, AttributeError, NotImplementedError) as error:
             raise load_error(path, error) from error
         return None
 

@@ -85,7 +85,15 @@ class TFLMSession(CpuSession):
     def __init__(self, path: Path) -> None:
         self.provenance = read_provenance(path)
         try:
-            self._interpreter = _interpreter(path.read_bytes(), (self.provenance.quantization or {})[ARENA])
+            arena = (self.provenance.quantization or {})[ARENA]
+            model = path.read_bytes()
+            needed = _arena(model, self.spec)  # in one too small the interpreter may end the process
+            if type(arena) is not int or arena < needed:
+                raise MnvError(
+                    f"{path} says that it needs an arena of {arena} bytes, and needs {needed:,}.",
+                    "It was changed, or is damaged; export it again.",
+                )
+            self._interpreter = _interpreter(model, arena)
         except (struct.error, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
             raise damaged(path, error) from error
 

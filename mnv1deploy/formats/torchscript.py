@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import re
 import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mnv1deploy import schema
 from mnv1deploy.artifact import METADATA_KEY, Precision, Provenance
 from mnv1deploy.errors import MnvError
+from mnv1deploy.files import read_member
 from mnv1deploy.formats.base import CPU, CUDA, Format
 from mnv1deploy.formats.torch_session import TorchSession, load_error, torch_device, torch_providers
 from mnv1deploy.packages import engine, silenced
@@ -63,8 +66,8 @@ class TorchScriptFormat(Format):
         try:
             with zipfile.ZipFile(path) as archive:
                 name = next((n for n in archive.namelist() if n.endswith(f"/extra/{_METADATA_FILE}")), None)
-                return Provenance.from_json(archive.read(name).decode()) if name else None
-        except (zipfile.BadZipFile, OSError) as error:
+                return Provenance.from_json(read_member(archive, name, schema.LIMIT)) if name else None
+        except (zipfile.BadZipFile, zlib.error, OSError, ValueError, NotImplementedError) as error:
             raise load_error(path, error) from error
 
     def open(self, path: Path, *, provider: str, threads: int | None) -> TorchSession:
