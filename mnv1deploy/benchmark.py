@@ -7,6 +7,7 @@ only one of them computes at any moment: they take turns in short slices, so tha
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import os
 import platform
@@ -26,7 +27,9 @@ from mnv1deploy import bundled, datasets, formats
 from mnv1deploy.artifact import manifest_path
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import CPU, OperatorTime, Profiling, Session, resolve_provider
+from mnv1deploy.machine import check_threads, processors
 from mnv1deploy.packages import versions
+from mnv1deploy.progress import OnProgress, untold
 
 PYTORCH = "pytorch"
 """Names the bundled checkpoint in PyTorch's eager mode among the artifacts."""
@@ -46,7 +49,7 @@ class Result:
     """One contestant at one batch size. Times are per call, in milliseconds, unless the name says otherwise.
 
     Attributes:
-        artifact: its file name, or one of REFERENCES.
+        artifact: see :func:`names`.
         provider: the one that ran, asked of the engine.
         threads: asked for; None left the number to the engine.
         batch_size: images per call.
@@ -83,7 +86,7 @@ class Profile:
     """One artifact's time by operator, in the order they run.
 
     Attributes:
-        artifact: its file name, or one of REFERENCES.
+        artifact: see :func:`names`.
         provider: the one that ran.
         batch_size: images per call.
         operators: what each takes with the engine's profiler on, which costs time itself.
@@ -130,12 +133,12 @@ def bench(
     for count in threads:
         with ExitStack() as stack:
             workers = []
-            for artifact in artifacts:
+            for artifact, name in zip(artifacts, names(artifacts), strict=True):
                 try:
-                    opened = _worker(artifact, resolve_provider(provider), count, include_copies)
+                    opened = _worker(artifact, name, resolve_provider(provider), count, include_copies)
                     workers.append(stack.enter_context(opened))
                 except MnvError as error:
-                    on_refusal(_name(artifact), error)
+                    on_refusal(name, error)
                 on_slice()
             for batch_size in batch_sizes:
                 results += _race(workers, batch_size, duration, on_slice, on_refusal)
@@ -161,13 +164,53 @@ def profile(
         MnvError: for an artifact that cannot be opened, a provider that is not there, or an engine without a profiler.
     """
     profiles = []
-    for artifact in artifacts:
-        with _worker(artifact, resolve_provider(provider), threads, include_copies=False) as worker:
+    for artifact, name in zip(artifacts, names(artifacts), strict=True):
+        with _worker(artifact, name, resolve_provider(provider), threads, include_copies=False) as worker:
             answer = worker.ask(batch_size=batch_size, profiled_calls=PROFILED_CALLS)
             operators = tuple(OperatorTime(**operator) for operator in answer["operators"])
             profiles.append(Profile(worker.name, worker.provider, batch_size, operators))
         on_artifact()
     return profiles
+
+
+def latencies(artifacts: Sequence[Path], duration: float = 0.5, on_progress: OnProgress = untold) -> dict[Path, float]:
+    """The p50 of one picture on one thread in milliseconds, by artifact. Raises MnvError as :func:`bench` does."""
+    total, done = slices(len(artifacts), 1, 1), itertools.count(1)
+    results = bench(
+        artifacts,
+        threads=[1],
+        duration=duration,
+        on_slice=lambda: on_progress("measuring latency", next(done), total),
+    )
+    return {path: result.p50 for path, result in zip(artifacts, results, strict=True)}
+
+
+def contestants(named: Sequence[str], *, everything: bool = False) -> list[str]:
+    """Whom to measure: the artifacts that are named, else the bundled ones.
+
+    With ``everything`` folders are named, by default "artifacts": all artifacts in them, and REFERENCES.
+
+    Raises:
+        MnvError: for a folder without artifacts.
+    """
+    if not everything:
+        return [*named] or [str(bundled.INT8), str(bundled.FP32)]
+    return [*(str(path) for folder in named or ["artifacts"] for path in find(folder)), *REFERENCES]
+
+
+def names(artifacts: Sequence[str | Path]) -> list[str]:
+    """What to call each: its file name, with as many of its folders as tell it apart from the others."""
+    paths = [
+        (str(artifact),) if artifact in REFERENCES else Path(os.path.abspath(artifact)).parts for artifact in artifacts
+    ]
+    found: list[str] = []
+    for path in paths:
+        others = [other for other in paths if other != path]
+        length = next((n for n in range(1, len(path)) if all(other[-n:] != path[-n:] for other in others)), len(path))
+        name = str(Path(*path[-length:]))
+        again = paths[: len(found)].count(path)
+        found.append(f"{name} ({again + 1})" if again else name)
+    return found
 
 
 def find(folder: str | Path) -> list[Path]:
@@ -258,12 +301,11 @@ class _Worker:
         return answer
 
 
-def _name(artifact: str | Path) -> str:
-    return str(artifact) if artifact in REFERENCES else Path(artifact).name
-
-
 @contextmanager
-def _worker(artifact: str | Path, provider: str, threads: int | None, include_copies: bool) -> Iterator[_Worker]:
+def _worker(
+    artifact: str | Path, name: str, provider: str, threads: int | None, include_copies: bool
+) -> Iterator[_Worker]:
+    check_threads(threads)
     path = bundled.CHECKPOINT if artifact in REFERENCES else Path(artifact)
     formats.of_file(path)  # refuse a wrong name before any process is started
     settings = {
@@ -283,7 +325,7 @@ def _worker(artifact: str | Path, provider: str, threads: int | None, include_co
         text=True,
     )
     try:
-        yield _Worker(process, _name(artifact), threads)
+        yield _Worker(process, name, threads)
     finally:
         process.kill()
         process.communicate()
@@ -383,10 +425,9 @@ def machine() -> dict[str, Any]:
     flags = fields.get("flags", fields.get("Features", ""))
     known = ("avx2", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
     engines = [package for name in formats.NAMES for package in formats.get(name).runners]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "cpu": model,
-        "cores": cores,
+        "cores": processors(),
         "instructions": [flag for flag in known if flag in flags.split()],
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+from typer.models import CommandInfo
 
-from mnv1deploy.artifact import Precision
 from mnv1deploy.errors import MnvError
 from mnv1deploy.packages import engine
 from mnv1deploy.report import console
@@ -24,7 +26,50 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
+
+
+class _Command(TyperCommand):
+    """Says all of its first sentence in the list of commands."""
+
+    def get_short_help_str(self, limit: int = sys.maxsize) -> str:
+        """See TyperCommand."""
+        return super().get_short_help_str(sys.maxsize)
+
+
+def _parsed(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A parser of an option; what it refuses is wrong usage."""
+
+    def parser(text: str) -> Any:
+        try:
+            return parse(text)
+        except MnvError as error:
+            raise typer.BadParameter(str(error)) from error
+
+    return parser
+
+
+@_parsed
+def _threads(text: str) -> int | None:
+    from mnv1deploy import machine
+
+    return machine.threads(text)
+
+
+@_parsed
+def _precision(text: str) -> Any:
+    from mnv1deploy import formats
+
+    return formats.precision(text)
+
+
+@_parsed
+def _plot(text: str) -> Path:
+    from mnv1deploy.report import plots
+
+    plots.check(Path(text))
+    return Path(text)
 
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
@@ -46,6 +91,15 @@ DownloadOption = Annotated[
 SkipOption = Annotated[
     bool, typer.Option("--skip-unreadable", help="Leave out pictures that cannot be read; how many is said.")
 ]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(parser=_threads, metavar="N", help="Default: auto, the engine's own choice.", show_default=False),
+]
+PlotOption = Annotated[
+    Path | None,
+    typer.Option(parser=_plot, metavar="FILE", help="Draw the result to this .png, .svg or .pdf.", show_default=False),
+]
+InputSizeOption = Annotated[int, typer.Option(min=8, help="Height and width of the pictures in pixels.")]
 CheckpointOption = Annotated[Path | None, typer.Option(help="Default: the bundled one.", show_default=False)]
 CalibrationOption = Annotated[
     Path | None,
@@ -88,7 +142,7 @@ def _main(
     """Takes what stands before the command."""
 
 
-@app.command()
+@app.command(cls=_Command)
 def predict(
     pictures: Annotated[
         list[str], typer.Argument(help="Pictures, folders, patterns like '*.jpg', or - for standard input.")
@@ -98,37 +152,40 @@ def predict(
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many classes to name per picture.")] = 3,
     provider: ProviderOption = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="Default: the engine's own choice.")] = None,
+    threads: ThreadsOption = None,
     json: JsonOption = False,
+    json_lines: Annotated[bool, typer.Option("--json-lines", help="Print a JSON object per picture and line.")] = False,
 ) -> None:
     """Say what is in pictures."""
     from mnv1deploy import bundled, images
-    from mnv1deploy.classifier import Prediction, load
-    from mnv1deploy.report import as_json, tables
+    from mnv1deploy.classifier import load
+    from mnv1deploy.report import answers
 
+    if json and json_lines:
+        raise typer.BadParameter("--json is one document and --json-lines is many; leave out one of the two.")
     paths = images.find(pictures)
     classifier = load(model or bundled.INT8, provider=provider, threads=threads)
-    predictions: list[tuple[str, Prediction]] = []
-    errors: list[MnvError] = []
-    with console.progress("predicting", len(paths)) as advance:
+    failed = False
+    with ExitStack() as stack:
+        if json:
+            show = stack.enter_context(answers.json_document())
+        else:
+            show = answers.json_lines() if json_lines else answers.lines(paths, classifier.spec.classes)
+        advance = stack.enter_context(console.progress("predicting", len(paths)))
         for path, answer in classifier.predict_all(paths, top=top):
             if isinstance(answer, MnvError):
-                errors.append(answer)
+                console.show_error(answer.message, answer.hint)
+                failed = True
             else:
-                predictions.append((str(path), answer))
+                show(str(path), answer)
             advance(1)
-    if json:
-        console.show_json(as_json.predictions_as_dicts(predictions))
-    elif predictions:
-        tables.show_predictions(predictions)
-    for error in errors:
-        console.show_error(error.message, error.hint)
-    if errors:
+    if failed:
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=_Command)
 def bench(
+    ctx: typer.Context,
     artifacts: Annotated[
         list[str] | None,
         typer.Argument(
@@ -158,22 +215,19 @@ def bench(
         bool, typer.Option("--profile", help="Instead, the time per operator, where the engine tells it.")
     ] = False,
     json: JsonOption = False,
-    plot: Annotated[Path | None, typer.Option(help="Draw the result to this PNG or SVG.")] = None,
+    plot: PlotOption = None,
 ) -> None:
     """Measure latency, throughput, load time and memory, side by side."""
-    from mnv1deploy import benchmark, bundled
+    from mnv1deploy import benchmark, machine
     from mnv1deploy.report import plots, tables
 
-    batch_sizes = _numbers(batch_size, "--batch-size")
-    counts: list[int | None] = [*_numbers(threads, "--threads")] if threads else [None]
-    if profile and (all or plot or include_copies or len(counts) > 1 or len(batch_sizes) > 1):
-        raise typer.BadParameter(
-            "--profile takes artifacts, one --batch-size and one --threads; not --all, --plot or --include-copies."
-        )
-    contestants = [*(artifacts or [str(bundled.INT8), str(bundled.FP32)])]
-    if all:
-        found = [str(path) for folder in artifacts or ["artifacts"] for path in benchmark.find(folder)]
-        contestants = [*found, *benchmark.REFERENCES]
+    batch_sizes = _list(batch_size, machine.count)
+    counts = _list(threads or "auto", machine.threads)
+    if profile:
+        _refuse(ctx, "with --profile", "all", "plot", "include_copies", "duration")
+        if len(counts) > 1 or len(batch_sizes) > 1:
+            raise typer.BadParameter("--profile takes one --batch-size and one --threads.")
+    contestants = benchmark.contestants(artifacts or [], everything=all)
     if profile:
         with console.progress("profiling", len(contestants)) as advance:
             profiles = benchmark.profile(
@@ -224,8 +278,9 @@ def bench(
         tables.show_bench(results, refused)
 
 
-@app.command()
+@app.command(cls=_Command)
 def export(
+    ctx: typer.Context,
     format: Annotated[
         list[str] | None,
         typer.Option(
@@ -233,7 +288,9 @@ def export(
             show_default=False,
         ),
     ] = None,
-    quantize: Annotated[Literal["none", "fp16", "int8"], typer.Option(help="none is fp32.")] = "none",
+    quantize: Annotated[
+        str, typer.Option(parser=_precision, metavar="PRECISION", help="int8, fp16, or none, which is fp32.")
+    ] = "none",
     output: Annotated[Path, typer.Option(help="Folder for the artifacts and their manifests.")] = Path("artifacts"),
     name: Annotated[
         str | None,
@@ -246,17 +303,23 @@ def export(
     calibration: CalibrationOption = None,
     ranges: RangesOption = None,
     data: DataOption = None,
+    threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Write a checkpoint in edge formats and prove each file against it."""
-    engine("torch", "export")
-    from mnv1deploy import benchmark, bundled, exporting, formats, quantization
+    from mnv1deploy import formats, machine
+
+    precision = formats.precision(quantize)
+    if precision != "int8":
+        _refuse(ctx, "where nothing is quantised to int8", "ranges")
+    names = _list(",".join(format or ["onnx"]), formats.named)
+    with machine.patient_threads():
+        engine("torch", "export")
+    from mnv1deploy import benchmark, bundled, exporting, quantization
     from mnv1deploy.report import as_json, tables
 
-    precision: Precision = "fp32" if quantize == "none" else quantize
-    names = [name.strip() for group in (format or ["onnx"]) for name in group.split(",")]
     everything = names == ["all"]
-    with console.progress("exporting and proving", len(formats.present(precision) if everything else names)) as advance:
+    with console.stages() as on_progress:
         done = exporting.export(
             names,
             precision,
@@ -266,13 +329,11 @@ def export(
             data=data,
             scheme=quantization.Scheme.named(ranges),
             name=name,
-            on_artifact=lambda item: advance(1),
+            threads=threads,
+            on_progress=on_progress,
         )
-    runnable = [item.path for item in done if item.proof and not item.failures]
-    latency: dict[Path, float] = {}
-    if len(runnable) > 1:
-        results = benchmark.bench(runnable, threads=[1], duration=0.5)
-        latency = {path: result.p50 for path, result in zip(runnable, results, strict=True)}
+        runnable = [item.path for item in done if item.proof and not item.failures]
+        latency = benchmark.latencies(runnable, on_progress=on_progress) if len(runnable) > 1 else {}
     if json:
         console.show_json(as_json.exported_as_dicts(done, latency))
     else:
@@ -287,8 +348,9 @@ def export(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=_Command)
 def quantize_report(
+    ctx: typer.Context,
     checkpoint: CheckpointOption = None,
     calibration: CalibrationOption = None,
     ranges: RangesOption = None,
@@ -297,17 +359,20 @@ def quantize_report(
     ] = False,
     data: DataOption = None,
     json: JsonOption = False,
-    plot: Annotated[Path | None, typer.Option(help="Draw the layers to this PNG or SVG.")] = None,
+    plot: PlotOption = None,
 ) -> None:
     """Show what int8 costs: ranges, noise and loss of accuracy, layer by layer, on pictures not trained on."""
-    engine("torch", "export")
+    from mnv1deploy import machine
+
+    if compare:
+        _refuse(ctx, "with --compare, which leaves the layers out", "plot")
+    with machine.patient_threads():
+        engine("torch", "export")
     from mnv1deploy import bundled, datasets, exporting, quantization
     from mnv1deploy import checkpoint as checkpoints
     from mnv1deploy.quantization import sensitivity
     from mnv1deploy.report import as_json, plots, tables
 
-    if compare and plot:
-        raise MnvError("--plot draws the layers, and --compare leaves them out.", "Leave out one of the two.")
     network = checkpoints.load(checkpoint or bundled.CHECKPOINT).network
     pictures, name = exporting.calibration_images(network.spec, calibration)
     unseen = datasets.load_unseen(data, network.spec.pixels)
@@ -335,7 +400,7 @@ def quantize_report(
         tables.show_quantization(found, integers)
 
 
-@app.command()
+@app.command(cls=_Command)
 def evaluate(
     model: Annotated[
         Path | None,
@@ -345,11 +410,9 @@ def evaluate(
     download: DownloadOption = None,
     skip_unreadable: SkipOption = False,
     provider: ProviderOption = "cpu",
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Default: the engine's own choice.", show_default=False)
-    ] = None,
+    threads: ThreadsOption = None,
     json: JsonOption = False,
-    plot: Annotated[Path | None, typer.Option(help="Draw the confusion matrix to this PNG or SVG.")] = None,
+    plot: PlotOption = None,
 ) -> None:
     """Measure top-1, per-class accuracy and the confusion matrix on the test part of the data."""
     from mnv1deploy import bundled, datasets, formats, verification
@@ -367,7 +430,7 @@ def evaluate(
         tables.show_evaluation(evaluation)
 
 
-@app.command()
+@app.command(cls=_Command)
 def train(
     ctx: typer.Context,
     data: DataOption = None,
@@ -400,13 +463,13 @@ def train(
         bool, typer.Option("--sync-batchnorm", help="Under torchrun on GPUs: normalise over all processes.")
     ] = False,
     json: JsonOption = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of each process. Default: one per core.")] = None,
+    threads: ThreadsOption = None,
     preset: Annotated[
         str | None, typer.Option(help="The network: cifar (default), or paper, the 224x224 one of arXiv 1704.04861.")
     ] = None,
     width: Annotated[float | None, typer.Option(help="Width multiplier. Default: 1.")] = None,
     input_size: Annotated[
-        int | None, typer.Option(help="Height and width of the pictures in pixels, 8 or more. Default: the preset's.")
+        int | None, typer.Option(min=8, help="Height and width of the pictures in pixels. Default: the preset's.")
     ] = None,
     colours: Annotated[int | None, typer.Option(help="3 (RGB, default) or 1 (grey).")] = None,
     epochs: Annotated[int | None, _setting("epochs", "Passes over the training part")] = None,
@@ -445,9 +508,12 @@ def train(
     """Train a network on CIFAR-10 or on your own folder of pictures."""
     from dataclasses import fields
 
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin take the cores from those that work
-    torch = engine("torch", "train")
+    from mnv1deploy import machine
+
+    with machine.patient_threads():
+        torch = engine("torch", "train")
     from mnv1deploy.report import as_json, plots, tables
+    from mnv1deploy.report import epochs as shown_epochs
     from mnv1deploy.training import distributed, start
     from mnv1deploy.training.run import complete
     from mnv1deploy.training.settings import Settings
@@ -471,7 +537,7 @@ def train(
             chosen: dict[str, Any] = {name: ctx.params[name] for name in network}
             run, test_split = start.begin(output, data, recipe=recipe, changes=changes, **of_data, **chosen, **of_run)
         try:
-            complete(run, watch=partial(console.training_progress, tensorboard=tensorboard))
+            complete(run, watch=partial(shown_epochs.training_progress, tensorboard=tensorboard))
         except KeyboardInterrupt:
             again = shlex.join(["mnv1", "train", "--resume", "--output", str(output), *_same_again(ctx, given)])
             console.show_error(f"Interrupted; {len(run.log)} epochs are kept.", f"Go on with: {again}")
@@ -488,8 +554,9 @@ def train(
         console.show_line(f"{run.checkpoint}  log, curves and confusion matrix beside it")
 
 
-@app.command(name="import")
+@app.command(name="import", cls=_Command)
 def import_(
+    ctx: typer.Context,
     file: Annotated[
         Path, typer.Argument(help="A state dict (.pt, .pth or .safetensors) of the tutorial network or ours.")
     ],
@@ -512,23 +579,32 @@ def import_(
             metavar="NAME,NAME,...", help="In the order of its outputs. Default: CIFAR-10's.", show_default=False
         ),
     ] = None,
-    input_size: Annotated[int, typer.Option(help="Height and width of the pictures it was trained on.")] = 32,
+    input_size: InputSizeOption = 32,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file that is there already.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Bring in weights that were trained elsewhere."""
-    engine("torch", "train")
-    from mnv1deploy import checkpoint
-    from mnv1deploy.report import as_json
+    from mnv1deploy import machine
 
     if (mean is None) != (std is None):
         raise typer.BadParameter("--mean and --std go together.")
+    if mean:
+        _refuse(ctx, "with --mean and --std", "normalization")
+    with machine.patient_threads():
+        engine("torch", "train")
+    from mnv1deploy import checkpoint
+    from mnv1deploy.report import as_json
+
     chosen = checkpoint.normalization(normalization, _floats(mean, "--mean"), _floats(std, "--std"))
     target = output or file.with_suffix(".safetensors")
-    if target.exists():
-        raise MnvError(f"{target} exists already.", "Name another file with --output.")
+    if target.exists() and not force:
+        raise MnvError(f"{target} exists already.", "Name another file with --output, or replace it with --force.")
     names = tuple(name.strip() for name in classes.split(",")) if classes else None
-    network = checkpoint.import_state_dict(file, normalization=chosen, classes=names, input_size=input_size)
-    fits = checkpoint.try_normalizations(network)
+    with console.stages() as on_progress:
+        on_progress(f"reading {file.name}", 0, 0)
+        network = checkpoint.import_state_dict(file, normalization=chosen, classes=names, input_size=input_size)
+        on_progress("trying normalisations", 0, 0)
+        fits = checkpoint.try_normalizations(network)
     accuracy = fits.pop("as given", None)
     training = {"imported_from": file.name}
     checkpoint.save(target, network, training=training, accuracy=(accuracy,) if accuracy else ())
@@ -546,7 +622,7 @@ def import_(
         )
 
 
-@app.command()
+@app.command(cls=_Command)
 def info(
     file: Annotated[
         Path | None,
@@ -565,15 +641,20 @@ def info(
         tables.show_info(facts)
 
 
-@app.command()
+@app.command(cls=_Command)
 def cost(
+    ctx: typer.Context,
     preset: Annotated[str, typer.Option(help="cifar, or paper: the 224x224 network of arXiv 1704.04861.")] = "cifar",
     width: Annotated[float, typer.Option(help="Width multiplier.")] = 1.0,
-    input_size: Annotated[int | None, typer.Option(help="Default: the preset's.", show_default=False)] = None,
+    input_size: Annotated[
+        int | None, typer.Option(min=8, help="Default: the preset's or the model's.", show_default=False)
+    ] = None,
     model: Annotated[
         Path | None, typer.Option(help="Of this artifact or checkpoint instead of a preset.", show_default=False)
     ] = None,
-    precision: Annotated[str, typer.Option(help="Of the activations: fp32, fp16 or int8.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(parser=_precision, metavar="PRECISION", help="Of the activations: fp32, fp16 or int8.")
+    ] = "fp32",
     memory: Annotated[
         bool, typer.Option("--memory", help="Instead, where the generated C keeps its activations.")
     ] = False,
@@ -581,11 +662,15 @@ def cost(
 ) -> None:
     """Count multiply-adds, parameters and activation memory, per layer."""
     from mnv1deploy import cost as model_of_cost
+    from mnv1deploy import formats
     from mnv1deploy.c.plan import plan
     from mnv1deploy.report import as_json, tables
     from mnv1deploy.spec import PRESETS
 
+    if memory:
+        _refuse(ctx, "with --memory, which is of int8", "precision")
     if model:
+        _refuse(ctx, "with --model, which has its own", "preset", "width")
         spec = as_json.spec_of(model)
     elif preset in PRESETS:
         spec = PRESETS[preset].scaled(width)
@@ -593,7 +678,7 @@ def cost(
         raise typer.BadParameter(f"there is no preset {preset}; there are {', '.join(PRESETS)}.")
     if input_size:
         spec = spec.replace(input_size=input_size)
-    result = plan(spec) if memory else model_of_cost.cost(spec, precision)
+    result = plan(spec) if memory else model_of_cost.cost(spec, formats.precision(precision))
     if json:
         console.show_json(result.to_dict())
     elif isinstance(result, model_of_cost.Cost):
@@ -602,7 +687,7 @@ def cost(
         tables.show_plan(result)
 
 
-@app.command(name="formats")
+@app.command(name="formats", cls=_Command)
 def formats_(json: JsonOption = False) -> None:
     """List the formats, and what writes and runs each on this machine."""
     from mnv1deploy.report import as_json, tables
@@ -614,7 +699,7 @@ def formats_(json: JsonOption = False) -> None:
         tables.show_formats(rows)
 
 
-@app.command()
+@app.command(cls=_Command)
 def providers(json: JsonOption = False) -> None:
     """List what this machine can run artifacts on."""
     from mnv1deploy import benchmark, formats
@@ -643,11 +728,17 @@ def _same_again(ctx: typer.Context, given: list[str]) -> list[str]:
     return words
 
 
-def _numbers(text: str, flag: str) -> list[int]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise typer.BadParameter(f"{flag} takes whole numbers from 1 up, with commas between them, not {text!r}.")
-    return [int(part) for part in parts]
+def _list(text: str, parse: Callable[[str], Any]) -> list[Any]:
+    """What stands between commas, each parsed; what is refused is wrong usage."""
+    return [_parsed(parse)(part.strip()) for part in text.split(",")]
+
+
+def _refuse(ctx: typer.Context, why: str, *names: str) -> None:
+    """Refuses options that were given and would change nothing."""
+    given = [name for name in names if str(ctx.get_parameter_source(name)).endswith("COMMANDLINE")]
+    if given:
+        flags = " and ".join(_flag(name) for name in given)
+        raise typer.BadParameter(f"{flags} would change nothing {why}; leave it out.")
 
 
 def _floats(text: str | None, flag: str) -> tuple[float, float, float] | None:
@@ -665,20 +756,19 @@ def main() -> None:
     debug = "--debug" in sys.argv[1:]
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     warnings.filterwarnings("ignore", module=r"PIL\.")  # damaged metadata in pictures that are read all the same
+    console.prepare()
+    _leave_out_other_commands(arguments)
     try:
         try:
             app(arguments, prog_name="mnv1")
         finally:
-            sys.stdout.flush()  # here, where a closed pipe is caught, not when the interpreter ends
+            console.write("")  # what others wrote is flushed here, where a full disk is still an error
     except MnvError as error:
         if debug:
             raise
-        console.show_error(error.message, error.hint)
+        if str(error):
+            console.show_error(error.message, error.hint)
         sys.exit(1)
-    except BrokenPipeError:
-        # whoever read our output (head, a pager) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except Exception as error:
         if debug:
             raise
@@ -687,6 +777,17 @@ def main() -> None:
             "Run it again with --debug and report that.",
         )
         sys.exit(1)
+
+
+def _leave_out_other_commands(arguments: list[str]) -> None:
+    """Commands that are not meant are not built: each takes milliseconds of a start that takes few."""
+    wanted = [command for command in app.registered_commands if _name(command) == next(iter(arguments), "")]
+    if wanted:
+        app.registered_commands = wanted
+
+
+def _name(command: CommandInfo) -> str:
+    return command.name or getattr(command.callback, "__name__", "").replace("_", "-")
 
 
 if __name__ == "__main__":

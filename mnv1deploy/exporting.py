@@ -14,7 +14,9 @@ from mnv1deploy.errors import MnvError
 from mnv1deploy.files import staged
 from mnv1deploy.formats.base import Images, missing_to_export
 from mnv1deploy.formats.torch_session import TorchSession
+from mnv1deploy.machine import check_threads
 from mnv1deploy.packages import install_hint, versions
+from mnv1deploy.progress import OnProgress, untold
 from mnv1deploy.quantization import Scheme
 from mnv1deploy.spec import CIFAR10_CLASSES, ModelSpec
 
@@ -43,6 +45,8 @@ def export(
     data: str | Path | None = None,
     scheme: Scheme = quantization.DEFAULT,
     name: str | None = None,
+    threads: int | None = None,
+    on_progress: OnProgress = untold,
     on_artifact: Callable[[Exported], None] = lambda exported: None,
 ) -> list[Exported]:
     """Exports a checkpoint to one or more formats and proves each artifact against it.
@@ -59,6 +63,8 @@ def export(
             else the bundled sample, for a network with CIFAR-10's classes.
         scheme: how int8 is calibrated and rounded.
         name: what to call the network instead of the checkpoint's name; the C's files and symbols begin with it, too.
+        threads: to compute with, torch's and the engines' in the proofs; None leaves them to each.
+        on_progress: told of every step.
         on_artifact: called with each artifact as soon as it is proved.
 
     Raises:
@@ -75,17 +81,23 @@ def export(
                 f"Exporting to {entry.name} needs {', '.join(lacking)}, not installed here.",
                 install_hint(entry.export_extra),
             )
+    check_threads(threads)
+    on_progress("reading the checkpoint and the pictures", 0, 0)
     source = checkpoint.load(checkpoint_path)
     spec = source.network.spec = source.spec.replace(name=source.spec.name if name is None else name)
     pictures, pictures_name = calibration_images(spec, calibration)
     # whatever int8 is calibrated on, a network with CIFAR-10's classes is compared on the bundled images
     parity = calibration_images(spec, None) if spec.classes == CIFAR10_CLASSES else (pictures, pictures_name)
-    session = TorchSession(source.network, spec, "cpu", None)
+    session = TorchSession(source.network, spec, "cpu", threads)
+    on_progress("running the checkpoint", 0, 0)
     reference = verification.Reference(session, *parity, _labelled(spec, data))
     folded = source.network.folded()
+    if precision == "int8":
+        on_progress("calibrating and quantising", 0, 0)
     integers = quantization.quantize(folded, pictures, pictures_name, scheme) if precision == "int8" else None
     done = []
-    for entry in chosen:
+    for number, entry in enumerate(chosen):
+        on_progress(f"exporting to {entry.name}", number, len(chosen))
         path = Path(output) / f"{spec.name}_{precision}{entry.suffix}"
         provenance = Provenance(
             entry.name,
@@ -105,7 +117,8 @@ def export(
                 manifest.write(temporary)  # some formats know their spec from it alone
                 failures: list[str] = []
                 if not entry.elsewhere:
-                    proof, failures = reference.prove(formats.open_session(temporary), precision)
+                    on_progress(f"proving {path.name}", number, len(chosen))
+                    proof, failures = reference.prove(formats.open_session(temporary, threads=threads), precision)
                     manifest = replace(manifest, proof=proof)
                     manifest.write(temporary)
                 result = Exported(path, manifest, tuple(failures))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -22,21 +23,45 @@ def atomic(path: str | Path) -> Iterator[Path]:
         MnvError: if nothing can be written there.
     """
     path = Path(path)
+    if path.is_dir():
+        raise MnvError(f"Cannot write {path}: it is a folder.", "Remove it, or choose another name.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
     except OSError as error:
-        raise MnvError(f"Cannot write {path}: {error.strerror}.") from error
+        raise _cannot_write(path, error) from error
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
+        with _room_for(path):
+            yield temporary
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)  # mkstemp makes files private
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
+
+@contextmanager
+def _room_for(path: Path) -> Iterator[None]:
+    """Says of a disk that is full or fails what it is, whoever writes."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise _cannot_write(path, error) from error
+        raise
+
+
+def _cannot_write(path: Path, error: OSError) -> MnvError:
+    if isinstance(error, (NotADirectoryError, FileExistsError)):
+        inside = next(parent for parent in (path, *path.parents) if parent.exists())
+        return MnvError(f"Cannot write {path}: {inside} is a file, not a folder.", "Choose another folder.")
+    return MnvError(f"Cannot write {path}: {error.strerror}.")
 
 
 def cache_folder() -> Path:
@@ -56,10 +81,17 @@ def staged(folder: str | Path) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".staged-", dir=folder))
     except OSError as error:
-        raise MnvError(f"Cannot write {folder}: {error.strerror}.") from error
+        raise _cannot_write(folder, error) from error
     try:
-        yield temporary
-        for path in sorted(temporary.iterdir()):
+        with _room_for(folder):
+            yield temporary
+        made = sorted(temporary.iterdir())
+        for path in made:
+            target = folder / path.name
+            if target.exists() and target.is_dir() != path.is_dir():  # it is not an earlier one of ours
+                kind = "folder" if target.is_dir() else "file"
+                raise MnvError(f"Cannot write {target}: there is a {kind} of that name.", "Remove it, or rename it.")
+        for path in made:
             target = folder / path.name
             if target.is_dir():
                 shutil.rmtree(target)

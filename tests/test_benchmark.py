@@ -87,6 +87,23 @@ def test_a_process_that_dies_is_an_error(monkeypatch: pytest.MonkeyPatch) -> Non
 # Every artifact there is -------------------------------------------------------------------------------------------
 
 
+def test_artifacts_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    assert benchmark.names(["a/net.onnx", "b/net.onnx", "c.onnx"]) == ["a/net.onnx", "b/net.onnx", "c.onnx"]
+    assert benchmark.names(["x/a/net.onnx", "y/a/net.onnx"]) == ["x/a/net.onnx", "y/a/net.onnx"]
+    assert benchmark.names(["x/a/net.onnx", "y/b/net.onnx"]) == ["a/net.onnx", "b/net.onnx"]
+    assert benchmark.names([PYTORCH, "net.onnx", "./net.onnx", "a/../net.onnx"]) == [
+        PYTORCH,
+        "net.onnx",
+        "net.onnx (2)",
+        "net.onnx (3)",
+    ]
+    paths = [tmp_path / folder / "net.onnx" for folder in ("a", "b")]
+    for path in paths:
+        path.parent.mkdir()
+        shutil.copy(bundled.INT8, path)
+    assert [result.artifact for result in bench(paths, duration=0.05)] == ["a/net.onnx", "b/net.onnx"]
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """The bundled int8 artifact with its manifest, and others that are not what a manifest stands for."""

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 import mnv1deploy
@@ -36,7 +37,7 @@ def succeed(*arguments: object, **options: object) -> str:
     """Standard output of a command that must succeed, and be silent on standard error."""
     done = mnv1(*arguments, **options)  # type: ignore[arg-type]
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert [line for line in done.stderr.splitlines() if not line.endswith(" ...")] == []  # what takes long says so
     return done.stdout
 
 
@@ -202,6 +203,22 @@ def test_bench_refuses_a_gpu_that_is_not_there() -> None:
         ["no-such-command"],
         ["import", "x.pt", "--mean", "0.5,0.5,0.5"],
         ["import", "x.pt", "--mean", "a,b,c", "--std", "1,1,1"],
+        ["import", "x.pt", "--mean", "0,0,0", "--std", "1,1,1", "--normalization", "unit"],
+        ["import", "x.pt", "--input-size", "-32"],
+        ["cost", "--model", "x.onnx", "--width", "0.5"],
+        ["cost", "--model", "x.onnx", "--preset", "paper"],
+        ["cost", "--memory", "--precision", "fp32"],
+        ["cost", "--precision", "banana"],
+        ["cost", "--input-size", "0"],
+        ["bench", "--profile", "--duration", "3"],
+        ["export", "--ranges", "mse"],
+        ["export", "--quantize", "fp16", "--ranges", "mse"],
+        ["export", "--format", "caffe"],
+        ["quantize-report", "--compare", "--plot", "x.png"],
+        ["predict", "x.png", "--json", "--json-lines"],
+        ["predict", "x.png", "--threads", "1000"],
+        ["predict", "x.png", "--threads", "many"],
+        ["train", "--input-size", "4"],
     ],
     ids=" ".join,
 )
@@ -293,7 +310,6 @@ def test_an_export_that_fails_its_proof_exits_1(offline: Path, tmp_path: Path, c
 
 def test_export_refusals(tmp_path: Path) -> None:
     for arguments, message in (
-        (["--format", "caffe"], "no format called caffe"),
         (["--checkpoint", tmp_path / "none.safetensors"], "There is no checkpoint"),
         (["--calibration", tmp_path / "none"], "There is no folder"),
         (["--output", CAT / "below"], "Cannot write"),
@@ -363,6 +379,73 @@ def test_cost() -> None:
     assert json.loads(succeed("cost", "--memory", "--json"))["scratch"] == 39_936
 
 
+@pytest.mark.parametrize("provider", ["CPU", "cpu:0", "cpuexecutionprovider"])
+def test_providers_are_understood_in_any_spelling(provider: str) -> None:
+    assert succeed("predict", CAT, "--provider", provider, "--threads", "auto").split()[1] == "cat"
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name"),
+    [
+        ("cuda:0", "CUDAExecutionProvider"),
+        ("GPU:0", "CUDAExecutionProvider"),
+        ("CUDA", "CUDAExecutionProvider"),
+        ("dml", "DmlExecutionProvider"),
+        ("CoreML", "CoreMLExecutionProvider"),
+        ("qnnexecutionprovider", "QNNExecutionProvider"),
+    ],
+)
+def test_a_provider_that_is_not_there_has_a_hint_in_any_spelling(spelling: str, name: str) -> None:
+    if name in formats.get("onnx").providers():
+        pytest.skip(f"{name} is there")
+    done = mnv1("predict", CAT, "--provider", spelling)
+    assert done.returncode == 1
+    assert f"{name} is not available for onnx" in done.stderr
+    assert "It comes with onnxruntime" in done.stderr
+
+
+def test_another_device_is_refused_by_name() -> None:
+    done = mnv1("predict", CAT, "--provider", "cuda:1")
+    assert done.returncode == 1
+    assert "CUDA_VISIBLE_DEVICES=1" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.pth.tar", "w.ckpt", "w.bin"])
+def test_weights_from_elsewhere_are_to_be_imported(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"weights")
+    for arguments in (["predict", CAT, "--model", path], ["info", path], ["bench", path]):
+        done = mnv1(*arguments)
+        assert done.returncode == 1
+        assert f"mnv1 import {path}" in done.stderr
+    for arguments in (["export", "--checkpoint", path], ["quantize-report", "--checkpoint", path]):
+        done = mnv1(*arguments)
+        assert done.returncode == 1
+        assert f"mnv1 import {path}" in done.stderr
+
+
+def test_a_wrong_option_is_named_not_the_picture() -> None:
+    done = mnv1("import", "x.pt", "--input-size", "-32")
+    assert "--input-size" in done.stderr
+
+
+def test_an_import_is_repeated_with_force(tmp_path: Path) -> None:
+    from mnv1deploy import checkpoint
+
+    path = tmp_path / "net.safetensors"
+    weights = tmp_path / "weights.pth"
+    torch.save(checkpoint.load(bundled.CHECKPOINT).network.state_dict(), weights)
+    arguments = ["import", weights, "--output", path, "--normalization"]
+    succeed(*arguments, "default")
+    before = path.read_bytes()
+    refused = mnv1(*arguments, "unit")
+    assert refused.returncode == 1
+    assert "--force" in refused.stderr
+    assert path.read_bytes() == before
+    assert mnv1(*arguments, "unit", "--force").returncode == 0
+    assert path.read_bytes() != before
+
+
 def test_providers() -> None:
     assert "CPUExecutionProvider" in succeed("providers")
     found = json.loads(succeed("providers", "--json"))
@@ -388,8 +471,10 @@ def test_help_and_version() -> None:
         "formats",
     ):
         assert command in text
-        assert "Usage" in succeed(command, "--help")
+        assert succeed(command, "-h") == succeed(command, "--help")
     assert succeed("--version").startswith("mnv1 ")
+    assert "..." not in text.replace("[ARGS]...", "")
+    assert text == succeed("-h")
 
 
 def test_debug_shows_the_traceback_anywhere_on_the_line() -> None:

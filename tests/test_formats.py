@@ -416,3 +416,40 @@ def test_the_checkpoint_is_not_exported_to() -> None:
     assert "pytorch" not in formats.exportable()
     with pytest.raises(MnvError, match="no format called"):
         formats.get("caffe")
+
+
+# What people call them ---------------------------------------------------------------------------------------------
+
+
+def test_the_registry_knows_every_suffix() -> None:
+    """Without loading a module, so that finding a file's format loads one."""
+    assert {name: suffix for name, (_, suffix) in formats._FORMATS.items()} == {
+        name: formats.get(name).suffix for name in formats.NAMES
+    }
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name"),
+    [
+        *((name.upper(), name) for name in formats.exportable()),
+        *((formats.get(name).suffix, name) for name in formats.exportable()),
+        *(
+            ("tflite", "litert"),
+            ("TF-Lite", "litert"),
+            ("pt", "torchscript"),
+            ("pte", "executorch"),
+            ("trt", "tensorrt"),
+        ),
+        *(("mlpackage", "coreml"), ("xml", "openvino"), ("pt2", "aoti"), ("Core-ML", "coreml"), ("all", "all")),
+    ],
+)
+def test_a_format_is_understood_by_name_and_by_suffix(spelling: str, name: str) -> None:
+    assert formats.named(spelling) == name
+
+
+def test_a_format_or_precision_that_is_none_is_refused_with_those_there_are() -> None:
+    with pytest.raises(MnvError, match=r"no format called caffe\. There are onnx"):
+        formats.named("caffe")
+    with pytest.raises(MnvError, match="no precision called int4"):
+        formats.precision("int4")
+    assert [formats.precision(text) for text in ("none", "FP32", "float16", "Int8")] == ["fp32", "fp32", "fp16", "int8"]

@@ -10,31 +10,72 @@ from mnv1deploy.artifact import Manifest, Precision, manifest_path
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import CPU, PROVIDER_PACKAGES, Format, Session, missing_to_export, resolve_provider
 from mnv1deploy.formats.shared import SharedSession
+from mnv1deploy.machine import check_threads
 
-_MODULES = {
-    "onnx": "OnnxFormat",
-    "torchscript": "TorchScriptFormat",
-    "c": "CFormat",
-    "openvino": "OpenVinoFormat",
-    "litert": "LiteRTFormat",
-    "tflm": "TFLMFormat",
-    "executorch": "ExecuTorchFormat",
-    "ncnn": "NcnnFormat",
-    "mnn": "MnnFormat",
-    "aoti": "AOTIFormat",
-    "tensorrt": "TensorRtFormat",
-    "coreml": "CoreMlFormat",
-    "pytorch": "PyTorchFormat",
+_FORMATS = {
+    "onnx": ("OnnxFormat", ".onnx"),
+    "torchscript": ("TorchScriptFormat", ".pt"),
+    "c": ("CFormat", ".c"),
+    "openvino": ("OpenVinoFormat", ".xml"),
+    "litert": ("LiteRTFormat", ".tflite"),
+    "tflm": ("TFLMFormat", ".tflm.tflite"),
+    "executorch": ("ExecuTorchFormat", ".pte"),
+    "ncnn": ("NcnnFormat", ".ncnn.param"),
+    "mnn": ("MnnFormat", ".mnn"),
+    "aoti": ("AOTIFormat", ".pt2"),
+    "tensorrt": ("TensorRtFormat", ".trt.onnx"),
+    "coreml": ("CoreMlFormat", ".mlpackage"),
+    "pytorch": ("PyTorchFormat", ".safetensors"),
+}
+"""The class of a format in the module of its name, and its suffix, for which no module has to be loaded."""
+
+_ALIASES = {
+    "litert": ("tensorflowlite", "lite"),
+    "tflm": ("tflitemicro", "litertmicro"),
+    "executorch": ("et",),
+    "torchscript": ("jit", "ts"),
+    "aoti": ("aotinductor",),
+    "openvino": ("ov",),
+    "ncnn": ("param",),
+    "tensorrt": ("trt",),
+}
+"""What people call formats besides; suffixes are understood too."""
+
+WEIGHTS = (".pth", ".ckpt", ".bin", ".pkl", ".h5", ".keras", ".npz")
+"""Suffixes of files that others keep weights in."""
+
+NAMES = tuple(_FORMATS)
+
+
+_PRECISIONS: dict[str, Precision] = {
+    **dict.fromkeys(("none", "fp32", "float32", "float"), "fp32"),
+    **dict.fromkeys(("fp16", "float16", "half"), "fp16"),
+    "int8": "int8",
 }
 
-NAMES = tuple(_MODULES)
+
+def precision(text: str) -> Precision:
+    """The precision somebody means by ``text``. Raises MnvError if there is none."""
+    if text.lower() not in _PRECISIONS:
+        raise MnvError(f"There is no precision called {text}.", "There are none (which is fp32), fp16 and int8.")
+    return _PRECISIONS[text.lower()]
+
+
+def named(text: str) -> str:
+    """The name of the format somebody means: by name in any case, by suffix, or "all". Raises MnvError if none."""
+    plain = text.lower().replace("-", "").replace("_", "").lstrip(".")
+    by_suffix = {suffix.lstrip("."): name for name, (_, suffix) in _FORMATS.items()}
+    aliases = {**{alias: name for name, found in _ALIASES.items() for alias in found}, **by_suffix}
+    if plain == "all" or plain in exportable():
+        return plain
+    return get(aliases.get(plain, text)).name
 
 
 def get(name: str) -> Format:
     """The format called ``name``. Raises MnvError if there is none."""
-    if name not in _MODULES:
+    if name not in _FORMATS:
         raise MnvError(f"There is no format called {name}.", f"There are {', '.join(exportable())}.")
-    format_: Format = getattr(import_module(f"mnv1deploy.formats.{name}"), _MODULES[name])()
+    format_: Format = getattr(import_module(f"mnv1deploy.formats.{name}"), _FORMATS[name][0])()
     return format_
 
 
@@ -65,11 +106,12 @@ def of_file(path: Path) -> Format:
         raise MnvError(f"There is no file {path}.", "mnv1 export makes one.")
     if not path.is_file() and not path.is_dir():  # a pipe or a device has no end
         raise MnvError(f"{path} is no regular file.", "mnv1 export makes one.")
-    known = {get(name).suffix: get(name) for name in NAMES}
+    known = {suffix: name for name, (_, suffix) in _FORMATS.items()}
     for suffix in sorted(known, key=len, reverse=True):  # the longest that fits: one may end like another
         if path.name.endswith(suffix):
-            return known[suffix]
-    remedy = f"Bring a state dict in with: mnv1 import {path}" if path.suffix == ".pth" else ""
+            return get(known[suffix])
+    weights = any(part in WEIGHTS for part in path.suffixes)
+    remedy = f"If it has weights that were trained elsewhere, bring them in with: mnv1 import {path}" if weights else ""
     raise MnvError(f"{path} is of no known format; known are {', '.join(known)}.", remedy)
 
 
@@ -82,6 +124,7 @@ def open_session(path: str | Path, *, provider: str = CPU, threads: int | None =
         MnvError: if it is not there, damaged, not the file its manifest proves, or the provider is not there.
     """
     path, provider = Path(path), resolve_provider(provider)
+    check_threads(threads)
     format_ = of_file(path)
     manifest = Manifest.read(path)
     notes: tuple[str, ...] = ()

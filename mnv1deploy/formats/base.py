@@ -28,17 +28,27 @@ CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 OPENVINO = "OpenVINOExecutionProvider"
 
-PROVIDER_ALIASES = {"cpu": CPU, "cuda": CUDA, "gpu": CUDA, "tensorrt": TENSORRT, "trt": TENSORRT, "openvino": OPENVINO}
-"""Short names a user may type; everywhere else providers have onnxruntime's names, whatever the engine."""
+DIRECTML = "DmlExecutionProvider"
+COREML = "CoreMLExecutionProvider"
+MIGRAPHX = "MIGraphXExecutionProvider"
+QNN = "QNNExecutionProvider"
+
+PROVIDER_ALIASES = {
+    **{"cpu": CPU, "cuda": CUDA, "gpu": CUDA, "nvidia": CUDA, "tensorrt": TENSORRT, "trt": TENSORRT},
+    **{"openvino": OPENVINO, "dml": DIRECTML, "directml": DIRECTML, "coreml": COREML, "migraphx": MIGRAPHX},
+    **{"rocm": MIGRAPHX, "qnn": QNN},
+    **{name.lower(): name for name in (CPU, CUDA, TENSORRT, OPENVINO, DIRECTML, COREML, MIGRAPHX, QNN)},
+}
+"""What a user may type, in any case; everywhere else providers have onnxruntime's names, whatever the engine."""
 
 PROVIDER_PACKAGES = {
     CUDA: "onnxruntime-gpu, with an NVIDIA driver (pip install 'mnv1deploy[gpu]', in place of [cpu])",
     TENSORRT: "onnxruntime-gpu and tensorrt (pip install 'mnv1deploy[gpu]' tensorrt)",
     OPENVINO: "onnxruntime-ep-openvino (pip install 'mnv1deploy[openvino-ep]')",
-    "DmlExecutionProvider": "onnxruntime-directml, on Windows",
-    "CoreMLExecutionProvider": "onnxruntime on macOS",
-    "MIGraphXExecutionProvider": "onnxruntime-migraphx",
-    "QNNExecutionProvider": "onnxruntime-qnn",
+    DIRECTML: "onnxruntime-directml, on Windows",
+    COREML: "onnxruntime on macOS",
+    MIGRAPHX: "onnxruntime-migraphx",
+    QNN: "onnxruntime-qnn",
     CPU: "onnxruntime (pip install 'mnv1deploy[cpu]')",
 }
 """Which package brings a provider that is not there."""
@@ -190,8 +200,20 @@ def missing_to_export(format_: Format) -> list[str]:
 
 
 def resolve_provider(name: str) -> str:
-    """A provider's full name from what the user typed."""
-    return PROVIDER_ALIASES.get(name.lower(), name)
+    """A provider's full name from what the user typed; "cuda:0" is "cuda".
+
+    Raises:
+        MnvError: for another device than the first, which no engine is asked for here.
+    """
+    plain, _, device = name.lower().partition(":")
+    if device not in ("", "0"):
+        raise MnvError(
+            f"A provider runs on its first device; {name} asks for another.",
+            f"Make that one the first: CUDA_VISIBLE_DEVICES={device} with --provider {plain}."
+            if PROVIDER_ALIASES.get(plain) in (CUDA, TENSORRT)
+            else f"Ask for {plain}.",
+        )
+    return PROVIDER_ALIASES.get(plain, name)
 
 
 def refuse_provider(provider: str, available: tuple[str, ...], format_name: str, remedy: str = "") -> MnvError:

@@ -122,7 +122,7 @@ class CSession(CpuSession):
         self._run.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
         self._number = BACKENDS.index(self.backend)
         self._classes = len(provenance.spec.classes)
-        self._threads = threads or os.cpu_count() or 1
+        self._threads = threads or processors()
         self._pool = ThreadPoolExecutor(self._threads - 1) if self._threads > 1 else None
 
     def _infer(self, images: Images) -> Logits:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,25 +15,11 @@ from mnv1deploy.packages import is_installed, versions
 from mnv1deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from mnv1deploy.classifier import Prediction
     from mnv1deploy.datasets import Dataset
     from mnv1deploy.exporting import Exported
     from mnv1deploy.quantization import Quantization
     from mnv1deploy.quantization.sensitivity import Sensitivity, Trial
     from mnv1deploy.verification import Evaluation
-
-
-def predictions_as_dicts(predictions: Sequence[tuple[str, Prediction]]) -> list[dict[str, Any]]:
-    """For JSON: a list of objects with path, label, probability and top."""
-    return [
-        {
-            "path": path,
-            "label": answer.label,
-            "probability": answer.probability,
-            "top": [{"label": label, "probability": probability} for label, probability in answer.top],
-        }
-        for path, answer in predictions
-    ]
 
 
 def exported_as_dicts(exported: Sequence[Exported], latency: dict[Path, float]) -> list[dict[str, Any]]:
@@ -53,10 +38,7 @@ def exported_as_dicts(exported: Sequence[Exported], latency: dict[Path, float]) 
 def evaluation_as_dict(evaluation: Evaluation) -> dict[str, Any]:
     """For JSON: top-1, per-class accuracy, and the confusion matrix with a row per true class."""
     classes = evaluation.dataset.classes
-    per_class = {
-        name: None if value != value else value
-        for name, value in zip(classes, evaluation.class_accuracy.tolist(), strict=True)
-    }
+    per_class = dict(zip(classes, evaluation.class_accuracy.tolist(), strict=True))
     return {
         **asdict(evaluation.accuracy),
         "classes": per_class,
@@ -71,8 +53,6 @@ def quantization_as_dict(found: Sensitivity, quantization: Quantization) -> dict
         grid = quantization.activations.get(row["name"])
         row["activation"] = None if grid is None else asdict(grid)
         row["weight_scales"] = [float(scale) for scale in quantization.weights[row["name"]].scales]
-        for key, value in row.items():
-            row[key] = None if value == math.inf else value
     return {**content, "quantization": quantization.facts}
 
 

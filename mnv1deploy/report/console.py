@@ -1,149 +1,259 @@
-"""Standard output and standard error: lines, JSON, progress bars."""
+"""Standard output and standard error: the one place that writes to them.
+
+What is written may have been named by others, so that a line never holds a control character, and may be more than
+the encoding has letters for. Where standard output cannot be written, OutputError says so.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+import math
+import os
+import re
+import shutil
 import sys
+import textwrap
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
-from pathlib import Path
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from mnv1deploy.bundled import CHECKPOINT
-from mnv1deploy.training import distributed
+from mnv1deploy.errors import MnvError
+from mnv1deploy.progress import OnProgress
 
 if TYPE_CHECKING:
     from rich.progress import Progress
-    from torch.utils.tensorboard import SummaryWriter
 
-    from mnv1deploy.training.progress import Epoch
-    from mnv1deploy.training.progress import Progress as TrainingProgress
-    from mnv1deploy.training.run import Run
+PIPE_WIDTH = 120
+"""Columns where standard output is not a terminal."""
+
+PATIENCE = 10.0
+"""Seconds of work without a word where standard error is not a terminal."""
+
+_HALVES = re.compile("[\ud800-\udfff]")
+"""What Python reads bytes of a name that are no UTF-8 as; no encoding has them."""
+
+_JOINERS = "\u200c\u200d"
+"""Have no shape of their own, but Persian, Indic scripts and emoji are written with them."""
 
 
-def show_json(content: Any) -> None:
-    """One JSON document on standard output."""
-    json.dump(content, sys.stdout, indent=2)
-    sys.stdout.write("\n")
+class OutputError(MnvError):
+    """Standard output is full, closed, or nobody reads it any more; the message is empty for the last."""
+
+
+class _StandardOutput(io.FileIO):
+    """The process's standard output, whose failures are OutputErrors; after one it takes everything and drops it."""
+
+    _failed = False
+
+    def write(self, data: Any) -> int:
+        """See FileIO."""
+        if self._failed:
+            return len(data)
+        try:
+            return super().write(data) or 0
+        except OSError as error:
+            self._failed = True  # what is flushed when the interpreter ends must not fail again
+            raise _output_error(error) from error
+
+
+class _ClosedOutput(io.RawIOBase):
+    """In place of a standard output that was closed before the program began."""
+
+    _failed = False
+
+    def writable(self) -> bool:
+        """See RawIOBase."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """See RawIOBase."""
+        if self._failed:
+            return len(data)
+        self._failed = True
+        raise OutputError("Standard output cannot be written: it is closed.")
+
+
+def _output_error(error: OSError) -> OutputError:
+    if isinstance(error, BrokenPipeError):
+        return OutputError("")  # whoever read it (head, a pager) has seen enough
+    return OutputError(f"Standard output cannot be written: {error.strerror}.")
+
+
+def prepare() -> None:
+    """Makes both streams fit for anything: failures that are told apart, and a "?" for letters an encoding lacks."""
+    if sys.stderr is not None and isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr.reconfigure(errors="replace")
+    out = sys.stdout
+    if out is None:
+        sys.stdout = io.TextIOWrapper(io.BufferedWriter(_ClosedOutput()), "utf-8", "replace")
+    elif isinstance(out, io.TextIOWrapper):
+        if os.name == "nt" and out.isatty():
+            out.reconfigure(errors="replace")  # Windows' console is written by calls of its own
+            return
+        raw = _StandardOutput(out.fileno(), "w", closefd=False)
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(raw), out.encoding, "replace", line_buffering=out.line_buffering
+        )
+
+
+def visible(text: object) -> str:
+    """Text in one line, with everything that has no shape (line breaks, escape sequences, halves of letters) spelt."""
+    text = str(text)
+    return text if text.isprintable() else "".join(map(_spelt, text))
+
+
+def _spelt(letter: str) -> str:
+    from unicodedata import category
+
+    if letter.isprintable() or letter in _JOINERS or category(letter) == "Zs":
+        return letter
+    return _HALVES.sub(_spelt_half, letter) if _HALVES.match(letter) else letter.encode("unicode_escape").decode()
+
+
+def _spelt_half(found: re.Match[str]) -> str:
+    """The byte of a file name that it stands for, else the half itself, as Python spells it."""
+    code = ord(found[0])
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+
+
+def output_is_a_terminal() -> bool:
+    """Whether a person looks at standard output."""
+    return sys.stdout.isatty()
+
+
+def columns_on_output() -> int:
+    """Of the terminal, else PIPE_WIDTH."""
+    return shutil.get_terminal_size().columns if output_is_a_terminal() else PIPE_WIDTH
+
+
+def write(text: str) -> None:
+    """Writes to standard output, at once. Raises OutputError where that cannot be."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def show_line(text: str) -> None:
     """A line on standard output."""
-    sys.stdout.write(f"{text}\n")
+    write(f"{visible(text)}\n")
 
 
 def show_error(message: str, hint: str = "") -> None:
     """A sentence, and what to do, on standard error."""
-    sys.stderr.write(f"mnv1: {message}\n" + (f"      {hint}\n" if hint else ""))
+    show_note(f"mnv1: {message}")
+    if hint:
+        show_note(f"      {hint}")
+
+
+def show_note(text: str) -> None:
+    """A line on standard error, where there is one."""
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):  # there is nobody else to tell
+            sys.stderr.write(f"{visible(text)}\n")
+            sys.stderr.flush()
+
+
+def to_json(content: Any, *, indent: int | None = 2) -> str:
+    """JSON that every reader takes: no halves of letters (bytes of a name that are no UTF-8), no NaN or infinity."""
+    return json.dumps(_plain(content), indent=indent, allow_nan=False)
+
+
+def _plain(content: Any) -> Any:
+    if isinstance(content, str):
+        return _HALVES.sub(_spelt_half, content)
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, dict):
+        return {_plain(key): _plain(value) for key, value in content.items()}
+    return [_plain(value) for value in content] if isinstance(content, (list, tuple)) else content
+
+
+def show_json(content: Any) -> None:
+    """One JSON document on standard output."""
+    write(to_json(content) + "\n")
+
+
+@contextmanager
+def json_list() -> Iterator[Callable[[Any], None]]:
+    """A JSON document that is one list, written as its elements come; it is closed whatever happens meanwhile."""
+    count = 0
+
+    def add(element: Any) -> None:
+        nonlocal count
+        count += 1
+        write((",\n" if count > 1 else "[\n") + textwrap.indent(to_json(element), "  "))
+
+    try:
+        yield add
+    finally:
+        write("\n]\n" if count else "[]\n")
+
+
+def on_a_terminal() -> bool:
+    """Whether a person looks at standard error."""
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 @contextmanager
 def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar on standard error, told of so many more things done; none for one thing or without a terminal."""
-    if total < 2 or not sys.stderr.isatty():
+    if total < 2 or not on_a_terminal():
         yield lambda count: None
         return
-    with _progress_bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task(description, total=total, fields="")
         yield lambda count: bar.advance(task, count)
 
 
-def _progress_bar() -> Progress:
+@contextmanager
+def stages() -> Iterator[OnProgress]:
+    """What is being done just now: a bar on a terminal, elsewhere a line for what takes longer than PATIENCE."""
+    current = ""
+    with ExitStack() as stack:
+        if on_a_terminal():
+            bar = stack.enter_context(progress_bar())
+            task = bar.add_task("", total=None, fields="", visible=False)
+
+            def told(what: str, done: int = 0, total: int = 0) -> None:
+                nonlocal current
+                if what != current:
+                    bar.reset(task)
+                    current = what
+                bar.update(task, description=visible(what), completed=done, total=total or None, visible=True)
+
+            yield told
+            return
+        timer: threading.Timer | None = None
+
+        def told_later(what: str, done: int = 0, total: int = 0) -> None:
+            nonlocal current, timer
+            if what == current:
+                return
+            if timer:
+                timer.cancel()
+            current, timer = what, threading.Timer(PATIENCE, show_note, (f"mnv1: {what} ...",))
+            timer.daemon = True
+            timer.start()
+
+        try:
+            yield told_later
+        finally:
+            if timer:
+                timer.cancel()
+
+
+def progress_bar() -> Progress:
+    """On standard error, gone when it is done; each task has ``fields``, a text after the time that is left."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[fields]}"),
+        TextColumn("{task.fields[fields]}", markup=False),
         console=Console(stderr=True),
         transient=True,
     )
-
-
-@contextmanager
-def training_progress(
-    run: Run, purpose: str = "", *, tensorboard: bool = False
-) -> Iterator[tuple[Callable[[TrainingProgress], None], Callable[[Epoch], None]]]:
-    """(on_step, on_epoch): a bar with loss, accuracy, images/s and time left on a terminal, and a line per epoch.
-
-    Args:
-        run: to be told of.
-        purpose: at the start of every line, where it is one of several runs.
-        tensorboard: write the epochs to a TensorBoard log in the run's folder too.
-    """
-    epochs = run.settings.epochs
-    prefix = f"{purpose}, " if purpose else ""
-    silent = distributed.rank() > 0
-    if not silent:
-        sys.stderr.writelines(f"{prefix}{line}\n" for line in _run_facts(run))
-    bar: Progress | None = _progress_bar() if sys.stderr.isatty() and not silent else None
-    log = _tensorboard_log(run.folder, len(run.log)) if tensorboard and not silent else None
-    task = None
-
-    def on_step(so_far: TrainingProgress) -> None:
-        nonlocal task
-        if bar is None or (so_far.step % 10 and so_far.step != so_far.steps):
-            return
-        if task is None:
-            task = bar.add_task("training", total=epochs * so_far.steps, fields="")
-        fields = "the teachers answer first" if run.settings.teachers else ""
-        if so_far.step:
-            speed = f"{so_far.images_per_second:,.0f} images/s"
-            fields = f"loss {so_far.loss.item():.3f}  top-1 {so_far.accuracy.item():.1%}  {speed}"
-        done = (so_far.epoch - 1) * so_far.steps + so_far.step
-        bar.update(task, completed=done, description=f"{prefix}epoch {so_far.epoch}/{epochs}", fields=fields)
-
-    def on_epoch(epoch: Epoch) -> None:
-        holdout = "" if epoch.holdout_accuracy is None else f"  held-out top-1 {epoch.holdout_accuracy:.2%}"
-        line = (
-            f"{prefix}epoch {epoch.epoch:3}/{epochs}  loss {epoch.train_loss:.4f}  top-1 {epoch.train_accuracy:.2%}"
-            f"{holdout}  {epoch.images_per_second:,.0f} images/s"
-        )
-        if bar is not None:
-            bar.console.print(line, highlight=False)
-        elif not silent:
-            sys.stderr.write(line + "\n")
-        if log is not None:
-            for name, value in asdict(epoch).items():
-                if name != "epoch" and value is not None:
-                    log.add_scalar(name, value, epoch.epoch)
-
-    with bar or nullcontext(), log or nullcontext():
-        yield on_step, on_epoch
-
-
-def _run_facts(run: Run) -> Iterator[str]:
-    """What a run found and what it is about to do, a sentence a line."""
-    import torch
-
-    settings, train, holdout = run.settings, run.parts.train, run.parts.holdout
-    classes = ", ".join(train.classes[:6]) + (", ..." if len(train.classes) > 6 else "")
-    yield (
-        f"{len(train) + len(holdout):,} pictures of {len(train.classes)} classes ({classes})"
-        f"{f' in {run.source}' if run.source else ''}: {len(train):,} to train on, {len(holdout):,} held out"
-    )
-    left = len(train) - run.steps * settings.batch_size
-    over = f"; {left} are left over in each, other ones every time" if left else ""
-    yield f"{settings.epochs} epochs of {run.steps} batches of {settings.batch_size} pictures{over}"
-    cores = f", {torch.get_num_threads()} threads" if run.device.type == "cpu" else ""
-    yield (
-        f"learning rate {settings.learning_rate:.3g}, average over {1 / (1 - settings.ema):,.0f} steps, on "
-        f"{run.device}{cores}"
-    )
-    if run.log:
-        yield f"{len(run.log)} epochs are done already"
-        return
-    bundled = " (--init none for random weights)" if run.init == CHECKPOINT.name else ""
-    yield f"starts from {run.init or 'random weights'}{bundled}"
-    if settings.ema and len(holdout):
-        yield "held-out top-1 is of the averaged weights, which are far behind the trained ones in the first epochs"
-
-
-def _tensorboard_log(folder: Path, epochs: int) -> SummaryWriter:
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder), purge_step=epochs + 1)

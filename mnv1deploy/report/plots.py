@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,9 +10,12 @@ from typing import TYPE_CHECKING
 from mnv1deploy.benchmark import machine
 from mnv1deploy.errors import MnvError
 from mnv1deploy.files import atomic
+from mnv1deploy.packages import engine
+from mnv1deploy.report.console import visible
 from mnv1deploy.report.tables import figure_text
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from mnv1deploy.benchmark import Result
@@ -20,21 +24,49 @@ if TYPE_CHECKING:
     from mnv1deploy.verification import Evaluation
 
 
-def save_plot(path: Path, draw: Callable[[Figure], None], *, size: tuple[float, float] = (8, 5)) -> None:
-    """Draws into a PNG or SVG. Raises MnvError without matplotlib, or for a suffix it cannot write."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
+SUFFIXES = (".png", ".svg", ".pdf")
+
+
+def check(path: Path) -> None:
+    """Raises MnvError, before anything has been computed, unless a plot can be drawn to ``path``."""
+    if path.suffix.lower() not in SUFFIXES:
+        said = f"{path.suffix} files" if path.suffix else "a name without a suffix"
         raise MnvError(
-            "Plots need matplotlib, which is not installed.", "Install it with: pip install 'mnv1deploy[plot]'"
-        ) from error
+            f"Plots are drawn to PNG, SVG or PDF, not to {said}.", f"Name it {path.stem or 'plot'}.png or .svg."
+        )
+    if path.is_dir():
+        raise MnvError(f"{path} is a folder, and a plot is a file.", "Name a file that ends in .png or .svg.")
+    engine("matplotlib", "plot")
+
+
+def save_plot(path: Path, draw: Callable[[Figure], None], *, size: tuple[float, float] = (8, 5)) -> None:
+    """Draws into a PNG, SVG or PDF; ``size`` in inches. Raises MnvError as :func:`check` does."""
+    check(path)
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=size, layout="constrained", dpi=120)
     draw(figure)
-    with atomic(path) as temporary:
-        try:
-            figure.savefig(temporary, metadata={"Software": None} if path.suffix == ".png" else None)
-        except ValueError as error:
-            raise MnvError(f"Cannot draw to {path}: {error}.", "Use a name that ends in .png or .svg.") from error
+    # nothing of the time or the program that drew it: the same figures give the same file
+    undated = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+    kind = path.suffix.lower()
+    with warnings.catch_warnings(), atomic(path) as temporary:
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a box stands for it in the picture
+        figure.savefig(temporary, format=kind.lstrip("."), metadata=undated[kind])
+
+
+def _plain(text: str) -> str:
+    """A name as it is: without a shape for what has none, and no formula between dollar signs."""
+    return visible(text).replace("$", r"\$")
+
+
+def _legend(figure: Figure, *axes: Axes) -> None:
+    """Below the panels, where it covers no curve."""
+    handles, labels = [], []
+    for panel in axes:
+        mine = panel.get_legend_handles_labels()
+        handles += mine[0]
+        labels += mine[1]
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
 
 
 def plot_curves(log: Sequence[Epoch], path: Path) -> None:
@@ -46,16 +78,16 @@ def plot_curves(log: Sequence[Epoch], path: Path) -> None:
         left.plot(epochs, [row.train_loss for row in log], label="training loss (augmented)")
         rate = left.twinx()
         rate.plot(epochs, [row.learning_rate for row in log], color="tab:gray", linestyle=":", label="learning rate")
-        rate.set_ylabel("learning rate (dotted)")
+        rate.set_ylabel("learning rate")
         left.set_ylabel("loss")
         right.plot(epochs, [100 * row.train_accuracy for row in log], label="training (augmented)")
         if log[0].holdout_accuracy is not None:
             right.plot(epochs, [100 * (row.holdout_accuracy or 0) for row in log], label="held out (averaged weights)")
         right.set_ylabel("top-1 (%)")
-        right.legend(loc="lower right")
         for axes in (left, right):
             axes.set_xlabel("epoch")
             axes.grid(alpha=0.3)
+        _legend(figure, left, rate, right)
 
     save_plot(path, draw, size=(11, 4.5))
 
@@ -69,11 +101,12 @@ def plot_confusion(evaluation: Evaluation, path: Path) -> None:
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
-        axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
-        axes.set_yticks(range(len(classes)), classes)
+        names = [_plain(name) for name in classes]
+        axes.set_xticks(range(len(classes)), names, rotation=45, ha="right")
+        axes.set_yticks(range(len(classes)), names)
         axes.set_xlabel("predicted")
         axes.set_ylabel("true")
-        axes.set_title(f"top-1 {evaluation.accuracy}", fontsize=9)
+        axes.set_title(_plain(f"top-1 {evaluation.accuracy}"), fontsize=9)
         if len(classes) <= 20:
             for row, values in enumerate(percent):
                 for column, value in enumerate(values):
@@ -104,7 +137,7 @@ def plot_bench(results: Sequence[Result], path: Path) -> None:
             )
             bars = axes.barh(range(len(mine)), p50, xerr=whiskers, capsize=2)
             axes.bar_label(bars, labels=[figure_text(value) for value in p50], padding=4, fontsize=7)
-            axes.set_yticks(range(len(mine)), [r.artifact for r in mine], fontsize=8)
+            axes.set_yticks(range(len(mine)), [_plain(r.artifact) for r in mine], fontsize=8)
             axes.invert_yaxis()
             axes.margins(x=0.15)
             axes.set_title(f"batch {batch}, threads {count or 'auto'}", fontsize=9)
@@ -127,11 +160,11 @@ def plot_quantization(found: Sensitivity, path: Path) -> None:
         right.plot([row.weight_sqnr for row in found.layers], names, "o-", label="its weights")
         right.plot([row.output_sqnr for row in found.layers], names, "s-", label="its output, all before it quantised")
         right.set_xlabel("signal-to-quantization-noise ratio (dB)")
-        right.legend(fontsize=8)
         for axes in (left, right):
             axes.grid(axis="x", alpha=0.3)
+        _legend(figure, right)
         figure.suptitle(
-            f"int8 on {found.images:,} images ({found.dataset}): agreement {found.together.agreement:.2%}, "
+            f"int8 on {found.images:,} images ({_plain(found.dataset)}): agreement {found.together.agreement:.2%}, "
             f"top-1 {found.accuracy:.2%} {100 * found.together.accuracy_change:+.2f} points",
             fontsize=9,
         )

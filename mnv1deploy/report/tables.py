@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 from mnv1deploy.artifact import Accuracy, Proof, network_kind
 from mnv1deploy.benchmark import machine_line
 from mnv1deploy.errors import MnvError
-from mnv1deploy.report.console import show_line
+from mnv1deploy.report.console import columns_on_output, output_is_a_terminal, show_line, visible
 from mnv1deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
     from mnv1deploy.benchmark import Profile, Result
     from mnv1deploy.c.plan import Plan
-    from mnv1deploy.classifier import Prediction
     from mnv1deploy.cost import Cost
     from mnv1deploy.datasets import Dataset
     from mnv1deploy.exporting import Exported
@@ -24,48 +24,75 @@ if TYPE_CHECKING:
     from mnv1deploy.quantization.sensitivity import Deviation, Sensitivity, Trial
     from mnv1deploy.verification import Evaluation
 
-PIPE_WIDTH = 120
-"""Columns where standard output is not a terminal."""
 
+def show_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    spare: Sequence[str] = (),
+    title: str = "",
+    captions: Sequence[str] = (),
+) -> None:
+    """A table on standard output, as wide as it needs to be in a pipe and no wider than a terminal.
 
-def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "", caption: str = "") -> None:
-    """A table on standard output; columns whose header begins with ">" are aligned to the right."""
+    Args:
+        columns: headers; of those that begin with ">" the cells are aligned to the right.
+        rows: a cell per column.
+        spare: headers of columns that a narrow terminal does without, the first of them first.
+        title: above it.
+        captions: lines below it, wrapped.
+    """
     from rich import box
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(
-        box=box.SIMPLE,
-        padding=(0, 1, 0, 0),
-        title=title or None,
-        title_justify="left",
-        title_style="bold",
-        pad_edge=False,
-    )
-    for header in columns:
-        number = header.startswith(">")  # in a narrow terminal names fold before any figure loses a digit
-        table.add_column(header.lstrip(">"), justify="right" if number else "left", no_wrap=number, overflow="fold")
-    for row in rows:
-        table.add_row(*(str(cell) for cell in row))
-    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False, markup=False)
-    console.print(table)
-    if caption:
-        console.print(caption)
+    def table(wanted: Sequence[int]) -> Table:
+        made = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+        for index in wanted:
+            number = columns[index].startswith(">")  # no figure is ever broken in two
+            header = Text(visible(columns[index].lstrip(">")))
+            made.add_column(header, justify="right" if number else "left", no_wrap=number, overflow="fold")
+        for row in rows:
+            made.add_row(*(Text(visible(row[index])) for index in wanted))
+        return made
+
+    terminal = output_is_a_terminal()
+    console = Console(file=sys.stdout, width=columns_on_output(), highlight=False, markup=False)
+    shown, dropped = list(range(len(columns))), [">" + header for header in spare]
+    left_out = []
+    while (needed := Measurement.get(console, console.options, table(shown)).minimum) >= console.width and (
+        terminal and dropped
+    ):
+        header = dropped.pop(0)
+        shown.remove(columns.index(header))
+        left_out.append(header.lstrip(">"))
+    if not terminal:
+        console.width = max(console.width, needed)
+    if title:
+        console.print(Text(visible(title), style="bold"))
+    console.print(table(shown))
+    for caption in captions:
+        console.print(Text(visible(caption)))
+    if left_out:
+        console.print(f"Left out here for want of width: {', '.join(left_out)}.")
+
+
+def show_facts(facts: Sequence[tuple[str, object]]) -> None:
+    """A line per fact, its name before it; on a terminal a long one goes on below itself."""
+    indent = 14
+    width = columns_on_output() if output_is_a_terminal() else 0
+    for name, value in facts:
+        text = visible(value)
+        lines = textwrap.wrap(text, max(width - indent, 20), break_long_words=False) if width else [text]
+        for number, line in enumerate(lines or [""]):
+            show_line(f"{'' if number else name:{indent}}{line}")
 
 
 def figure_text(value: float) -> str:
     """A measured figure, with a decimal while it has fewer than four digits: 82.8, 9,816."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
-
-
-def show_predictions(predictions: Sequence[tuple[str, Prediction]]) -> None:
-    """A line per picture: the likeliest class, its probability, and the runners-up."""
-    path_width = max(len(path) for path, _ in predictions)
-    label_width = max(len(answer.label) for _, answer in predictions)
-    for path, answer in predictions:
-        others = ", ".join(f"{label} {probability:.1%}" for label, probability in answer.top[1:])
-        line = f"{path:{path_width}}  {answer.label:{label_width}}  {answer.probability:6.1%}"
-        show_line(line + (f"  ({others})" if others else ""))
 
 
 def show_exported(exported: Sequence[Exported], latency: dict[Path, float], absent: dict[str, str]) -> None:
@@ -102,9 +129,10 @@ def show_exported(exported: Sequence[Exported], latency: dict[Path, float], abse
             "proof",
         ],
         rows,
-        caption=f"Against the checkpoint: logits and top-1 agreement on {proofs[0].images}{on}{speed}."
+        spare=("change", "max logit difference", "bytes"),
+        captions=[f"Against the checkpoint: logits and top-1 agreement on {proofs[0].images}{on}{speed}."]
         if proofs
-        else "",
+        else [],
     )
     for item in exported:
         if item.manifest.not_run:
@@ -135,6 +163,7 @@ def show_bench(results: Sequence[Result], refused: dict[str, MnvError]) -> None:
     show_table(
         ["artifact", ">threads", ">batch", *(f">{name}" for name in names), ">images/s", ">ratio"],
         times,
+        spare=("std", "min", "mean", "p90", "p99", "images/s"),
         title=f"{results[0].provider}: microseconds per call; ratio of p50 to the fastest with that batch and threads",
     )
     once = {
@@ -142,9 +171,9 @@ def show_bench(results: Sequence[Result], refused: dict[str, MnvError]) -> None:
         for r in ordered
     }
     show_table(
-        ["artifact", ">threads", ">load (ms)", ">peak memory of the process (MiB)"],
+        ["artifact", ">threads", ">load (ms)", ">peak memory (MiB)"],
         [(*contestant, *facts) for contestant, facts in once.items()],
-        caption=machine_line(),
+        captions=["peak memory: of the whole process, interpreter and engine included", machine_line()],
     )
     for name, error in refused.items():
         show_line(f"{name} was not measured: {error}")
@@ -174,12 +203,35 @@ def show_profiles(profiles: Sequence[Profile]) -> None:
     if alone:
         for row, name in zip(rows, order, strict=True):
             row.append(f"{spent[0][name] / sums[0]:.1%}")
+    names = [profile.artifact for profile in profiles]
+    headers, meanings = _headers(names, max(map(len, order)))
     show_table(
-        ["operator", *(["type", ">mean", ">share"] if alone else (f">{profile.artifact}" for profile in profiles))],
+        [
+            "operator",
+            *(["type"] if alone else []),
+            *(f">{header}" for header in headers),
+            *([">share"] if alone else []),
+        ],
         [*rows, ["all", *([""] if alone else []), *(f"{total:.1f}" for total in sums), *([""] if alone else [])]],
         title="mean microseconds per operator",
-        caption=f"{', '.join(profile.artifact for profile in profiles)} on {profiles[0].provider}, batch "
-        f"{profiles[0].batch_size}, with the engine's profiler on, which costs time itself.\n{machine_line()}",
+        captions=[
+            *([f"Columns: {meanings}."] if meanings and not alone else []),
+            f"{', '.join(names)} on {profiles[0].provider}, batch {profiles[0].batch_size}, with the engine's profiler "
+            "on, which costs time itself.",
+            machine_line(),
+        ],
+    )
+
+
+def _headers(names: Sequence[str], taken: int) -> tuple[list[str], str]:
+    """Headers for columns of figures, and what they mean: the names where there is room for them, else numbers.
+
+    ``taken`` is what is left of those columns.
+    """
+    if taken + sum(max(len(visible(name)), 5) + 3 for name in names) < columns_on_output():
+        return list(names), ""
+    return [str(number) for number in range(1, len(names) + 1)], ", ".join(
+        f"{number} {name}" for number, name in enumerate(names, 1)
     )
 
 
@@ -191,8 +243,12 @@ def show_evaluation(evaluation: Evaluation) -> None:
         (name, f"{accuracy:.2%}", *(count or "." for count in (counts if small else ())))
         for name, accuracy, counts in zip(classes, evaluation.class_accuracy, evaluation.confusion, strict=True)
     ]
-    headers = [f">{name[:5]}" for name in classes] if small else []
-    show_table(["class", ">top-1", *headers], rows, caption=f"top-1 {evaluation.accuracy}")
+    headers, meanings = _headers(classes, max(map(len, classes)) + 12) if small else ([], "")
+    show_table(
+        ["class", ">top-1", *(f">{header}" for header in headers)],
+        rows,
+        captions=[*([f"Columns: {meanings}."] if meanings else []), f"top-1 {evaluation.accuracy}"],
+    )
 
 
 DEVIATION_COLUMNS = (">divergence", ">agreement", ">accuracy")
@@ -219,15 +275,16 @@ def show_quantization(found: Sensitivity, quantization: Quantization) -> None:
     rows.append(("all of them", "", "", "", "", "", *_deviation_columns(found.together)))
     facts = quantization.facts
     show_table(
-        ["layer", ">weights", ">SQNR", ">output", ">clipped", ">SQNR", *DEVIATION_COLUMNS],
+        ["layer", ">weights", ">SQNR", ">output", ">clipped", ">output SQNR", *DEVIATION_COLUMNS],
         rows,
+        spare=("clipped", "output", "weights"),
         title="weights and outputs with their signal-to-quantization-noise ratio (dB); what each layer alone costs",
-        caption=(
+        captions=[
             f"Ranges by {facts['ranges']} over {facts['calibration']}. Clipped: outputs per million above the range. "
             "Output SQNR: with all layers up to this one quantised. Cost of quantising this layer alone, on "
             f"{found.images:,} images ({found.dataset}; float top-1 {found.accuracy:.2%}): Kullback-Leibler divergence "
             "in thousandths of a nat, top-1 agreement, change of the top-1 accuracy in points."
-        ),
+        ],
     )
 
 
@@ -246,10 +303,10 @@ def show_trials(trials: Sequence[Trial], data: Dataset) -> None:
     show_table(
         ["ranges", "equalization", "rounding", "biases", *DEVIATION_COLUMNS],
         rows,
-        caption=(
+        captions=[
             f"Against the float network on {len(data):,} images ({data.name}): Kullback-Leibler divergence in "
             "thousandths of a nat, top-1 agreement, change of the top-1 accuracy in points."
-        ),
+        ],
     )
 
 
@@ -280,9 +337,12 @@ def show_cost(cost: Cost) -> None:
     show_table(
         ["layer", ">output", ">multiply-adds", ">parameters", ">bytes", ">with input", ">standard", ">ratio"],
         [*rows, ("total", "", *total)],
-        caption=f"bytes: of the output, {cost.precision}; with input: held while the layer runs, at most "
-        f"{cost.peak_bytes:,} ({cost.peak_layer}).\n"
-        "standard: multiply-adds of a 3x3 convolution in place of the pair; ratio: 1 / C_out + 1 / 9.",
+        spare=("standard", "bytes", "ratio"),
+        captions=[
+            f"bytes: of the output, {cost.precision}; with input: held while the layer runs, at most "
+            f"{cost.peak_bytes:,} ({cost.peak_layer}).",
+            "standard: multiply-adds of a 3x3 convolution in place of the pair; ratio: 1 / C_out + 1 / 9.",
+        ],
     )
 
 
@@ -302,8 +362,10 @@ def show_plan(plan: Plan) -> None:
         ["fused layers", ">reads", ">writes", ">rows at a time", ">bytes of rows"],
         rows,
         title=f"{plan.scratch:,} bytes of scratch",
-        caption="reads, writes: bytes of the scratch; an output overwrites what was read before it.\n"
-        f"rows: what a 1x1 convolution reads, a few at a time, at {plan.rows_at:,} .. {plan.scratch:,}.",
+        captions=[
+            "reads, writes: bytes of the scratch; an output overwrites what was read before it.",
+            f"rows: what a 1x1 convolution reads, a few at a time, at {plan.rows_at:,} .. {plan.scratch:,}.",
+        ],
     )
 
 
@@ -357,8 +419,7 @@ def show_info(facts: dict[str, Any]) -> None:
         reason = facts["not_run"] or "there is no manifest beside the file"
         rows.append(("proof", f"none: {reason}"))
     rows.append(("written by", ", ".join(f"{name} {version}" for name, version in facts["versions"].items())))
-    for name, value in rows:
-        show_line(f"{name:14}{value}")
+    show_facts(rows)
 
 
 def show_formats(rows: Sequence[dict[str, Any]]) -> None:
@@ -386,6 +447,9 @@ def show_formats(rows: Sequence[dict[str, Any]]) -> None:
 
 def show_providers(available: dict[str, list[str]], missing: dict[str, str]) -> None:
     """What is there, by format, and what is not, by the package that brings it."""
-    there = [(name, format_) for format_, names in available.items() for name in names]
-    show_table(["available", "for"], there)
-    show_table(["not available", "comes with"], list(missing.items()), caption=machine_line())
+    by_provider: dict[str, list[str]] = {}
+    for format_, names in available.items():
+        for name in names:
+            by_provider.setdefault(name, []).append(format_)
+    show_table(["available", "for"], [(name, ", ".join(found)) for name, found in by_provider.items()])
+    show_table(["not available", "comes with"], list(missing.items()), captions=[machine_line()])
