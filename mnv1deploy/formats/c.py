@@ -29,6 +29,7 @@ from mnv1deploy.c.names import identifier
 from mnv1deploy.errors import MnvError
 from mnv1deploy.files import cache_folder
 from mnv1deploy.formats.base import CPU, CpuSession, Format, Images, Logits, check_images, refuse_provider
+from mnv1deploy.machine import processors
 
 if TYPE_CHECKING:
     from mnv1deploy.network import MobileNetV1
