@@ -30,7 +30,7 @@ from mnv1deploy import datasets, formats
 from mnv1deploy.artifact import Provenance
 from mnv1deploy.c import backends
 from mnv1deploy.c.names import identifier
-from mnv1deploy.c.plan import fused, plan
+from mnv1deploy.c.plan import Footprint, footprint, fused, plan
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.c import BACKEND_VARIABLE, CSession
 from mnv1deploy.network import MobileNetV1
@@ -415,6 +415,18 @@ def test_it_fits_a_small_microcontroller(folder: Path, tmp_path: Path) -> None:
     symbols = subprocess.run(["nm", tmp_path / "net.o"], capture_output=True, text=True, check=True).stdout
     assert not re.search(r" [bBC] ", symbols), "nothing is written outside the scratch"
     assert set(re.findall(r"U (\w+)", symbols)) <= {"memcpy", "_GLOBAL_OFFSET_TABLE_"}
+
+
+@pytest.mark.parametrize("spec", [CIFAR, GREY, SAME, CIFAR.replace(blocks=())], ids=["", "grey", "SAME", "no block"])
+def test_flash_and_ram_are_told_from_the_spec(spec: ModelSpec, tmp_path: Path) -> None:
+    """By export and info, instead of the bytes of the source."""
+    folder = write("c", random_integers(spec, 1)[0], tmp_path)
+    arrays = re.findall(
+        r"^static const (int8_t|int32_t|float) \w+\[(\d+)\] ALIGNED", (folder / "network.c").read_text(), re.M
+    )
+    stored = sum(int(count) * (1 if kind == "int8_t" else 4) for kind, count in arrays)
+    assert footprint(spec) == Footprint(stored, plan(spec).scratch)
+    assert f"Weights: {stored} bytes" in (folder / "README.md").read_text()
 
 
 @settings(deadline=None)

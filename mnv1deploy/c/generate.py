@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mnv1deploy.artifact import Provenance
 from mnv1deploy.c import KERNELS, TEMPLATES, backends
 from mnv1deploy.c.names import identifier
-from mnv1deploy.c.plan import LANES, Plan, fused, inputs, padded, plan
+from mnv1deploy.c.plan import LANES, Plan, footprint, fused, inputs, padded, plan
 from mnv1deploy.errors import MnvError
 from mnv1deploy.quantization import INPUT, PAIR, Quantization
 from mnv1deploy.spec import Layer, ModelSpec
@@ -136,7 +136,6 @@ def _values(
     buffers, name = plan(spec), identifier(spec.name)
     source, scale = quantization.activations[INPUT], np.float32(quantization.activations["pool"].scale)
     pool = next(layer for layer in spec.layers() if layer.kind == "pool")
-    stored = sum(integers.weights.nbytes + integers.biases.nbytes + integers.factors.nbytes for integers in layers)
     pool_factor = scale / (scale * np.float32(pool.kernel**2))
     convolutions = [integers for integers in layers if integers.layer.kind != "linear"]
     rgb = spec.colours == 3
@@ -167,7 +166,7 @@ def _values(
         "arrays": "\n".join(line for integers in layers for line in _arrays(integers)),
         "layers": "\n".join(_layer_row(integers.layer) for integers in layers),
         "fusions": "\n".join(_fusion_rows(spec, buffers)),
-        "weights": stored,
+        "weights": footprint(spec).flash,
     }
 
 

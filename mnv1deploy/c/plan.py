@@ -70,6 +70,30 @@ def inputs(layer: Layer) -> int:
     return layer.in_channels * (layer.kernel**2 if layer.kind == "conv" else 1)
 
 
+@dataclass(frozen=True)
+class Footprint:
+    """What a network takes of a microcontroller, in bytes, but for its instructions and the picture.
+
+    Attributes:
+        flash: weights, biases and factors, which are constant.
+        ram: the scratch.
+    """
+
+    flash: int
+    ram: int
+
+
+def footprint(spec: ModelSpec) -> Footprint:
+    """Of a spec's network, as :func:`mnv1deploy.c.generate.write` writes it."""
+    flash = 0
+    for layer in spec.layers():
+        if layer.kind != "pool":
+            # a zero after each column of three weights; inputs in groups of four; a bias and a factor
+            weights = 4 * layer.kernel if layer.kind == "depthwise" else -(-inputs(layer) // 4) * 4
+            flash += padded(layer.out_channels) * (weights + 8)
+    return Footprint(flash, plan(spec).scratch)
+
+
 def fused(spec: ModelSpec) -> Iterator[tuple[str, Layer | None, Layer]]:
     """(name, depthwise layer, 1x1 layer) of every fusion; the stem is a 1x1 layer over patches."""
     depthwise = None

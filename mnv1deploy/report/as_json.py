@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnv1deploy import formats
 from mnv1deploy.artifact import Manifest, read_checkpoint_metadata, require_mobilenetv1
+from mnv1deploy.c.plan import footprint
 from mnv1deploy.errors import MnvError
 from mnv1deploy.files import sha256
 from mnv1deploy.packages import is_installed, versions
@@ -23,12 +24,16 @@ if TYPE_CHECKING:
 
 
 def exported_as_dicts(exported: Sequence[Exported], latency: dict[Path, float]) -> list[dict[str, Any]]:
-    """For JSON: per artifact its path (None if it failed), its failures, its latency if measured, and its manifest."""
+    """For JSON: per artifact its path (None if it failed), its failures, its latency if measured, and its manifest.
+
+    Of C, what it takes of flash and RAM, too; see :class:`mnv1deploy.c.plan.Footprint`.
+    """
     return [
         {
             "path": None if item.failures else str(item.path),
             "failures": list(item.failures),
             "p50": latency.get(item.path),
+            **(asdict(footprint(item.manifest.provenance.spec)) if item.manifest.provenance.format == "c" else {}),
             **item.manifest.to_dict(),
         }
         for item in exported
@@ -79,6 +84,8 @@ def info_as_dict(path: Path) -> dict[str, Any]:
     provenance = manifest.provenance if manifest else format_.provenance(path)
     if provenance is None:
         raise MnvError(f"{path} says nothing of where it comes from.", "It was not written by mnv1deploy.")
+    if format_.name == "c":
+        facts |= asdict(footprint(provenance.spec))
     proof = asdict(manifest.proof) if manifest and manifest.proof else None
     return facts | provenance.to_dict() | {"proof": proof, "not_run": manifest.not_run if manifest else ""}
 

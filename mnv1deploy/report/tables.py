@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnv1deploy.artifact import Accuracy, Proof, network_kind
 from mnv1deploy.benchmark import machine_line
+from mnv1deploy.c.plan import footprint
 from mnv1deploy.errors import MnvError
 from mnv1deploy.report.console import columns_on_output, output_is_a_terminal, show_line, visible
 from mnv1deploy.spec import ModelSpec
@@ -135,6 +136,9 @@ def show_exported(exported: Sequence[Exported], latency: dict[Path, float], abse
         else [],
     )
     for item in exported:
+        if item.manifest.provenance.format == "c":
+            needs = footprint(item.manifest.provenance.spec)
+            show_line(f"{item.path.name}: {_memory(needs.flash, needs.ram)}")
         if item.manifest.not_run:
             show_line(f"{item.path.name} was not run here: {item.manifest.not_run}")
     for name, extra in absent.items():
@@ -369,6 +373,10 @@ def show_plan(plan: Plan) -> None:
     )
 
 
+def _memory(flash: int, ram: int) -> str:
+    return f"{flash:,} bytes of flash for weights and tables, {ram:,} of RAM; code, stack and picture come on top"
+
+
 def show_info(facts: dict[str, Any]) -> None:
     """The facts of :func:`info_as_dict`, a line each."""
     spec = ModelSpec.from_dict(facts["spec"])
@@ -395,6 +403,8 @@ def show_info(facts: dict[str, Any]) -> None:
         ),
         ("output", f"logits float32 [N, {len(spec.classes)}]: {classes}"),
     ]
+    if "flash" in facts:
+        rows.append(("memory", _memory(facts["flash"], facts["ram"])))
     for accuracy in facts.get("accuracy", []):
         rows.append(("accuracy", Accuracy(**accuracy)))
     if facts.get("training"):
