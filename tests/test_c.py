@@ -26,7 +26,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mnv1deploy import datasets, formats
+from mnv1deploy import datasets, exporting, formats
 from mnv1deploy.artifact import Provenance
 from mnv1deploy.c import backends
 from mnv1deploy.c.names import identifier
@@ -463,6 +463,14 @@ def test_names_of_any_characters_stay_names(integers: Quantization, tmp_path: Pa
         assert f"{name} ".encode() in done.stdout
     session = formats.open_session(path)
     assert session.spec.classes == network.spec.classes
+
+
+def test_an_export_is_called_what_name_says(tmp_path: Path) -> None:
+    (exported,) = exporting.export("onnx", "fp32", output=tmp_path, name="pets")
+    assert exported.path == tmp_path / "pets_fp32.onnx"
+    assert formats.open_session(exported.path).spec == CIFAR.replace(name="pets")
+    with pytest.raises(MnvError, match="becomes that of files"):
+        next(exporting.export("onnx", "fp32", output=tmp_path, name="a/b"))
 
 
 def test_the_docs_table_of_instruction_sets_is_the_codes() -> None:
