@@ -43,6 +43,7 @@ def export(
     output: str | Path = "artifacts",
     calibration: str | Path | None = None,
     data: str | Path | None = None,
+    skip_unreadable: bool = False,
     scheme: Scheme = quantization.DEFAULT,
     name: str | None = None,
     threads: int | None = None,
@@ -61,6 +62,7 @@ def export(
             classes than CIFAR-10's needs it in every precision: its logits are compared on these pictures.
         data: labelled data to measure accuracy on, as for training; else CIFAR-10's test split where it is at hand,
             else the bundled sample, for a network with CIFAR-10's classes.
+        skip_unreadable: leave out calibration pictures that cannot be read; their name says how many.
         scheme: how int8 is calibrated and rounded.
         name: what to call the network instead of the checkpoint's name; the C's files and symbols begin with it, too.
         threads: to compute with, torch's and the engines' in the proofs; None leaves them to each.
@@ -85,7 +87,7 @@ def export(
     on_progress("reading the checkpoint and the pictures", 0, 0)
     source = checkpoint.load(checkpoint_path)
     spec = source.network.spec = source.spec.replace(name=source.spec.name if name is None else name)
-    pictures, pictures_name = calibration_images(spec, calibration)
+    pictures, pictures_name = calibration_images(spec, calibration, skip_unreadable=skip_unreadable)
     # whatever int8 is calibrated on, a network with CIFAR-10's classes is compared on the bundled images
     parity = calibration_images(spec, None) if spec.classes == CIFAR10_CLASSES else (pictures, pictures_name)
     session = TorchSession(source.network, spec, "cpu", threads)
@@ -135,13 +137,12 @@ class _NotProvedError(Exception):
     """Leaves :func:`files.staged` without giving the files their names."""
 
 
-def calibration_images(spec: ModelSpec, calibration: str | Path | None) -> tuple[Images, str]:
+def calibration_images(
+    spec: ModelSpec, calibration: str | Path | None, *, skip_unreadable: bool = False
+) -> tuple[Images, str]:
     """The pictures in a folder, by default the bundled ones, and their name. Raises MnvError if they do not fit."""
     if calibration is not None:
-        if not Path(calibration).is_dir():
-            raise MnvError(f"There is no folder {calibration}.", "--calibration names a folder of pictures.")
-        paths = images.find([calibration])
-        return images.read_all(paths, spec.pixels), f"{len(paths)} pictures in {Path(calibration).name}"
+        return images.read_folder(calibration, spec.pixels, skip_unreadable=skip_unreadable)
     if spec.classes != CIFAR10_CLASSES:
         raise MnvError(
             "The bundled pictures are CIFAR-10's, and this network has other classes.",

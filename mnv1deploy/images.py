@@ -30,6 +30,7 @@ __all__ = [
     "read",
     "read_all",
     "read_each",
+    "read_folder",
     "read_sheet",
     "visible",
 ]
@@ -232,6 +233,24 @@ def read_all(
         if on_unreadable:
             on_unreadable(place, error)
     return stacked[:count]
+
+
+def read_folder(
+    folder: str | os.PathLike[str], pixels: Pixels, *, skip_unreadable: bool = False
+) -> tuple[NDArray[np.uint8], str]:
+    """All pictures in a folder and those in it, uint8 ``[N, H, W, C]``, and what to call them in a report.
+
+    Raises:
+        UnreadableError: if some cannot be read, unless ``skip_unreadable``; the name then says how many were left out.
+        MnvError: if it is no folder, or has no picture.
+    """
+    folder = os.path.expanduser(folder)
+    if not os.path.isdir(folder):
+        raise MnvError(f"There is no folder {folder}.", "A folder of pictures is meant.")
+    unreadable: dict[int, MnvError] = {}
+    found = read_all(find([folder]), pixels, on_unreadable=unreadable.__setitem__ if skip_unreadable else None)
+    left_out = f", {len(unreadable)} unreadable left out" if unreadable else ""
+    return found, f"{len(found)} pictures in {Path(folder).name}{left_out}"
 
 
 def _fitted(image: Image.Image, pixels: Pixels) -> Image.Image:

@@ -661,6 +661,20 @@ def test_all_unreadable_pictures_are_named_at_once(tmp_path: Path) -> None:
         images.read_all(sources[:1], Pixels(32), on_unreadable=left_out.__setitem__)
 
 
+def test_a_folder_to_calibrate_on_says_how_many_were_left_out(tmp_path: Path) -> None:
+    folder = tmp_path / "pets"
+    (folder / "deep").mkdir(parents=True)
+    PICTURE.save(folder / "deep" / "a.png")
+    for name in ("b.jpg", "c.jpg"):
+        (folder / name).write_text("<html>")
+    with pytest.raises(MnvError, match="2 pictures cannot be read"):
+        images.read_folder(folder, Pixels(32))
+    found, name = images.read_folder(folder, Pixels(32), skip_unreadable=True)
+    assert (found.shape, name) == ((1, 32, 32, 3), "1 pictures in pets, 2 unreadable left out")
+    with pytest.raises(MnvError, match="There is no folder"):
+        images.read_folder(tmp_path / "none", Pixels(32))
+
+
 def test_pictures_come_in_order_and_are_not_read_ahead_without_end() -> None:
     taken = itertools.count()
     arrays = (np.full((32, 32, 3), number, np.uint8) for number in iter(lambda: next(taken), 10_000))
