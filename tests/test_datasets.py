@@ -25,7 +25,9 @@ from mnv1deploy import cifar, datasets
 from mnv1deploy.cifar import CIFAR10, CIFAR100, Cifar
 from mnv1deploy.datasets import Dataset
 from mnv1deploy.errors import MnvError
+from mnv1deploy.report import tables
 from mnv1deploy.spec import CIFAR10_CLASSES, Pixels
+from mnv1deploy.verification import Evaluation
 
 BUNDLED = Path(datasets.__file__).parent / "data"
 
@@ -637,3 +639,12 @@ def test_splitting(labels: list[int], fraction: float, seed: int) -> None:
         assert abs(taken - fraction * members) <= 1
         assert (taken > 0) == (fraction > 0 and members > 1)
     assert (first.name, second.name) == ("first", "second")
+
+
+def test_a_class_without_a_test_picture_has_no_accuracy(capsys: pytest.CaptureFixture[str]) -> None:
+    pictures = np.zeros((2, 32, 32, 3), np.uint8)
+    seen = Dataset("two", pictures, np.array([0, 0]), ("cat", "dog"))
+    tables.show_evaluation(Evaluation(seen, np.array([0, 0])))
+    shown = capsys.readouterr().out
+    assert "nan" not in shown
+    assert [line.split()[:2] for line in shown.splitlines() if "dog" in line][-1] == ["dog", "-"]

@@ -244,7 +244,7 @@ def show_evaluation(evaluation: Evaluation) -> None:
     classes = evaluation.dataset.classes
     small = len(classes) <= 20
     rows = [
-        (name, f"{accuracy:.2%}", *(count or "." for count in (counts if small else ())))
+        (name, f"{accuracy:.2%}" if counts.any() else "-", *(count or "." for count in (counts if small else ())))
         for name, accuracy, counts in zip(classes, evaluation.class_accuracy, evaluation.confusion, strict=True)
     ]
     headers, meanings = _headers(classes, max(map(len, classes)) + 12) if small else ([], "")
