@@ -213,11 +213,15 @@ def test_onnxruntime_fuses_every_layer_to_integers(artifacts: dict[tuple[str, st
     assert not {"Conv", "Gemm", "QuantizeLinear", "DequantizeLinear"} & set(kinds)
 
 
-@pytest.mark.parametrize(("stride", "size"), [(1, 32), (2, 32), (2, 34)], ids=str)
-def test_pairing_the_stems_pixels_changes_no_integer(stride: int, size: int, tmp_path: Path) -> None:
-    """34 pixels make 17, which are left alone."""
+@pytest.mark.parametrize(
+    ("stride", "size", "padding"),
+    [(1, 32, "symmetric"), (2, 32, "symmetric"), (2, 34, "symmetric"), (2, 32, "same"), (1, 33, "same")],
+    ids=str,
+)
+def test_pairing_the_stems_pixels_changes_no_integer(stride: int, size: int, padding: str, tmp_path: Path) -> None:
+    """34 pixels make 17, which are left alone, as 33 are."""
     torch.manual_seed(1)
-    spec = CIFAR.replace(input_size=size, stem=Block(8, stride), blocks=(Block(16, 1),))
+    spec = CIFAR.replace(input_size=size, stem=Block(8, stride), blocks=(Block(16, 1),), padding=padding)
     images = datasets.resized(datasets.calibration(), Pixels(size)).images[:40]
     integers = quantize(MobileNetV1(spec).eval().folded(), images, "test")
     provenance = Provenance("onnx", "int8", spec, "0" * 64, (), integers.facts, {})

@@ -13,6 +13,7 @@ from mnv1deploy import bundled, checkpoint, datasets, formats
 from mnv1deploy.artifact import Precision
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.openvino import OpenVinoSession
+from mnv1deploy.network import MobileNetV1
 from mnv1deploy.spec import CIFAR
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
@@ -59,6 +60,18 @@ def test_int8_is_integers_from_the_pixels_to_the_logits(artifacts: dict[str, Pat
     assert all(node["primitiveType"].endswith(("_I8", "_i8")) for node in work)
     assert [node["outputPrecisions"] for node in work] == ["u8"] * 18 + ["f32"]
     assert not {"Transpose", "Eltwise", "FakeQuantize", "Convert"} & {node["layerType"] for node in nodes}
+
+
+def test_int8_is_integers_whatever_the_pixels_zero_point_is(tmp_path: Path) -> None:
+    """OpenVINO would compute a first convolution whose input has a zero point in float."""
+    other = MobileNetV1(CIFAR.replace(normalization=checkpoint.TUTORIAL_NORMALIZATION)).eval()
+    other.load_state_dict(checkpoint.load(bundled.CHECKPOINT).network.state_dict())
+    path = export(other, "openvino", "int8", tmp_path, datasets.calibration().images)
+    nodes = executed(OpenVinoSession(path, "CPUExecutionProvider", 1))
+    work = [node for node in nodes if node["layerType"] in ("Convolution", "FullyConnected", "Pooling")]
+    assert len(work) == 19
+    assert all(node["primitiveType"].endswith(("_I8", "_i8")) for node in work)
+    assert [node["outputPrecisions"] for node in work] == ["u8"] * 18 + ["f32"]
 
 
 def test_fp32_is_float32_also_on_processors_with_bfloat16(artifacts: dict[str, Path]) -> None:
