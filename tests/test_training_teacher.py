@@ -30,19 +30,20 @@ from mnv1deploy.training.setup import base_spec
 from mnv1deploy.training.targets import TeacherAnswers
 from mnv1deploy.training.teacher import Teacher
 
-TEACHER = Settings.recipe("teacher", epochs=2, batch_size=64, holdout=0.2, learning_rate=0.05)
+PICTURES = calibration().subset(np.arange(160), calibration().name)
+TEACHER = Settings.recipe("teacher", epochs=2, batch_size=32, holdout=0.2, learning_rate=0.05)
 SMALL = CIFAR.scaled(0.25)
-STUDENT = Settings.recipe("best", teachers=1, epochs=3, batch_size=64, holdout=0.2, ema=0.9, views=2)
+STUDENT = Settings.recipe("best", teachers=1, epochs=3, batch_size=16, holdout=0.2, ema=0.9, views=2)
 
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A teacher that saw the calibration pictures twice, in its run's folder."""
-    return Run(CIFAR, calibration(), TEACHER, tmp_path_factory.mktemp("teacher")).fit()
+    """A teacher that saw some pictures twice, in its run's folder."""
+    return Run(CIFAR, PICTURES, TEACHER, tmp_path_factory.mktemp("teacher")).fit()
 
 
 def view(seed: int = 1) -> View:
-    return View(torch.from_numpy(calibration().images), seed, crop=2, flip=True, cutout=4, fill=(128.0, 128.0, 128.0))
+    return View(torch.from_numpy(PICTURES.images), seed, crop=2, flip=True, cutout=4, fill=(128.0, 128.0, 128.0))
 
 
 def test_the_teacher_is_as_large_as_it_says() -> None:
@@ -66,7 +67,7 @@ def test_the_teacher_is_as_large_as_it_says() -> None:
 
 def test_whitened_patches_are_uncorrelated_and_of_unit_variance() -> None:
     network = Teacher(CIFAR)
-    pixels = torch.from_numpy(calibration().images)
+    pixels = torch.from_numpy(PICTURES.images)
     network.prepare(pixels)
     with torch.inference_mode():
         found = network.stem(network.normalize(pixels))
@@ -80,8 +81,8 @@ def test_whitened_patches_are_uncorrelated_and_of_unit_variance() -> None:
 
 
 def test_a_teacher_is_measured_as_any_network_is(teacher: Path, tmp_path: Path) -> None:
-    run = Run(CIFAR, calibration(), TEACHER, shutil.copytree(teacher.parent, tmp_path / "run"), resume=True)
-    evaluation = run.measure(calibration().subset(np.arange(100), "a test"))
+    run = Run(CIFAR, PICTURES, TEACHER, shutil.copytree(teacher.parent, tmp_path / "run"), resume=True)
+    evaluation = run.measure(PICTURES.subset(np.arange(100), "a test"))
     measured, held_out = read_checkpoint_metadata(run.checkpoint)["accuracy"]
     assert (measured["on"], measured["images"], measured["top1"]) == ("a test", 100, evaluation.accuracy.top1)
     assert held_out["top1"] == run.best_accuracy
@@ -100,22 +101,24 @@ def test_answers_are_computed_once_and_kept(teacher: Path, tmp_path: Path) -> No
     network = checkpoint.load_network(teacher, Teacher)
     answers = TeacherAnswers(network, tmp_path, {"teacher": "a"}, flip=False)
     device = torch.device("cpu")
-    first = answers.of(1, view(), 512, device)
+    first = answers.of(1, view(), len(PICTURES), device)
     assert first.dtype == torch.float32
     with torch.inference_mode():
-        exact = network(view()(torch.arange(512)))
+        exact = network(view()(torch.arange(len(PICTURES))))
     np.testing.assert_allclose(first, exact, atol=0.05)  # answered in bfloat16, kept in float16
     (folder,) = tmp_path.iterdir()
     (kept,) = folder.iterdir()
     np.save(kept, np.load(kept) + np.float16(1))
-    assert torch.allclose(answers.of(1, view(), 512, device), first + 1, atol=0.01), "read, not computed again"
-    TeacherAnswers(network, tmp_path, {"teacher": "b"}, flip=False).of(1, view(), 512, device)
+    assert torch.allclose(answers.of(1, view(), len(PICTURES), device), first + 1, atol=0.01), (
+        "read, not computed again"
+    )
+    TeacherAnswers(network, tmp_path, {"teacher": "b"}, flip=False).of(1, view(), len(PICTURES), device)
     assert len(list(tmp_path.iterdir())) == 2, "other facts, other files"
 
 
 def test_a_student_learns_the_teachers_answers(teacher: Path, tmp_path: Path) -> None:
     """Its loss is the cross-entropy with them, which is least, their entropy, where it answers the same."""
-    run = Run(SMALL, calibration(), replace(STUDENT, epochs=12, learning_rate=0.1), tmp_path)
+    run = Run(SMALL, PICTURES, replace(STUDENT, epochs=12, learning_rate=0.1), tmp_path)
     run.fit(teachers=[teacher])
     assert run.log[-1].train_loss < run.log[0].train_loss
     pixels, soft = run._view(1, torch.from_numpy(run.parts.train.images), run._answers([teacher]))
@@ -133,7 +136,7 @@ def test_a_student_learns_the_teachers_answers(teacher: Path, tmp_path: Path) ->
 
 
 def test_views_come_round_again_each_followed_by_its_mirror_image(teacher: Path, tmp_path: Path) -> None:
-    run = Run(SMALL, calibration(), replace(STUDENT, views=4), tmp_path)
+    run = Run(SMALL, PICTURES, replace(STUDENT, views=4), tmp_path)
     run.fit(teachers=[teacher])
     images, answers = torch.from_numpy(run.parts.train.images), run._answers([teacher])
     chosen = torch.arange(50)
@@ -162,7 +165,7 @@ def test_answers_of_several_teachers_are_averaged(teacher: Path, tmp_path: Path)
     answers = []
     for number, teachers in enumerate(([teacher], [teacher, second])):
         settings = replace(STUDENT, epochs=1, teachers=len(teachers))
-        run = Run(SMALL, calibration(), settings, tmp_path / str(number))
+        run = Run(SMALL, PICTURES, settings, tmp_path / str(number))
         run.fit(teachers=teachers)
         soft = run._view(1, torch.from_numpy(run.parts.train.images), run._answers(teachers))[1]
         assert soft is not None
@@ -172,19 +175,18 @@ def test_answers_of_several_teachers_are_averaged(teacher: Path, tmp_path: Path)
 
 def test_teachers_that_cannot_be(teacher: Path, tmp_path: Path) -> None:
     with pytest.raises(MnvError, match="name 1 for the number of teachers; given are 0"):
-        Run(SMALL, calibration(), STUDENT, tmp_path / "a").fit()
-    pictures = calibration()
-    two = Dataset("two", pictures.images, pictures.labels % 2, ("even", "odd"))
+        Run(SMALL, PICTURES, STUDENT, tmp_path / "a").fit()
+    two = Dataset("two", PICTURES.images, PICTURES.labels % 2, ("even", "odd"))
     with pytest.raises(MnvError, match="other classes"):
         Run(SMALL.replace(classes=two.classes), two, STUDENT, tmp_path / "b").fit(teachers=[teacher])
 
 
 def test_teachers_share_the_pictures_with_their_student_and_come_one_at_a_time(tmp_path: Path) -> None:
-    run = Run(SMALL, calibration(), replace(STUDENT, teachers=2), tmp_path)
+    run = Run(SMALL, PICTURES, replace(STUDENT, teachers=2), tmp_path)
     teachers = run.teachers()
     first = next(teachers)
     assert first.parts is run.parts
-    assert sum(len(part) for part in (run.parts.train, run.parts.holdout)) == len(calibration())
+    assert sum(len(part) for part in (run.parts.train, run.parts.holdout)) == len(PICTURES)
     gone = weakref.ref(first.network)
     del first
     second = next(teachers)

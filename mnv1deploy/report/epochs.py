@@ -87,7 +87,8 @@ def _run_facts(run: Run) -> Iterator[str]:
     left = len(train) - run.steps * settings.batch_size
     over = f"; {left} are left over in each, other ones every time" if left else ""
     yield f"{settings.epochs} epochs of {run.steps} batches of {settings.batch_size} pictures{over}"
-    cores = f", {torch.get_num_threads()} threads" if run.device.type == "cpu" else ""
+    threads = torch.get_num_threads()
+    cores = f", {threads} thread{'s' if threads > 1 else ''}" if run.device.type == "cpu" else ""
     yield (
         f"learning rate {settings.learning_rate:.3g}, average over {1 / (1 - settings.ema):,.0f} steps, on "
         f"{run.device}{cores}"

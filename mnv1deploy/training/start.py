@@ -74,8 +74,9 @@ def begin(
     settings = Settings.recipe(recipe, pictures=len(parts.train), **changes)
     if init is None and settings.network == "mobilenetv1" and len(parts.train) < FEW and _is_bundled(base):
         start = str(bundled.CHECKPOINT)
-    source = _absolute(data or download)
-    return Ready(Run(spec_for(train, base), parts, settings, output, init=start, source=source, **of_run), test)
+    spec, source = spec_for(train, base), _absolute(data or download)
+    del train  # its pictures are in the parts
+    return Ready(Run(spec, parts, settings, output, init=start, source=source, **of_run), test)
 
 
 def resume(
@@ -108,6 +109,7 @@ def resume(
         )
     parts = Parts.of(train, state.settings.holdout)
     teacher = teacher or state.teacher or None
+    del train  # its pictures are in the parts
     run = Run(state.spec, parts, state.settings, output, resume=True, teacher=teacher, source=source, **of_run)
     return Ready(run, test)
 
