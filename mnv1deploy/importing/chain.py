@@ -1,0 +1,216 @@
+"""A graph's operators, one after the other -> Found: what stands between convolutions is read into them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from mnv1deploy.errors import MnvError
+from mnv1deploy.importing.found import Convolution, Floats, Found, Norm, check_order, no_mobilenetv1
+from mnv1deploy.spec import Normalization, Padding
+
+
+@dataclass(frozen=True)
+class Affine:
+    """``x * scale + offset``, each of one value or one per channel."""
+
+    name: str
+    scale: Floats
+    offset: Floats
+
+
+@dataclass(frozen=True)
+class Pad:
+    """Zeros around the picture: top, left, bottom, right."""
+
+    name: str
+    amount: Padding
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A function of every value: "relu", "relu6", "none", or any other by its name."""
+
+    name: str
+    function: str
+
+
+@dataclass(frozen=True)
+class Pool:
+    """An average over the whole picture, or over windows of ``kernel`` x ``kernel``."""
+
+    name: str
+    kernel: int | None = None
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A layer on vectors; weight ``[out, in]``."""
+
+    name: str
+    weight: Floats
+    bias: Floats | None
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """What makes probabilities of logits: "softmax" or "sigmoid"."""
+
+    name: str
+    function: Literal["softmax", "sigmoid"] = "softmax"
+
+
+@dataclass(frozen=True)
+class Normed:
+    """A batch normalisation on its own."""
+
+    name: str
+    norm: Norm
+
+
+Step = Affine | Pad | Activation | Pool | Linear | Softmax | Normed | Convolution
+
+
+def follow(
+    path: Path,
+    source: str,
+    steps: Sequence[Step],
+    *,
+    input_size: int | None,
+    normalization: Normalization | None = None,
+    classes: tuple[str, ...] | None = None,
+    notes: tuple[str, ...] = (),
+    quantized: bool = False,
+) -> Found:
+    """The network of steps that follow each other; ``normalization`` is of what the graph itself does not compute.
+
+    Raises:
+        MnvError: if it is not a MobileNetV1.
+    """
+    convolutions: list[Convolution] = []
+    linear: Linear | None = None
+    affine: Affine | None = None
+    padding: Padding | None = None
+    pooled = ended = False
+    said = list(notes)
+    for step in steps:
+        if padding and not isinstance(step, Convolution):
+            raise no_mobilenetv1(path, f"after the padding {step.name} there is no convolution")
+        if ended:
+            raise no_mobilenetv1(path, f"{step.name} follows what makes probabilities of the logits")
+        if isinstance(step, Softmax):
+            ended = True
+            said.append(f"{step.function} at the end is left out: it does not change which class is the largest.")
+        elif isinstance(step, Pad):
+            padding = step.amount
+        elif isinstance(step, Pool):
+            if not convolutions or pooled:
+                raise no_mobilenetv1(path, f"{step.name} pools where a MobileNetV1 does not")
+            pooled = True
+        elif isinstance(step, Linear):
+            if linear is not None:
+                raise no_mobilenetv1(path, f"it has two linear layers, {linear.name} and {step.name}")
+            linear = step
+        elif isinstance(step, Convolution):
+            if padding:
+                if step.padding != (0, 0, 0, 0):
+                    raise no_mobilenetv1(path, f"{step.name} is padded twice")
+                step, padding = replace(step, padding=padding), None
+            if pooled:
+                if step.kernel != (1, 1) or step.depthwise or linear is not None:
+                    raise no_mobilenetv1(path, f"{step.name} convolves after the pooling")
+                if step.activation not in (None, "none"):
+                    raise no_mobilenetv1(path, f"{step.name} after the pooling is followed by {step.activation}")
+                linear = Linear(step.name, step.weight[:, :, 0, 0], step.bias)
+            else:
+                if convolutions and convolutions[-1].activation is None:
+                    convolutions[-1] = replace(convolutions[-1], activation="none")
+                convolutions.append(step)
+        elif not convolutions:
+            if isinstance(step, Affine):
+                affine = _after(affine, step)
+            elif isinstance(step, Normed):
+                affine = _after(affine, _as_affine(step))
+            elif step.function != "none":
+                raise no_mobilenetv1(path, f"{step.name} applies {step.function} to the pixels")
+        elif pooled:
+            if isinstance(step, Activation) and step.function == "none":
+                continue
+            raise no_mobilenetv1(path, f"{step.name} stands after the pooling")
+        else:
+            convolutions[-1] = _then(path, convolutions[-1], step)
+    if linear is None:
+        raise no_mobilenetv1(path, "no classifier follows its convolutions", "Export the whole network, not its body.")
+    if not pooled:
+        raise no_mobilenetv1(path, "it does not average over the picture before the classifier")
+    if convolutions and convolutions[-1].activation is None:
+        convolutions[-1] = replace(convolutions[-1], activation="none")
+    check_order(path, convolutions)
+    weight = np.asarray(linear.weight, np.float32)
+    if weight.shape[1] != convolutions[-1].out_channels:
+        raise no_mobilenetv1(path, f"{linear.name} takes {weight.shape[1]} values, not one per channel")
+    colours = convolutions[0].weight.shape[1]
+    return Found(
+        source,
+        tuple(convolutions),
+        weight,
+        np.zeros(len(weight), np.float32) if linear.bias is None else linear.bias,
+        input_size,
+        _read_normalization(affine, normalization, colours),
+        classes,
+        tuple(c.name for c in convolutions) + (linear.name,),
+        tuple(said),
+        quantized,
+    )
+
+
+def _then(path: Path, before: Convolution, step: Affine | Normed | Activation) -> Convolution:
+    """A convolution and what follows it."""
+    if isinstance(step, Activation):
+        if before.activation not in (None, "none") and step.function != "none":
+            if {before.activation, step.function} == {"relu", "relu6"}:
+                return replace(before, activation="relu6")
+            raise no_mobilenetv1(path, f"{step.name} applies {step.function} after {before.activation}")
+        return replace(before, activation=step.function if step.function != "none" else before.activation)
+    if before.activation is not None:
+        raise no_mobilenetv1(path, f"{step.name} stands after an activation, where a MobileNetV1 has a convolution")
+    if isinstance(step, Affine):
+        ones = np.ones(before.out_channels, np.float32)
+        step = Normed(step.name, Norm(0 * ones, ones, step.scale * ones, step.offset * ones, 0.0))
+    if before.norm is not None:
+        raise no_mobilenetv1(path, f"{step.name} normalises {before.name} a second time")
+    return replace(before, norm=step.norm)
+
+
+def _as_affine(step: Normed) -> Affine:
+    norm = step.norm
+    scale = (1.0 if norm.gamma is None else norm.gamma) / np.sqrt(norm.variance + (norm.epsilon or 0.0))
+    offset = (0.0 if norm.beta is None else norm.beta) - norm.mean * scale
+    return Affine(step.name, np.asarray(scale, np.float64), np.asarray(offset, np.float64))
+
+
+def _after(first: Affine | None, second: Affine) -> Affine:
+    if first is None:
+        return second
+    scale = np.asarray(first.scale, np.float64) * second.scale
+    return Affine(second.name, scale, np.asarray(first.offset, np.float64) * second.scale + second.offset)
+
+
+def _read_normalization(affine: Affine | None, outside: Normalization | None, colours: int) -> Normalization | None:
+    """Of raw pixels, from what the graph computes first and what its input is said to be."""
+    if affine is None:
+        return outside
+    scale = np.broadcast_to(np.asarray(affine.scale, np.float64).reshape(-1), colours)
+    offset = np.broadcast_to(np.asarray(affine.offset, np.float64).reshape(-1), colours)
+    if (scale <= 0).any():
+        raise MnvError("The graph turns its pixels into their negatives first, which no normalisation here does.")
+    mean, std = -offset / scale, 1 / scale
+    if outside is not None:  # pixels become (p - m) / s before the graph sees them
+        mean, std = mean * outside.std + outside.mean, std * outside.std
+    elif std.max() <= 2:  # for pixels in 0..1: no picture in 0..255 has a deviation as small
+        mean, std = 255 * mean, 255 * std
+    return Normalization(tuple(mean.tolist()), tuple(std.tolist()))

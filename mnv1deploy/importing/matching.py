@@ -1,0 +1,364 @@
+"""Named arrays -> Found, by what shapes say: names group arrays, and their order is that of the layers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mnv1deploy.errors import MnvError
+from mnv1deploy.importing.found import Array, Convolution, Found, Layout, Norm, Tensors, check_order, no_mobilenetv1
+from mnv1deploy.spec import Normalization
+
+LEAVES = {
+    "weight": "weight",
+    "kernel": "weight",
+    "depthwise_kernel": "weight",
+    "weights": "weight",
+    "depthwise_weights": "weight",
+    "bias": "bias",
+    "biases": "bias",
+    "gamma": "gamma",
+    "scale": "gamma",
+    "beta": "beta",
+    "running_mean": "mean",
+    "moving_mean": "mean",
+    "running_var": "variance",
+    "moving_variance": "variance",
+    "num_batches_tracked": "count",
+}
+"""What the last part of an array's name says it is, in PyTorch, Keras and TensorFlow-Slim."""
+
+_HARMLESS = re.compile(
+    r"(^|[._/])(total_ops|total_params|n_averaged|num_updates|decay|global_step|iterations)$"
+    r"|^(criterion|loss\w*|metrics?|(train|val|test|valid)_\w+)[._/]"
+)
+"""What profilers, averages, loss functions and metrics leave beside a network's weights."""
+
+_FAKE_QUANTIZED = re.compile(r"fake_quant|activation_post_process|weight_quant|act_quant|\.scale_act|FakeQuant")
+_QUANTIZED = re.compile(r"_packed_params|\.zero_point$|qweight")
+
+
+@dataclass
+class _Group:
+    """Arrays under one name: a layer."""
+
+    name: str
+    arrays: dict[str, Array]
+
+    @property
+    def is_norm(self) -> bool:
+        return "mean" in self.arrays and "variance" in self.arrays
+
+    @property
+    def rank(self) -> int:
+        return self.arrays["weight"].ndim if "weight" in self.arrays else 0
+
+
+def match(path: Path, tensors: Tensors) -> Found:
+    """The MobileNetV1 whose arrays these are.
+
+    The order of the file is tried first, then the natural sort of the names (``layer10`` after ``layer9``), then any
+    order of their parts in which channels fit.
+
+    Raises:
+        MnvError: if they are another network's, or an array is left over, with its name.
+    """
+    arrays, notes = _without_companions(path, _repaired(path, tensors.arrays))
+    arrays, normalization = _without_normalization(arrays)
+    groups = _grouped(arrays)
+    failure: MnvError | None = None
+    for ordered in _orders(groups):
+        try:
+            found = _match(path, tensors, ordered)
+        except MnvError as error:
+            failure = failure or error
+        else:
+            return Found(
+                tensors.source,
+                *found,
+                normalization=normalization,
+                names=tuple(tensors.arrays),
+                notes=(*tensors.notes, *notes),
+            )
+    assert failure is not None
+    raise failure
+
+
+def _repaired(path: Path, arrays: dict[str, Array]) -> dict[str, Array]:
+    """With every weight whole that pruning or a reparametrisation keeps in two parts."""
+    found: dict[str, Array] = {}
+    for name, array in arrays.items():
+        if array.dtype.kind not in "fiu" or (array.dtype.kind != "f" and array.ndim > 1):
+            raise MnvError(
+                f"{name} in {path} has elements of {array.dtype}, and weights are floating point here.",
+                "Save the network before it is quantised.",
+            )
+        if _FAKE_QUANTIZED.search(name):
+            raise no_mobilenetv1(
+                path,
+                f"{name} belongs to quantization-aware training, whose forward pass rounds what these floats do not",
+                "Export its integers, as .tflite or .onnx, and import those.",
+            )
+        if _QUANTIZED.search(name):
+            raise no_mobilenetv1(path, f"{name} belongs to a quantised network, whose weights are packed integers")
+        if name.endswith("_orig") and f"{name[:-5]}_mask" in arrays:
+            found[name[:-5]] = array * arrays[f"{name[:-5]}_mask"]
+        elif name.endswith("_g") and f"{name[:-2]}_v" in arrays:
+            direction = arrays[f"{name[:-2]}_v"]
+            norm = np.sqrt((direction.astype(np.float64) ** 2).sum(tuple(range(1, direction.ndim)), keepdims=True))
+            found[name[:-2]] = (direction * (array / norm)).astype(np.float32)
+        elif not (
+            name.endswith("_mask")
+            and f"{name[:-5]}_orig" in arrays
+            or name.endswith("_v")
+            and f"{name[:-2]}_g" in arrays
+        ):
+            found[name] = array
+    return found
+
+
+def _without_companions(path: Path, arrays: dict[str, Array]) -> tuple[dict[str, Array], list[str]]:
+    """Without what is no part of a network: what else training keeps beside it."""
+    left = [name for name in arrays if _HARMLESS.search(name)]
+    notes = []
+    if left:
+        notes.append(f"Left out, as no part of the network: {_listed(left)}.")
+    return {name: array for name, array in arrays.items() if name not in left}, notes
+
+
+def _without_normalization(arrays: dict[str, Array]) -> tuple[dict[str, Array], Normalization | None]:
+    """Without a mean and a std of pixels, which some networks keep as buffers: 3 values or 1, for pixels in 0..1."""
+    pair: dict[str, str] = {}
+    for name, array in arrays.items():
+        last = re.split(r"[._/]", name)[-1]
+        if last in ("mean", "std") and array.size in (1, 3) and array.ndim in (1, 3, 4):
+            pair[last] = name
+    if len(pair) != 2:
+        return arrays, None
+    mean, std = (arrays[pair[key]].reshape(-1).astype(np.float64) for key in ("mean", "std"))
+    scale = 1 if std.max() > 2 else 255
+    rest = {name: array for name, array in arrays.items() if name not in pair.values()}
+    return rest, Normalization(tuple((scale * mean).tolist()), tuple((scale * std).tolist()))
+
+
+def _grouped(arrays: dict[str, Array]) -> list[_Group]:
+    groups: dict[str, _Group] = {}
+    for name, array in arrays.items():
+        parent, last = _parent(name)
+        leaf = LEAVES.get(last)
+        if leaf is None:
+            parent, leaf = name, "?"
+        groups.setdefault(parent, _Group(parent, {})).arrays[leaf] = array
+    for group in groups.values():
+        if group.is_norm and "weight" in group.arrays:  # PyTorch calls a normalisation's parameters as it does others'
+            group.arrays["gamma"] = group.arrays.pop("weight")
+        if group.is_norm and "bias" in group.arrays:
+            group.arrays["beta"] = group.arrays.pop("bias")
+    return list(groups.values())
+
+
+def _parent(name: str) -> tuple[str, str]:
+    """``a.b.weight`` -> ``a.b`` and ``weight``; TensorFlow's ``:0`` does not count."""
+    parts = re.split(r"([./])", name.removesuffix(":0"))
+    return "".join(parts[:-2]), parts[-1]
+
+
+def _natural(name: str) -> list[tuple[int, int | str]]:
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def _orders(groups: list[_Group]) -> Iterator[list[_Group]]:
+    """Orders to try, the likeliest first."""
+    yield groups
+    natural = sorted(groups, key=lambda group: _natural(group.name))
+    yield natural
+    chained = _chained(natural)
+    if chained:
+        yield chained
+
+
+def _chained(groups: list[_Group]) -> list[_Group] | None:
+    """The first order of a network's parts in which every part takes the channels that the part before gives.
+
+    Parts are what the names differ in first: ``stem``, ``conv1``, ``conv2`` of ``stem.0.conv``, ``conv1.0.bn``.
+    """
+    split = [_parts(group.name) for group in groups]
+    depth = 0
+    while all(len(parts) > depth for parts in split) and len({parts[depth] for parts in split}) == 1:
+        depth += 1
+    parts: dict[str, list[_Group]] = {}
+    for group, names in zip(groups, split, strict=True):
+        parts.setdefault(names[depth] if len(names) > depth else "", []).append(group)
+    convolutions = {
+        name: [g.arrays["weight"].shape for g in members if g.rank == 4 and not g.is_norm]
+        for name, members in parts.items()
+    }
+    with_any = [name for name, shapes in convolutions.items() if shapes]
+    rest = [name for name in parts if name not in with_any]
+
+    def follow(done: list[str], channels: int) -> list[str] | None:
+        left = [name for name in with_any if name not in done]
+        if not left:
+            return done
+        for name in left:
+            shapes = convolutions[name]
+            first = shapes[0]
+            takes = first[0] if first[1] == 1 and first[2:] == (3, 3) else first[1]
+            if takes == channels and (found := follow([*done, name], shapes[-1][0])):
+                return found
+        return None
+
+    for name in with_any:
+        first = convolutions[name][0]
+        if first[1] == 3 or (first[1] == 1 and len(convolutions[name]) == 1):
+            order = follow([name], convolutions[name][-1][0])
+            if order:
+                by_part = {name: parts[name] for name in [*order, *rest]}
+                norms = [name for name in rest if any(g.is_norm for g in parts[name])]
+                if norms:
+                    return _norms_beside(by_part, order, norms)
+                return [group for name in by_part for group in by_part[name]]
+    return None
+
+
+def _norms_beside(by_part: dict[str, list[_Group]], order: list[str], norms: list[str]) -> list[_Group]:
+    """With parts that are normalisations alone (``bn1`` of ``conv_stem``) after the first part that has none."""
+    bare = [
+        name
+        for name in order
+        if any(g.rank == 4 for g in by_part[name]) and not any(g.is_norm for g in by_part[name])
+    ]
+    placed: list[_Group] = []
+    waiting = list(norms)
+    for name in order:
+        placed += by_part[name]
+        if name in bare and waiting:
+            placed += by_part[waiting.pop(0)]
+    for name in [*waiting, *(n for n in by_part if n not in order and n not in norms)]:
+        placed += by_part[name]
+    return placed
+
+
+def _parts(name: str) -> list[str]:
+    return re.split(r"[./]", name)
+
+
+def _match(path: Path, tensors: Tensors, groups: list[_Group]) -> tuple[tuple[Convolution, ...], Array, Array]:
+    kernels = [group for group in groups if group.rank == 4 and not group.is_norm]
+    norms = [group for group in groups if group.is_norm]
+    linears = [group for group in groups if group.rank == 2 and not group.is_norm]
+    other = [group for group in groups if group not in (*kernels, *norms, *linears)]
+    if not kernels:
+        raise no_mobilenetv1(path, f"it has no convolution; it has {_listed(list(tensors.arrays))}")
+    if other:
+        raise _unknown(path, other)
+    convolutions = _interleaved([_convolution(group, tensors.layout) for group in kernels])
+    head: Convolution | None = None
+    if not linears and len(convolutions) > 2 and not convolutions[-1].depthwise and not convolutions[-2].depthwise:
+        head = convolutions.pop()
+    if len(linears) > 1:
+        raise no_mobilenetv1(
+            path, f"it has {len(linears)} linear layers, {_listed([g.name for g in linears])}, where there is one classifier"
+        )
+    if len(norms) == len(convolutions) + 1 and head is None:
+        raise _head(path, convolutions)
+    check_order(path, convolutions)
+    if norms and len(norms) != len(convolutions):
+        raise no_mobilenetv1(path, f"it has {len(convolutions)} convolutions and {len(norms)} batch normalisations")
+    pairs = zip(convolutions, norms, strict=True) if norms else ((c, None) for c in convolutions)
+    normed = tuple(_with_norm(path, convolution, norm) for convolution, norm in pairs)
+    if head is not None:
+        weight, bias = head.weight[:, :, 0, 0], head.bias
+        name = head.name
+    elif linears:
+        weight, bias = linears[0].arrays["weight"], linears[0].arrays.get("bias")
+        name = linears[0].name
+    else:
+        raise no_mobilenetv1(path, "it has no classifier: no linear layer, and no 1x1 convolution at its end")
+    channels = convolutions[-1].out_channels
+    if weight.shape[1] != channels or (tensors.layout == "keras" and head is None):
+        weight = weight.T
+    if weight.shape[1] != channels:
+        raise no_mobilenetv1(
+            path,
+            f"{name} takes {weight.shape[1]} values, and the last convolution gives {channels} channels",
+        )
+    bias = np.zeros(len(weight), np.float32) if bias is None else bias
+    if bias.shape != (len(weight),):
+        raise no_mobilenetv1(path, f"{name} has {len(bias)} biases for {len(weight)} classes")
+    return normed, np.ascontiguousarray(weight, np.float32), bias.astype(np.float32)
+
+
+def _unknown(path: Path, groups: list[_Group]) -> MnvError:
+    for group in groups:
+        if set(group.arrays) == {"weight"} and group.rank == 1:
+            return no_mobilenetv1(path, f"{group.name} is what PReLU learns, and its activations are ReLU or ReLU6")
+        if group.rank == 1:
+            return no_mobilenetv1(
+                path, f"{group.name} normalises without the statistics of what it was trained on (track_running_stats)"
+            )
+    return no_mobilenetv1(
+        path, f"{_listed([g.name for g in groups])} {'is' if len(groups) == 1 else 'are'} no part of one"
+    )
+
+
+def _head(path: Path, convolutions: list[Convolution]) -> MnvError:
+    last = convolutions[-1]
+    return no_mobilenetv1(
+        path,
+        f"after the last block {last.name} makes {last.out_channels} channels of {last.in_channels}: an extra head, as in "
+        "timm's mobilenetv1_100h, for which there is no place here",
+    )
+
+
+def _convolution(group: _Group, layout: Layout | None) -> Convolution:
+    """In PyTorch's layout: output channels, input channels, height, width."""
+    weight = group.arrays["weight"]
+    if layout is None:
+        layout = "keras" if weight.shape[:2] in ((3, 3), (1, 1)) and weight.shape[2:] not in ((3, 3), (1, 1)) else "torch"
+    depthwise = weight.shape[1] == 1 and weight.shape[2:] == (3, 3)
+    if layout == "keras":
+        depthwise = weight.shape[3] == 1 and weight.shape[:2] == (3, 3)
+        weight = weight.transpose((2, 3, 0, 1) if depthwise else (3, 2, 0, 1))
+        depthwise = depthwise or weight.shape[1:] == (1, 3, 3)
+    return Convolution(
+        group.name, np.ascontiguousarray(weight, np.float32), depthwise, bias=group.arrays.get("bias")
+    )
+
+
+def _interleaved(convolutions: list[Convolution]) -> list[Convolution]:
+    """With the stem first, where the file has all depthwise convolutions before or after the others."""
+    stem = next((c for c in convolutions if c.weight.shape[1] == 3 and c.kernel == (3, 3)), None)
+    if stem is not None and convolutions[0] is not stem:
+        convolutions = [stem, *(c for c in convolutions if c is not stem)]
+    kinds = [c.depthwise for c in convolutions[1:]]
+    if not stem or kinds.count(True) < 2 or kinds not in (sorted(kinds), sorted(kinds, reverse=True)):
+        return convolutions
+    depthwise = [c for c in convolutions[1:] if c.depthwise]
+    others = [c for c in convolutions[1:] if not c.depthwise]
+    mixed = [c for pair in zip(depthwise, others, strict=False) for c in pair]
+    return [stem, *mixed, *others[len(depthwise) :], *depthwise[len(others) :]]
+
+
+def _with_norm(path: Path, convolution: Convolution, group: _Group | None) -> Convolution:
+    if group is None:
+        return convolution
+    arrays = {leaf: array.astype(np.float32) for leaf, array in group.arrays.items() if leaf != "count"}
+    for leaf, array in arrays.items():
+        if array.shape != (convolution.out_channels,):
+            raise no_mobilenetv1(
+                path,
+                f"{group.name} normalises {array.shape[0] if array.ndim else 1} channels ({leaf}), and {convolution.name} "
+                f"before it gives {convolution.out_channels}",
+            )
+    norm = Norm(arrays["mean"], arrays["variance"], arrays.get("gamma"), arrays.get("beta"))
+    return Convolution(convolution.name, convolution.weight, convolution.depthwise, convolution.bias, norm)
+
+
+def _listed(names: Iterable[str], limit: int = 4) -> str:
+    names = list(names)
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
