@@ -560,68 +560,108 @@ def train(
 def import_(
     ctx: typer.Context,
     file: Annotated[
-        Path, typer.Argument(help="A state dict (.pt, .pth or .safetensors) of the tutorial network or ours.")
-    ],
-    output: Annotated[Path | None, typer.Option(help="Default: FILE with .safetensors.", show_default=False)] = None,
-    normalization: Annotated[
-        str,
-        typer.Option(
-            help="What it was trained with: tutorial, default, imagenet, half or unit; see docs/checkpoints.md."
+        Path,
+        typer.Argument(
+            help="Any MobileNetV1: .pt, .pth, .tar, .ckpt, .bin, .safetensors, .h5, .keras, .tflite, .onnx or "
+            "TensorFlow.js's model.json."
         ),
-    ] = "tutorial",
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="Of .safetensors. Default: FILE with that suffix.", show_default=False)
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over an output that exists.")] = False,
+    strides: Annotated[
+        str | None,
+        typer.Option(metavar="S,S,...", help="Of the first convolution and every block.", show_default=False),
+    ] = None,
+    normalization: Annotated[
+        str | None,
+        typer.Option(
+            help="What it was trained with: tutorial, default, imagenet, half, unit, cifar10, cifar100 or raw; see "
+            "docs/checkpoints.md.",
+            show_default=False,
+        ),
+    ] = None,
     mean: Annotated[
-        str | None, typer.Option(metavar="R,G,B", help="Its mean, for pixels in 0..1.", show_default=False)
+        str | None, typer.Option(metavar="R,G,B", help="Its mean, for pixels in 0..1 or 0..255.", show_default=False)
     ] = None,
     std: Annotated[
-        str | None, typer.Option(metavar="R,G,B", help="Its std, for pixels in 0..1.", show_default=False)
+        str | None, typer.Option(metavar="R,G,B", help="Its std, in the same unit.", show_default=False)
+    ] = None,
+    activation: Annotated[
+        Literal["relu", "relu6"] | None, typer.Option(help="After every convolution.", show_default=False)
+    ] = None,
+    padding: Annotated[
+        Literal["symmetric", "same"] | None,
+        typer.Option(help="symmetric as in PyTorch, or same as in TensorFlow.", show_default=False),
+    ] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(min=0, help="Of its batch normalisations.", show_default=False)
     ] = None,
     classes: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME,NAME,...", help="In the order of its outputs. Default: CIFAR-10's.", show_default=False
+            metavar="FILE|NAME,NAME,...",
+            help="In the order of its outputs: a file (a name a line, or JSON) or names.",
+            show_default=False,
         ),
     ] = None,
-    input_size: InputSizeOption = 32,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file that is there already.")] = False,
+    input_size: Annotated[
+        int | None,
+        typer.Option(min=8, help="Height and width of the pictures it was trained on.", show_default=False),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Which of several sets of weights in the file.", show_default=False)
+    ] = None,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(help="Folder of pictures like those it was trained on, to check it by.", show_default=False),
+    ] = None,
+    drop_background: Annotated[
+        bool, typer.Option("--drop-background", help="Leave out TensorFlow's first of 1,001 classes.")
+    ] = False,
+    bgr: Annotated[bool, typer.Option("--bgr", help="It was trained on pictures with blue first.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Bring in weights that were trained elsewhere."""
+    """Bring in a MobileNetV1 that was trained elsewhere."""
     from mnv1deploy import machine
+
+    with machine.patient_threads():
+        engine("torch", "train")
+    from mnv1deploy import checkpoint, importing
+    from mnv1deploy.report import as_json, tables
 
     if (mean is None) != (std is None):
         raise typer.BadParameter("--mean and --std go together.")
     if mean:
         _refuse(ctx, "with --mean and --std", "normalization")
-    with machine.patient_threads():
-        engine("torch", "train")
-    from mnv1deploy import checkpoint
-    from mnv1deploy.report import as_json
-
-    chosen = checkpoint.normalization(normalization, _floats(mean, "--mean"), _floats(std, "--std"))
-    target = output or file.with_suffix(".safetensors")
-    if target.exists() and not force:
-        raise MnvError(f"{target} exists already.", "Name another file with --output, or replace it with --force.")
-    names = tuple(name.strip() for name in classes.split(",")) if classes else None
-    with console.stages() as on_progress:
-        on_progress(f"reading {file.name}", 0, 0)
-        network = checkpoint.import_state_dict(file, normalization=chosen, classes=names, input_size=input_size)
-        on_progress("trying normalisations", 0, 0)
-        fits = checkpoint.try_normalizations(network)
-    accuracy = fits.pop("as given", None)
-    training = {"imported_from": file.name}
-    checkpoint.save(target, network, training=training, accuracy=(accuracy,) if accuracy else ())
+    target = importing.output_path(file, output, force=force)
+    chosen = None
+    if normalization or mean:
+        chosen = importing.normalization(normalization or "", _floats(mean, "--mean"), _floats(std, "--std"))
+    options = importing.Options(
+        strides=tuple(_list(strides, importing.stride)) if strides else None,
+        normalization=chosen,
+        activation=activation,
+        padding=padding,
+        epsilon=epsilon,
+        classes=importing.labels.parse(classes) if classes else None,
+        input_size=input_size,
+        weights=weights,
+        pictures=pictures,
+        drop_background=drop_background,
+        bgr=bgr,
+    )
+    with console.stages() as stage:
+        imported = importing.import_file(file, options, lambda what: stage(what, 0, 0))
+    accuracy = (imported.accuracy,) if imported.accuracy else ()
+    checkpoint.save(target, imported.network, training=imported.to_dict(), accuracy=accuracy)
     if json:
         console.show_json(as_json.info_as_dict(target))
     else:
-        console.show_line(f"{target}" + (f"  top-1 {accuracy}" if accuracy else ""))
-    better = {name: fit for name, fit in fits.items() if accuracy and fit.top1 > accuracy.top1 + 0.02}
-    if better:
-        best = max(fit.top1 for fit in better.values())
-        likely = " or ".join(name for name, fit in better.items() if fit.top1 > best - 0.01)
-        console.show_error(
-            f"With --normalization {likely} it has a top-1 of about {best:.0%} on the same images.",
-            "Was it trained with another normalisation than you gave?",
-        )
+        tables.show_imported(target, imported)
+    for message, hint in imported.doubts:
+        console.show_error(message, hint)
 
 
 @app.command(cls=_Command)
@@ -743,14 +783,16 @@ def _refuse(ctx: typer.Context, why: str, *names: str) -> None:
         raise typer.BadParameter(f"{flags} would change nothing {why}; leave it out.")
 
 
-def _floats(text: str | None, flag: str) -> tuple[float, float, float] | None:
+def _floats(text: str | None, flag: str) -> tuple[float, ...] | None:
     if text is None:
         return None
     try:
-        red, green, blue = (float(part) for part in text.split(","))
+        values = tuple(float(part) for part in text.strip("()[] ").replace(",", " ").split())
     except ValueError:
-        raise typer.BadParameter(f"{flag} takes three numbers with commas between them, not {text!r}.") from None
-    return red, green, blue
+        values = ()
+    if len(values) not in (1, 3):
+        raise typer.BadParameter(f"{flag} takes three numbers with commas between them, or one, not {text!r}.")
+    return values
 
 
 def main() -> None:

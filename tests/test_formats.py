@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import differences, export, export_anew
 
-from mnv1deploy import bundled, checkpoint, datasets, formats, verification
+from mnv1deploy import bundled, checkpoint, datasets, formats, importing, verification
 from mnv1deploy.artifact import Manifest, Precision, Provenance
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import CPU, CUDA, OPENVINO, Session
@@ -27,7 +27,7 @@ from mnv1deploy.spec import CIFAR, PAPER, Block, Pixels
 
 CASES = [(name, precision) for name in formats.exportable() for precision in formats.get(name).precisions]
 RUN_HERE = [(name, precision) for name, precision in CASES if not formats.get(name).elsewhere]
-TUTORIAL = checkpoint.TUTORIAL_NORMALIZATION
+TUTORIAL = importing.TUTORIAL_NORMALIZATION
 
 
 def files_of(path: Path) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from tutorial import trained_looking
 
-from mnv1deploy import bundled, checkpoint, datasets
+from mnv1deploy import bundled, checkpoint, datasets, importing
 from mnv1deploy.network import MobileNetV1, mobilenetv1_small
 from mnv1deploy.spec import CIFAR, PAPER, Block, ModelSpec, Normalization, Pixels
 
@@ -75,7 +75,7 @@ def test_normalising_is_exact_and_keeps_the_pixels_layout() -> None:
 def test_logits_are_those_of_the_tutorial_network(tmp_path: Path) -> None:
     theirs = trained_looking()
     torch.save(theirs.state_dict(), tmp_path / "weights.pt")
-    ours = checkpoint.import_state_dict(tmp_path / "weights.pt")
+    ours = importing.import_state_dict(tmp_path / "weights.pt")
     images = real_images(count=256)
     mean, std = torch.tensor([0.4914, 0.4822, 0.4465]), torch.tensor([0.2023, 0.1994, 0.2010])
     with torch.inference_mode():

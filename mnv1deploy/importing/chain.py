@@ -162,7 +162,7 @@ def follow(
         input_size,
         _read_normalization(affine, normalization, colours),
         classes,
-        tuple(c.name for c in convolutions) + (linear.name,),
+        (*(c.name for c in convolutions), linear.name),
         tuple(said),
         quantized,
     )

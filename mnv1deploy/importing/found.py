@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ from mnv1deploy.errors import MnvError
 from mnv1deploy.spec import Normalization, Padding
 
 Array = NDArray[Any]
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 Layout = Literal["torch", "keras"]
 """Where a weight's output channels are: first, or last."""
 
@@ -58,12 +59,12 @@ class Convolution:
     @property
     def in_channels(self) -> int:
         """Of its input."""
-        return self.weight.shape[0] if self.depthwise else self.weight.shape[1]
+        return int(self.weight.shape[0] if self.depthwise else self.weight.shape[1])
 
     @property
     def out_channels(self) -> int:
         """Of its output."""
-        return self.weight.shape[0]
+        return int(self.weight.shape[0])
 
     @property
     def kernel(self) -> tuple[int, int]:
@@ -101,7 +102,7 @@ class Found:
     @property
     def colours(self) -> int:
         """1 for grey, 3 for RGB."""
-        return self.convolutions[0].weight.shape[1]
+        return int(self.convolutions[0].weight.shape[1])
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -172,7 +173,7 @@ def check_order(path: object, convolutions: list[Convolution]) -> None:
                 f"{now.name} widens {now.in_channels} channels to {now.out_channels} before a depthwise convolution, "
                 "as the inverted residuals of MobileNetV2 and its successors do",
             )
-    for number, (before, now) in enumerate(zip(convolutions, convolutions[1:], strict=False), 1):
+    for number, (before, now) in enumerate(pairwise(convolutions), 1):
         depthwise = number % 2 == 1
         kernel = (3, 3) if depthwise else (1, 1)
         if now.depthwise != depthwise or now.kernel != kernel:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from mnv1deploy.errors import MnvError
-from mnv1deploy.formats.base import engine
 from mnv1deploy.importing.chain import Activation, Affine, Linear, Normed, Pad, Pool, Softmax, Step, follow
 from mnv1deploy.importing.found import Array, Convolution, Found, Norm, Tensors, no_mobilenetv1
+from mnv1deploy.packages import engine
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
@@ -41,7 +41,7 @@ def read(path: Path) -> Found | Tensors:
                 with h5py.File(io.BytesIO(archive.read("model.weights.h5")), "r") as file:
                     return graph(path, config, _new_weights(file), "Keras network")
         with h5py.File(path, "r") as file:
-            stored = file["model_weights"] if "model_weights" in file else file
+            stored = file.get("model_weights", file)
             if "layer_names" in stored.attrs:
                 weights, names = _old_weights(stored)
                 if "model_config" in file.attrs:
@@ -75,7 +75,9 @@ def _regrouped(config: Mapping[str, Any], weights: dict[str, list[tuple[str, Arr
     found: Weights = {}
     for layer, rows in weights.items():
         inner = {_text(name).rsplit("/", 1)[0].rsplit("/", 1)[-1] for name, _ in rows}
-        nested = next((c for c in _layers(config) if c["config"].get("name") == layer and "layers" in c["config"]), None)
+        nested = next(
+            (c for c in _layers(config) if c["config"].get("name") == layer and "layers" in c["config"]), None
+        )
         if nested is None:
             found[layer] = [array for _, array in rows]
             continue
@@ -127,8 +129,8 @@ def _new_arrays(file: Any) -> dict[str, Array]:
 
 def _layers(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """The configurations of all layers, those of a network inside in its place."""
-    for layer in config["config"]["layers"] if isinstance(config["config"], Mapping) else config["config"]:
-        yield layer
+    inside = config["config"]
+    yield from inside["layers"] if isinstance(inside, Mapping) else inside
 
 
 def _flat(path: Path, config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -181,7 +183,9 @@ def graph(path: Path, config: Mapping[str, Any], weights: Weights, source: str) 
         shape = facts.get("batch_shape") or facts.get("batch_input_shape")
         if shape and size is None and len(shape) == 4:
             if shape[1] != shape[2]:
-                raise no_mobilenetv1(path, f"it takes pictures of {shape[1]}x{shape[2]} pixels, and they are square here")
+                raise no_mobilenetv1(
+                    path, f"it takes pictures of {shape[1]}x{shape[2]} pixels, and they are square here"
+                )
             size = shape[1]
         if facts.get("data_format", "channels_last") == "channels_first":
             raise MnvError(f"{path} has its channels first, which is not read here.", "Save it with channels last.")

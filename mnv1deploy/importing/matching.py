@@ -112,10 +112,8 @@ def _repaired(path: Path, arrays: dict[str, Array]) -> dict[str, Array]:
             norm = np.sqrt((direction.astype(np.float64) ** 2).sum(tuple(range(1, direction.ndim)), keepdims=True))
             found[name[:-2]] = (direction * (array / norm)).astype(np.float32)
         elif not (
-            name.endswith("_mask")
-            and f"{name[:-5]}_orig" in arrays
-            or name.endswith("_v")
-            and f"{name[:-2]}_g" in arrays
+            (name.endswith("_mask") and f"{name[:-5]}_orig" in arrays)
+            or (name.endswith("_v") and f"{name[:-2]}_g" in arrays)
         ):
             found[name] = array
     return found
@@ -228,9 +226,7 @@ def _chained(groups: list[_Group]) -> list[_Group] | None:
 def _norms_beside(by_part: dict[str, list[_Group]], order: list[str], norms: list[str]) -> list[_Group]:
     """With parts that are normalisations alone (``bn1`` of ``conv_stem``) after the first part that has none."""
     bare = [
-        name
-        for name in order
-        if any(g.rank == 4 for g in by_part[name]) and not any(g.is_norm for g in by_part[name])
+        name for name in order if any(g.rank == 4 for g in by_part[name]) and not any(g.is_norm for g in by_part[name])
     ]
     placed: list[_Group] = []
     waiting = list(norms)
@@ -262,7 +258,8 @@ def _match(path: Path, tensors: Tensors, groups: list[_Group]) -> tuple[tuple[Co
         head = convolutions.pop()
     if len(linears) > 1:
         raise no_mobilenetv1(
-            path, f"it has {len(linears)} linear layers, {_listed([g.name for g in linears])}, where there is one classifier"
+            path,
+            f"it has {len(linears)} linear layers, {_listed([g.name for g in linears])}, where there is one classifier",
         )
     if len(norms) == len(convolutions) + 1 and head is None:
         raise _head(path, convolutions)
@@ -310,8 +307,8 @@ def _head(path: Path, convolutions: list[Convolution]) -> MnvError:
     last = convolutions[-1]
     return no_mobilenetv1(
         path,
-        f"after the last block {last.name} makes {last.out_channels} channels of {last.in_channels}: an extra head, as in "
-        "timm's mobilenetv1_100h, for which there is no place here",
+        f"after the last block {last.name} makes {last.out_channels} channels of {last.in_channels}: an extra head, as "
+        "timm's mobilenetv1_100h has, for which there is no place here",
     )
 
 
@@ -319,15 +316,15 @@ def _convolution(group: _Group, layout: Layout | None) -> Convolution:
     """In PyTorch's layout: output channels, input channels, height, width."""
     weight = group.arrays["weight"]
     if layout is None:
-        layout = "keras" if weight.shape[:2] in ((3, 3), (1, 1)) and weight.shape[2:] not in ((3, 3), (1, 1)) else "torch"
+        layout = (
+            "keras" if weight.shape[:2] in ((3, 3), (1, 1)) and weight.shape[2:] not in ((3, 3), (1, 1)) else "torch"
+        )
     depthwise = weight.shape[1] == 1 and weight.shape[2:] == (3, 3)
     if layout == "keras":
         depthwise = weight.shape[3] == 1 and weight.shape[:2] == (3, 3)
         weight = weight.transpose((2, 3, 0, 1) if depthwise else (3, 2, 0, 1))
         depthwise = depthwise or weight.shape[1:] == (1, 3, 3)
-    return Convolution(
-        group.name, np.ascontiguousarray(weight, np.float32), depthwise, bias=group.arrays.get("bias")
-    )
+    return Convolution(group.name, np.ascontiguousarray(weight, np.float32), depthwise, bias=group.arrays.get("bias"))
 
 
 def _interleaved(convolutions: list[Convolution]) -> list[Convolution]:

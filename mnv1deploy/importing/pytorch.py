@@ -133,7 +133,11 @@ def _numpy(module: str, attribute: str) -> Any:
         return _codecs.encode
     if attribute.endswith("DType"):
         return getattr(np.dtypes, attribute)
-    places = {"scalar": "numpy._core.multiarray", "_reconstruct": "numpy._core.multiarray", "_frombuffer": "numpy._core.numeric"}
+    places = {
+        "scalar": "numpy._core.multiarray",
+        "_reconstruct": "numpy._core.multiarray",
+        "_frombuffer": "numpy._core.numeric",
+    }
     import importlib
 
     return getattr(importlib.import_module(places.get(attribute, "numpy")), attribute)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mnv1deploy.cost import Cost
     from mnv1deploy.datasets import Dataset
     from mnv1deploy.exporting import Exported
+    from mnv1deploy.importing import Imported
     from mnv1deploy.quantization import Quantization
     from mnv1deploy.quantization.sensitivity import Deviation, Sensitivity, Trial
     from mnv1deploy.verification import Evaluation
@@ -430,6 +431,24 @@ def show_info(facts: dict[str, Any]) -> None:
         rows.append(("proof", f"none: {reason}"))
     rows.append(("written by", ", ".join(f"{name} {version}" for name, version in facts["versions"].items())))
     show_facts(rows)
+
+
+def show_imported(path: Path, imported: Imported) -> None:
+    """What an import decided and on what grounds, what the statistics say, and how it compares with the file."""
+    rows = [(fact.what, fact.value, fact.how) for fact in imported.facts]
+    show_table(["", "value", "from"], rows)
+    for verdict in imported.verdicts:
+        show_line(f"Fingerprint, {verdict.option}: {verdict} (nats; 0 is the same)")
+    for note in imported.notes:
+        show_line(note)
+    if imported.proof:
+        found = imported.proof
+        kind = "integers" if found.quantized else "floats"
+        show_line(
+            f"{found.engine} on the file's {kind}, {found.count} pictures: {found.agreement:.2%} the same class, "
+            f"logits within {found.largest:.2g} standard deviations"
+        )
+    show_line(f"{path}" + (f"  top-1 {imported.accuracy}" if imported.accuracy else ""))
 
 
 def show_formats(rows: Sequence[dict[str, Any]]) -> None:

@@ -1,0 +1,106 @@
+"""Accuracy of an imported network on labelled pictures that come with the package, and what would better it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mnv1deploy import datasets
+from mnv1deploy.artifact import Accuracy
+from mnv1deploy.importing import labels
+from mnv1deploy.importing.families import NORMALIZATIONS
+from mnv1deploy.network import MobileNetV1
+from mnv1deploy.spec import CIFAR10_CLASSES, Normalization
+
+AS_GIVEN = "as given"
+
+
+def _pictures(network: MobileNetV1) -> datasets.Dataset | None:
+    """The bundled training pictures at the network's size, labelled in its order; None for other classes or grey."""
+    order = labels.cifar10_order(network.spec.classes)
+    if order is None:
+        return None
+    pictures = datasets.resized(datasets.calibration(), network.spec.pixels)
+    places = np.argsort(order)
+    return datasets.Dataset(pictures.name, pictures.images, places[pictures.labels], network.spec.classes)
+
+
+@torch.inference_mode()
+def _predicted(network: MobileNetV1, images: NDArray[np.uint8], normalization: Normalization) -> NDArray[np.int64]:
+    other = MobileNetV1(network.spec.replace(normalization=normalization)).eval()
+    other.load_state_dict(network.state_dict())
+    found: NDArray[np.int64] = other(torch.from_numpy(np.ascontiguousarray(images))).argmax(1).numpy()
+    return found
+
+
+def try_normalizations(network: MobileNetV1) -> dict[str, Accuracy]:
+    """Accuracy on the bundled training images under every normalisation in common use, and "as given".
+
+    A wrong normalisation costs accuracy without any error, and this is how it shows. Empty for a network that has
+    not CIFAR-10's classes, in whatever order and spelling.
+    """
+    pictures = _pictures(network)
+    if pictures is None or network.spec.colours != 3:
+        return {}
+    return {
+        name: Accuracy(
+            float((_predicted(network, pictures.images, candidate) == pictures.labels).mean()),
+            len(pictures),
+            pictures.name,
+        )
+        for name, candidate in {AS_GIVEN: network.spec.normalization, **NORMALIZATIONS}.items()
+    }
+
+
+def doubts(network: MobileNetV1, fits: Mapping[str, Accuracy]) -> list[tuple[str, str]]:
+    """What looks wrong with a network, given :func:`try_normalizations`: sentences and what to do about them."""
+    pictures = _pictures(network)
+    if not fits or pictures is None:
+        return []
+    own, best = fits[AS_GIVEN].top1, max(fits.values(), key=lambda fit: fit.top1).top1
+    found = []
+    better = {name: fit.top1 for name, fit in fits.items() if fit.top1 > own}
+    if better and best > 0.3:
+        likely = " or ".join(name for name, top1 in better.items() if top1 > best - 0.01)
+        found.append(
+            (
+                f"With --normalization {likely} it has a top-1 of about {best:.1%} on the same images, "
+                f"and {own:.1%} as it is.",
+                "Was it trained with another normalisation than that? Give it, with --force to write the file again.",
+            )
+        )
+    normalization = network.spec.normalization
+    swapped = _predicted(network, pictures.images[..., ::-1], normalization)
+    blue_first = float((swapped == pictures.labels).mean())
+    if blue_first > own + 0.02:
+        found.append(
+            (
+                f"With blue first and red last it has a top-1 of {blue_first:.1%}, and {own:.1%} with red first.",
+                "It was trained on BGR pictures, as OpenCV reads them: give --bgr.",
+            )
+        )
+    if best < 0.3:
+        answers = _predicted(network, pictures.images, normalization)
+        counts = np.zeros((len(CIFAR10_CLASSES),) * 2, int)
+        np.add.at(counts, (answers, pictures.labels), 1)
+        order = counts.argmax(1)
+        if len(set(order.tolist())) == len(order) and counts.max(1).sum() > 0.5 * len(pictures):
+            names = ",".join(pictures.classes[i] for i in order)
+            found.append(
+                (
+                    "Its outputs are in another order than its classes: in theirs "
+                    f"{counts.max(1).sum() / len(pictures):.1%} are right.",
+                    f"Give --classes {names}",
+                )
+            )
+        elif len(set(answers.tolist())) <= 2 or best < 0.2:
+            found.append(
+                (
+                    f"Its top-1 is {own:.1%} on pictures of its classes, and guessing has 10 %.",
+                    "Are the weights trained, and its classes CIFAR-10's?",
+                )
+            )
+    return found

@@ -1,0 +1,163 @@
+"""The import compared with the file itself, run by its own engine on the same pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mnv1deploy.errors import MnvError
+from mnv1deploy.importing.found import Found
+from mnv1deploy.network import MobileNetV1
+from mnv1deploy.packages import is_installed, silenced
+
+TOLERANCE = 1e-4
+"""Largest difference of a logit between a float file and the import, in standard deviations of the logits."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An imported network and its file, on the same pictures.
+
+    Attributes:
+        engine: that ran the file.
+        count: of the pictures.
+        largest: difference of any logit, in standard deviations of the file's logits.
+        agreement: fraction of the pictures for which both give the same class.
+        quantized: whether the file computes in integers, and so differs by its rounding.
+    """
+
+    engine: str
+    count: int
+    largest: float
+    agreement: float
+    quantized: bool
+
+
+def compare(
+    path: Path, found: Found, network: MobileNetV1, images: NDArray[np.uint8], *, drop: bool = False
+) -> Comparison | None:
+    """None for a file that is no graph, or whose engine is not installed.
+
+    Args:
+        path: the file.
+        found: what was read of it.
+        network: what became of that.
+        images: uint8 ``[N, H, W, C]``.
+        drop: whether the network is without the file's first class.
+
+    Raises:
+        MnvError: if a file in floats gives other logits than the import.
+    """
+    if not found.is_graph:
+        return None
+    engines = {"LiteRT graph": ("ai-edge-litert", _litert), "ONNX graph": ("onnxruntime", _onnx)}
+    if found.source not in engines or not is_installed(engines[found.source][0]):
+        return None
+    engine, run = engines[found.source]
+    normalization = network.spec.normalization
+    pixels = (images - np.array(normalization.mean)) / np.array(normalization.std)
+    theirs = run(path, found, images, pixels.astype(np.float32)).reshape(len(images), -1)[:, int(drop) :]
+    with torch.inference_mode():
+        ours = network(torch.from_numpy(images)).numpy()
+    largest = float(np.abs(ours - theirs).max() / max(theirs.std(), 1e-12))
+    agreement = float((ours.argmax(1) == theirs.argmax(1)).mean())
+    if not found.quantized and largest > TOLERANCE:
+        raise MnvError(
+            f"What was read of {path} is not what {engine} computes: logits differ by {largest:.2g} of their deviation.",
+            "Please report this file: its import is wrong.",
+        )
+    return Comparison(engine, len(images), largest, agreement, found.quantized)
+
+
+def _litert(path: Path, found: Found, images: NDArray[np.uint8], pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits, by LiteRT: what its last softmax takes."""
+    with silenced():
+        from ai_edge_litert.interpreter import Interpreter
+
+        # without a delegate every tensor can be looked at
+        interpreter = Interpreter(
+            model_content=_mended(path.read_bytes()), experimental_preserve_all_tensors=True, num_threads=1
+        )
+        interpreter.allocate_tensors()
+        given = interpreter.get_input_details()[0]
+        operators = interpreter._get_ops_details()
+        softmax = [row for row in operators if row["op_name"] == "SOFTMAX"]
+        output = int(softmax[-1]["inputs"][0]) if softmax else interpreter.get_output_details()[0]["index"]
+        details = {row["index"]: row for row in interpreter.get_tensor_details()}
+        answers = []
+        for raw, normalized in zip(images, pixels, strict=True):
+            interpreter.set_tensor(given["index"], _as_given(given, raw, normalized)[None])
+            interpreter.invoke()
+            answers.append(_meaning(details[output], interpreter.get_tensor(output)))
+    return np.concatenate(answers)
+
+
+def _mended(content: bytes) -> bytes:
+    """The same model with biases' scales along the only dimension they have: old converters wrote the weights'."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    wrong = [
+        tensor.quantization
+        for tensor in model.subgraphs[0].tensors
+        if tensor.quantization is not None and tensor.quantization.quantizedDimension >= len(tensor.shape) > 0
+    ]
+    if not wrong:
+        return content
+    for grid in wrong:
+        grid.quantizedDimension = 0
+    builder = flatbuffers.Builder(len(content))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def _as_given(given: dict[str, Any], raw: NDArray[np.uint8], normalized: NDArray[np.float32]) -> NDArray[Any]:
+    """A picture in the type of a model's input."""
+    kind = given["dtype"]
+    if np.issubdtype(kind, np.floating):
+        return normalized.astype(kind)
+    scale, zero = given["quantization"]
+    if kind == np.uint8 and scale == 0:
+        return raw
+    limits = np.iinfo(kind)
+    integers: NDArray[Any] = np.rint(normalized / scale + zero).clip(limits.min, limits.max).astype(kind)
+    return integers
+
+
+def _meaning(details: dict[str, Any], values: NDArray[Any]) -> NDArray[np.float32]:
+    if values.dtype.kind == "f":
+        return values.astype(np.float32)
+    scale, zero = details["quantization"]
+    floats: NDArray[np.float32] = ((values.astype(np.float32) - zero) * scale).astype(np.float32)
+    return floats
+
+
+def _onnx(path: Path, found: Found, images: NDArray[np.uint8], pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits, by onnxruntime: what the last softmax takes becomes an output, in memory."""
+    import onnx
+    import onnxruntime
+
+    model = onnx.load(str(path))
+    last = [node for node in model.graph.node if node.op_type == "Softmax"]
+    output = last[-1].input[0] if last else model.graph.output[0].name
+    if last:
+        del model.graph.output[:]
+        model.graph.output.append(onnx.helper.make_empty_tensor_value_info(output))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    with silenced():
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+        given = session.get_inputs()[0]
+        answers = []
+        for raw, normalized in zip(images, pixels, strict=True):
+            value = raw if given.type == "tensor(uint8)" else normalized
+            value = value.transpose(2, 0, 1) if given.shape[1] in (1, 3) else value
+            answers.append(session.run([output], {given.name: np.ascontiguousarray(value)[None]})[0])
+    return np.concatenate(answers)
