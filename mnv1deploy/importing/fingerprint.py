@@ -101,7 +101,7 @@ def pictures(pixels: Pixels, folder: Path | None = None) -> NDArray[np.uint8]:
         return np.stack([images.read(path, pixels) for path in paths[::step][:count]])
     bundled = datasets.calibration().images
     if pixels.size < 64:
-        return np.stack([images.read(picture, pixels) for picture in bundled[:256]])
+        return np.stack([images.read(picture, pixels) for picture in bundled[:64]])
     side = -(-pixels.size // 64)
     order = np.random.default_rng(0).integers(0, len(bundled), (count, side, side))
     doubled: Callable[[int], Any] = lambda i: Image.fromarray(bundled[i]).resize((64, 64), Image.Resampling.BICUBIC)  # noqa: E731

@@ -277,7 +277,7 @@ def _match(path: Path, tensors: Tensors, groups: list[_Group]) -> tuple[tuple[Co
     else:
         raise no_mobilenetv1(path, "it has no classifier: no linear layer, and no 1x1 convolution at its end")
     channels = convolutions[-1].out_channels
-    if weight.shape[1] != channels or (tensors.layout == "keras" and head is None):
+    if (weight.shape[1] != channels == weight.shape[0]) or (tensors.layout == "keras" and head is None):
         weight = weight.T
     if weight.shape[1] != channels:
         raise no_mobilenetv1(
@@ -349,8 +349,8 @@ def _with_norm(path: Path, convolution: Convolution, group: _Group | None) -> Co
         if array.shape != (convolution.out_channels,):
             raise no_mobilenetv1(
                 path,
-                f"{group.name} normalises {array.shape[0] if array.ndim else 1} channels ({leaf}), and {convolution.name} "
-                f"before it gives {convolution.out_channels}",
+                f"{group.name} normalises {array.shape[0] if array.ndim else 1} channels ({leaf}), and "
+                f"{convolution.name} before it gives {convolution.out_channels}",
             )
     norm = Norm(arrays["mean"], arrays["variance"], arrays.get("gamma"), arrays.get("beta"))
     return Convolution(convolution.name, convolution.weight, convolution.depthwise, convolution.bias, norm)

@@ -68,7 +68,7 @@ def compare(
     agreement = float((ours.argmax(1) == theirs.argmax(1)).mean())
     if not found.quantized and largest > TOLERANCE:
         raise MnvError(
-            f"What was read of {path} is not what {engine} computes: logits differ by {largest:.2g} of their deviation.",
+            f"What was read of {path} is not what {engine} computes: logits differ by {largest:.2g} deviations.",
             "Please report this file: its import is wrong.",
         )
     return Comparison(engine, len(images), largest, agreement, found.quantized)

@@ -98,7 +98,8 @@ def _load(path: Path) -> tuple[Any, list[str]]:
             raise MnvError(
                 f"{path} is a zip archive, but not PyTorch's: it holds {', '.join(names[:3])}.", "Unpack it first."
             )
-    wanted, others = [], []
+    wanted: list[Any] = [getattr(np.dtypes, name) for name in np.dtypes.__all__]  # which are never named in the file
+    others = []
     for name in _globals(path):
         module, _, attribute = name.rpartition(".")
         if _NUMPY.fullmatch(name):

@@ -1,0 +1,296 @@
+"""State dicts that come in: every wrapping, naming and order, and files that must not be unpickled."""
+
+import argparse
+import json
+import pickle
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+from tutorial import TutorialNet, trained_looking
+
+from mnv1deploy import bundled, importing
+from mnv1deploy.checkpoint import load
+from mnv1deploy.errors import MnvError
+from mnv1deploy.importing import NORMALIZATIONS, TUTORIAL_NORMALIZATION, checks, import_state_dict, pytorch
+from mnv1deploy.network import MobileNetV1
+from mnv1deploy.spec import CIFAR, CIFAR10_CLASSES, Normalization
+
+
+def same(ours: MobileNetV1, theirs: TutorialNet) -> bool:
+    """Whether one first, one middle and one last tensor are equal."""
+    return (
+        torch.equal(ours.get_parameter("stem.conv.bias"), theirs.conv1[0].bias)
+        and torch.equal(ours.get_buffer("block5.pointwise.norm.running_var"), theirs.conv2_5[4].running_var)
+        and torch.equal(ours.get_parameter("classifier.weight"), theirs.fc.weight)
+    )
+
+
+# The tutorial's ----------------------------------------------------------------------------------------------------
+
+
+def variants(weights: dict[str, torch.Tensor]) -> dict[str, object]:
+    return {
+        "plain": weights,
+        "state_dict": {"state_dict": weights, "epoch": 3},
+        "net": {"net": weights, "acc": 88.0},
+        "parallel": {f"module.{name}": tensor for name, tensor in weights.items()},
+        "wrapped parallel": {"net": {f"module.{name}": tensor for name, tensor in weights.items()}},
+        "old": {name: tensor for name, tensor in weights.items() if "num_batches" not in name},
+    }
+
+
+@pytest.mark.parametrize("variant", variants({}))
+@pytest.mark.parametrize("suffix", [".pt", ".pth"])
+def test_every_way_the_tutorials_save_it(variant: str, suffix: str, tmp_path: Path) -> None:
+    theirs = trained_looking()
+    path = tmp_path / f"weights{suffix}"
+    torch.save(variants(theirs.state_dict())[variant], path)
+    ours = import_state_dict(path)
+    assert same(ours, theirs)
+    assert ours.spec == CIFAR.replace(name="weights", normalization=TUTORIAL_NORMALIZATION)
+
+
+def test_what_lies_beside_the_weights_is_left_out_and_said(tmp_path: Path) -> None:
+    theirs = trained_looking()
+    path = tmp_path / "weights.pth"
+    beside = {
+        "best": np.float64(92.4),
+        "history": np.array([1.0, 2.0]),
+        "args": argparse.Namespace(lr=0.1),
+        "folder": Path("runs"),
+        "optimizer": {"state": {0: {"momentum_buffer": torch.zeros(32, 3, 3, 3)}}, "param_groups": []},
+    }
+    torch.save({"run": {"net": theirs.state_dict()}, **beside}, path)
+    for legacy in (False, True):
+        if legacy:
+            torch.save({"net": theirs.state_dict(), **beside}, path, _use_new_zipfile_serialization=False)
+        tensors = pytorch.read(path)
+        assert "argparse.Namespace" in " ".join(tensors.notes)
+        assert same(import_state_dict(path), theirs)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.", "net.", "backbone."]
+)
+def test_prefixes_do_not_matter(prefix: str, tmp_path: Path) -> None:
+    theirs = trained_looking()
+    torch.save({prefix + name: tensor for name, tensor in theirs.state_dict().items()}, tmp_path / "weights.ckpt")
+    assert same(import_state_dict(tmp_path / "weights.ckpt"), theirs)
+
+
+def test_buffers_of_profilers_averages_and_losses_are_no_part_of_the_network(tmp_path: Path) -> None:
+    theirs = trained_looking()
+    weights = {"n_averaged": torch.tensor(5), "criterion.weight": torch.ones(10), **theirs.state_dict()}
+    weights |= {"conv1.0.total_ops": torch.zeros(1), "total_params": torch.zeros(1)}
+    torch.save(weights, tmp_path / "weights.pt")
+    assert same(import_state_dict(tmp_path / "weights.pt"), theirs)
+
+
+def test_pruned_weights_are_multiplied_by_their_masks(tmp_path: Path) -> None:
+    theirs = trained_looking()
+    mask = (torch.rand_like(theirs.fc.weight) > 0.5).float()
+    weights = {**theirs.state_dict(), "fc.weight_orig": theirs.fc.weight.data, "fc.weight_mask": mask}
+    del weights["fc.weight"]
+    torch.save(weights, tmp_path / "weights.pt")
+    assert torch.equal(import_state_dict(tmp_path / "weights.pt").classifier.weight, theirs.fc.weight * mask)
+
+
+@pytest.mark.parametrize("names", [("model", "model_ema"), ("state_dict", "state_dict_ema"), ("net", "ema_net")])
+def test_of_two_sets_of_weights_it_is_asked_which(names: tuple[str, str], tmp_path: Path) -> None:
+    theirs, other = trained_looking(), TutorialNet().state_dict()
+    path = tmp_path / "weights.pt"
+    torch.save({names[0]: other, names[1]: theirs.state_dict()}, path)
+    with pytest.raises(MnvError, match="holds 2 sets of weights") as error:
+        import_state_dict(path)
+    assert f"--weights {names[1]}" in error.value.hint
+    tensors = pytorch.read(path, names[1])
+    assert np.array_equal(tensors.arrays["fc.weight"], theirs.fc.weight.detach().numpy())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<!DOCTYPE html><html>", "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "is a Git LFS pointer"),
+        (b"", "is empty"),
+        (b"\x1f\x8b\x08\x00", "is a compressed archive"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".pth", ".onnx", ".tflite", ".h5"])
+def test_what_is_saved_under_a_networks_name_and_is_none(
+    content: bytes, message: str, suffix: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(MnvError, match=message):
+        import_state_dict(path)
+
+
+def test_a_torchscript_archive_is_called_one(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(torch.nn.Conv2d(3, 8, 3)), tmp_path / "net.pt")
+    with pytest.raises(MnvError, match="is a TorchScript archive"):
+        import_state_dict(tmp_path / "net.pt")
+
+
+def test_safetensors_half_precision_and_our_own_names(tmp_path: Path) -> None:
+    theirs = trained_looking()
+    safetensors.torch.save_file(theirs.state_dict(), tmp_path / "weights.safetensors")
+    assert same(import_state_dict(tmp_path / "weights.safetensors"), theirs)
+    torch.save(theirs.half().state_dict(), tmp_path / "half.pt")
+    assert same(import_state_dict(tmp_path / "half.pt"), theirs.float())
+    ours = load(bundled.CHECKPOINT).network
+    torch.save(ours.state_dict(), tmp_path / "ours.pt")
+    again = import_state_dict(tmp_path / "ours.pt", normalization=Normalization())
+    assert torch.equal(again.classifier.weight, ours.classifier.weight)
+
+
+def test_other_classes(tmp_path: Path) -> None:
+    torch.save(trained_looking(3).state_dict(), tmp_path / "weights.pt")
+    assert import_state_dict(tmp_path / "weights.pt").spec.classes == ("class 0", "class 1", "class 2")
+    named = import_state_dict(tmp_path / "weights.pt", classes=("a", "b", "c"), input_size=64)
+    assert named.spec.classes == ("a", "b", "c")
+    assert named.spec.input_size == 64
+    with pytest.raises(MnvError, match="has 3 classes, but 2 names"):
+        import_state_dict(tmp_path / "weights.pt", classes=("a", "b"))
+
+
+class Bomb:
+    """Unpickling it would write a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return exec, (f"open({str(self.target)!r}, 'w').close()",)
+
+
+def test_nothing_is_unpickled(tmp_path: Path) -> None:
+    exploded = tmp_path / "exploded"
+    files = {name: tmp_path / f"{name}.pt" for name in ("module", "bomb", "raw")}
+    torch.save(trained_looking(), files["module"])
+    torch.save({"net": Bomb(exploded)}, files["bomb"])
+    files["raw"].write_bytes(pickle.dumps(Bomb(exploded)))
+    for path in files.values():
+        with pytest.raises(MnvError, match="holds more than tensors") as error:
+            import_state_dict(path)
+        assert "torch.save(net.state_dict()" in error.value.hint
+    assert not exploded.exists()
+
+
+def changed(**changes: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    weights = {**trained_looking().state_dict(), **{name.replace("__", "."): t for name, t in changes.items()}}
+    return {name: tensor for name, tensor in weights.items() if tensor is not None}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1, 2], "holds no state dict"),
+        ({}, "holds no state dict"),
+        ({"net": {}}, "holds no state dict"),
+        ({"epoch": 3}, "holds no state dict"),
+        (torch.zeros(3), "holds no state dict"),
+        ({"x": torch.zeros(1)}, "holds no state dict"),
+        (torchvision.models.resnet18().state_dict(), "conv1, has the shape 64x3x7x7"),
+        (torchvision.models.mobilenet_v2().state_dict(), "MobileNetV2"),
+        (changed(fc__weight=None), "fc is no part of one|normalises without the statistics"),
+        (changed(fc__weight=torch.zeros(10, 500)), "fc takes 500 values"),
+        (changed(conv2_4__2__weight=torch.zeros(1)), "conv2_4.2 is what PReLU learns"),
+        (changed(fc2__weight=torch.zeros(3, 512)), "has 2 linear layers"),
+        (changed(fc__weight_fake_quant__scale=torch.ones(1)), "quantization-aware training"),
+        (changed(conv2_4__1__weight=torch.full((64,), torch.nan)), "not finite numbers"),
+        ({name: t for name, t in changed().items() if "conv2_8" not in name}, "takes 512 values"),
+        (changed(extra__weight=torch.zeros(3)), "extra is what PReLU learns"),
+        (changed(extra__table=torch.zeros(3, 4)), "extra.table is no part of one"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_other_contents_are_refused(content: object, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(content, path)
+    with pytest.raises(MnvError, match=message):
+        import_state_dict(path)
+
+
+def test_broken_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(trained_looking().state_dict(), path)
+    whole = path.read_bytes()
+    for content in (b"", b"hello", whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(MnvError):
+            import_state_dict(path)
+    for missing in (tmp_path, tmp_path / "none.pt"):
+        with pytest.raises(MnvError, match="There is no file"):
+            import_state_dict(missing)
+
+
+# The normalisation -------------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_normalisation_shows() -> None:
+    network = load(bundled.CHECKPOINT).network
+    fits = checks.try_normalizations(network)
+    assert set(fits) == {"as given", *NORMALIZATIONS}
+    assert fits["as given"] == fits["default"]
+    assert fits["default"].top1 > 0.85
+    assert fits["default"].top1 > max(fits[name].top1 for name in ("half", "unit"))
+    other = MobileNetV1(CIFAR.replace(classes=("a", "b")))
+    assert checks.try_normalizations(other) == {}
+
+
+def test_normalisations_by_name_or_numbers() -> None:
+    assert importing.normalization("default", None, None) == Normalization()
+    found = importing.normalization("tutorial", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    assert found == Normalization((127.5,) * 3, (63.75,) * 3)
+    with pytest.raises(MnvError, match="no normalisation called none"):
+        importing.normalization("none", None, None)
+
+
+# The command -------------------------------------------------------------------------------------------------------
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mnv1deploy.cli", "import", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "Traceback" not in done.stdout + done.stderr
+    return done
+
+
+def test_import_warns_of_a_wrong_normalisation_and_does_not_overwrite(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(load(bundled.CHECKPOINT).network.state_dict(), path)
+    done = run(path, "--normalization", "unit")
+    assert done.returncode == 0
+    assert re.search(r"With --normalization (\S+ or )*default( or \S+)* it has a top-1 of about 9\d%", done.stderr)
+    output = tmp_path / "weights.safetensors"
+    assert load(output).spec.normalization == NORMALIZATIONS["unit"]
+    again = run(path, "--normalization", "default")
+    assert again.returncode == 1
+    assert "exists already" in again.stderr
+    fine = run(path, "--output", tmp_path / "fine.safetensors", "--normalization", "default", "--json")
+    assert fine.stderr == ""
+    facts = json.loads(fine.stdout)
+    assert facts["accuracy"][0]["top1"] > 0.85
+    assert tuple(facts["spec"]["classes"]) == CIFAR10_CLASSES
+    assert facts["training"]["imported_from"] == "weights.pth"
+    forced = run(path, "--output", tmp_path / "fine.safetensors", "--normalization", "default", "--force")
+    assert forced.returncode == 0
+
+
+def test_import_of_a_pickled_module_says_how_to_save_it(tmp_path: Path) -> None:
+    torch.save(trained_looking(), tmp_path / "module.pt")
+    done = run(tmp_path / "module.pt")
+    assert done.returncode == 1
+    assert "torch.save(net.state_dict(), 'weights.pt')" in done.stderr
+    assert not (tmp_path / "module.safetensors").exists()
