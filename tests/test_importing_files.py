@@ -1,4 +1,4 @@
-"""Real files of other people: what comes in is what their own engines compute, and what is no MobileNetV1 is refused."""
+"""Real files of other people: what comes in is what their own engines compute; what is no MobileNetV1 is refused."""
 
 import os
 import subprocess
