@@ -10,7 +10,7 @@ from drawn import specs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mnv1deploy import checkpoint, datasets, formats
+from mnv1deploy import datasets, formats, importing
 from mnv1deploy.artifact import Precision
 from mnv1deploy.network import MobileNetV1
 from mnv1deploy.spec import CIFAR, Block, ModelSpec, Normalization
@@ -43,12 +43,12 @@ SPECS = {
     "SAME that is uneven, relu6, the tutorial's pixels": CIFAR.replace(
         padding="same",
         activation="relu6",
-        normalization=checkpoint.TUTORIAL_NORMALIZATION,
+        normalization=importing.TUTORIAL_NORMALIZATION,
         stem=Block(8, 2),
         blocks=(Block(13, 2), Block(16, 2)),
     ),
     "symmetric, pruned, the tutorial's pixels": CIFAR.replace(
-        normalization=checkpoint.TUTORIAL_NORMALIZATION, stem=Block(7, 1), blocks=(Block(13, 2), Block(9, 1))
+        normalization=importing.TUTORIAL_NORMALIZATION, stem=Block(7, 1), blocks=(Block(13, 2), Block(9, 1))
     ),
     "no blocks, 9 pixels, black is zero": CIFAR.replace(
         input_size=9, stem=Block(5, 2), blocks=(), normalization=Normalization((0.0,) * 3, (255.0,) * 3)

@@ -272,7 +272,7 @@ def test_onnx_runs_without_mnv1deploy_and_without_torch(artifacts: dict[tuple[st
 
 def test_other_normalisations(network: MobileNetV1, tmp_path: Path) -> None:
     """The same weights see other inputs; the artifacts must follow the checkpoint all the same."""
-    other = MobileNetV1(CIFAR.replace(normalization=checkpoint.TUTORIAL_NORMALIZATION)).eval()
+    other = MobileNetV1(CIFAR.replace(normalization=importing.TUTORIAL_NORMALIZATION)).eval()
     other.load_state_dict(network.state_dict())
     images = datasets.calibration().images
     with torch.inference_mode():

@@ -163,7 +163,7 @@ def import_file(
     """
     path, options = Path(path), options or Options()
     stage("reading")
-    built = _build(path, options)
+    built = _build(path, options, may_wait=True)
     found, network, facts = built.found, built.network, built.facts
     shown = fingerprint.pictures(network.spec.pixels, options.pictures)
     said: list[fingerprint.Verdict] = []
@@ -178,6 +178,13 @@ def import_file(
         stage("comparing the statistics of its batch normalisations")
         for verdict in fingerprint.verdicts(found, network.spec, shown, judged):
             said.append(verdict)
+            place = next((i for i, f in enumerate(facts) if f.what == verdict.option), -1)
+            if place >= 0 and facts[place].how == _WAITING:
+                value = _decided(path, verdict)
+                facts[place] = Fact(verdict.option, value, "told by the statistics of its batch normalisations")
+                changed = NORMALIZATIONS[value] if verdict.option == "normalization" else value
+                network = _changed(network, **{verdict.option: changed})
+                continue
             given = next((f.how == "given" for f in facts if f.what == verdict.option), False)
             if given and verdict.contradicts:
                 doubts.append(
@@ -214,6 +221,34 @@ def import_file(
     )
 
 
+_WAITING = "waits for the statistics"
+"""Of a fact that nothing says yet, with the commonest value meanwhile."""
+
+
+def _decided(path: Path, verdict: fingerprint.Verdict) -> str:
+    """The value that the statistics leave no doubt of. Raises MnvError where they do."""
+    if error := fingerprint.refusal(verdict):
+        raise MnvError(f"{path}: {error.message}", error.hint)
+    values = [name for name in verdict.distances if not name.startswith("LeakyReLU")]
+    clear = fingerprint.Verdict(
+        verdict.option, values[0], values[0], {name: verdict.distances[name] for name in values}
+    )
+    if clear.is_sure:
+        return values[0]
+    raise MnvError(
+        f"{path} does not say its {verdict.option}, and the statistics of its batch normalisations leave it open: "
+        f"{clear}.",
+        f"Give --{verdict.option}, such as --{verdict.option} {values[0]}",
+    )
+
+
+def _changed(network: MobileNetV1, **changes: Any) -> MobileNetV1:
+    """The same weights under another spec."""
+    other = MobileNetV1(network.spec.replace(**changes)).eval()
+    other.load_state_dict(network.state_dict())
+    return other
+
+
 def _judged(found: Found, facts: list[Fact], options: Options) -> dict[str, bool]:
     """The options that the file does not say, and on which the statistics are asked."""
     read = {fact.what for fact in facts if fact.how == "read"}
@@ -230,13 +265,13 @@ class _Built:
     facts: list[Fact]
 
 
-def _build(path: Path, options: Options) -> _Built:
+def _build(path: Path, options: Options, *, may_wait: bool = False) -> _Built:
     source = readers.read(path, options.weights)
     found = matching.match(path, source) if isinstance(source, Tensors) else source
     if options.bgr:
         found = _red_first(found)
     family = families.find(found)
-    resolved = _Resolved(path, found, family, options)
+    resolved = _Resolved(path, found, family, options, may_wait and _has_something_to_say(found))
     spec = resolved.spec()
     if options.drop_background:
         if len(found.classifier_weight) != len(labels.imagenet()) + 1:
@@ -247,6 +282,10 @@ def _build(path: Path, options: Options) -> _Built:
     elif spec.classes[0] == "background":
         found = found.noted("Its first class is TensorFlow's background, and kept; --drop-background leaves it out.")
     return _Built(found, build.build(found, spec, resolved.epsilon()), resolved.facts)
+
+
+def _has_something_to_say(found: Found) -> bool:
+    return found.has_statistics and not fingerprint.is_untrained(found)
 
 
 def _red_first(found: Found) -> Found:
@@ -261,7 +300,8 @@ def _red_first(found: Found) -> Found:
 class _Resolved:
     """What is given, read or looked up, each with a fact; what is none of these is asked for."""
 
-    def __init__(self, path: Path, found: Found, family: Family | None, options: Options) -> None:
+    def __init__(self, path: Path, found: Found, family: Family | None, options: Options, may_wait: bool) -> None:
+        self._may_wait = may_wait
         self._path, self._found, self._family, self._options = path, found, family, options
         self.facts: list[Fact] = []
         if family is not None:
@@ -275,6 +315,13 @@ class _Resolved:
                 self.facts.append(Fact(what, written(value), how))
                 return value
         return None
+
+    def _wait(self, what: str, value: Any, example: str) -> Any:
+        """The value until the statistics of batch normalisations say more. Raises MnvError if there are none."""
+        if not self._may_wait:
+            raise self._ask(what, example)
+        self.facts.append(Fact(what, str(value), _WAITING))
+        return value
 
     def _ask(self, what: str, example: str) -> MnvError:
         return MnvError(
@@ -326,7 +373,8 @@ class _Resolved:
             families.name_of,
         )
         if chosen is None:
-            raise self._ask("normalization", f"imagenet (there are {', '.join(NORMALIZATIONS)})")
+            self._wait("normalization", "imagenet", f"imagenet (there are {', '.join(NORMALIZATIONS)})")
+            chosen = NORMALIZATIONS["imagenet"]
         spec = ModelSpec(
             name=re.sub(r"[/\\]", "_", self._path.stem) or "imported",
             classes=self._classes(),
@@ -335,7 +383,7 @@ class _Resolved:
             blocks=tuple(Block(c, s) for c, s in zip(channels[1:], strides[1:], strict=True)),
             colours=colours,
             activation=activation,
-            stem_bias=found.convolutions[0].bias is not None and found.has_statistics,
+            stem_bias=found.convolutions[0].bias is not None and found.has_statistics and not found.is_graph,
             normalization=families.for_colours(chosen, colours),
             preprocessing=family.preprocessing if family else Preprocessing(),
         )
@@ -372,7 +420,7 @@ class _Resolved:
             read = kinds[0]
         chosen = self._choose("activation", self._options.activation, read, family.activation if family else None)
         if chosen is None:
-            raise self._ask("activation", "relu (or relu6)")
+            chosen = self._wait("activation", "relu", "relu (or relu6)")
         return chosen
 
     def _classes(self) -> tuple[str, ...]:
