@@ -67,8 +67,8 @@ def doubts(network: MobileNetV1, fits: Mapping[str, Accuracy]) -> list[tuple[str
         likely = " or ".join(name for name, top1 in better.items() if top1 > best - 0.01)
         found.append(
             (
-                f"With --normalization {likely} it has a top-1 of about {best:.1%} on the same images, "
-                f"and {own:.1%} as it is.",
+                f"With --normalization {likely} it has a top-1 of about {best:.0%} on the same images: "
+                f"{best:.1%}, and {own:.1%} as it is.",
                 "Was it trained with another normalisation than that? Give it, with --force to write the file again.",
             )
         )
