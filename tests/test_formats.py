@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from artifact_hashes import NOT_REPRODUCIBLE, OWN_CODE, TABLE
 from conftest import differences, export, export_anew
 
 from mnv1deploy import bundled, checkpoint, datasets, formats, importing, verification
@@ -22,6 +23,7 @@ from mnv1deploy.formats.base import CPU, CUDA, OPENVINO, Session
 from mnv1deploy.formats.onnx import OnnxSession
 from mnv1deploy.formats.onnx_graph import OPSET, build
 from mnv1deploy.network import MobileNetV1
+from mnv1deploy.packages import versions
 from mnv1deploy.quantization import quantize
 from mnv1deploy.spec import CIFAR, PAPER, Block, Pixels
 
@@ -114,6 +116,27 @@ def test_the_same_export_gives_the_same_bytes(
 ) -> None:
     again = export_anew(network, name, precision, tmp_path, datasets.calibration().images)
     assert files_of(again) == files_of(artifacts[name, precision])
+
+
+def test_the_bundled_checkpoints_artifacts_keep_their_bytes(artifacts: dict[tuple[str, str], Path]) -> None:
+    """A change that is meant is written down by scripts/artifact_hashes.py.
+
+    What other packages write is compared where those are installed that wrote the table's.
+    """
+    table = json.loads(TABLE.read_text("utf-8"))
+    compared, other_versions = [], []
+    for name, row in table.items():
+        if not row["written_by"].items() <= versions(*row["written_by"]).items():
+            other_versions.append(name)
+            continue
+        compared.append(name)
+        found: dict[str, str] = {}
+        for precision in formats.get(name).precisions:
+            found |= {file: facts["sha256"] for file, facts in files_of(artifacts[name, precision]).items()}
+        assert found == row["sha256"], f"run scripts/artifact_hashes.py {name} if the change is meant"
+    print(f"compared: {compared}; written by packages of other versions: {other_versions}")
+    assert set(OWN_CODE) <= set(compared)
+    assert not set(NOT_REPRODUCIBLE) & set(table)
 
 
 def test_another_process_gives_the_same_bytes(tmp_path: Path) -> None:
