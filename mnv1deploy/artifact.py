@@ -42,19 +42,26 @@ class Proof:
     """How an artifact compares with the checkpoint it came from.
 
     Attributes:
-        images: the pictures both were run on.
+        images: the pictures both were run on, none of which int8 was calibrated on.
         count: how many.
-        max_logit_difference: largest absolute difference of any logit.
-        agreement: fraction of the pictures that both give the same top-1 class.
+        max_logit_difference: largest absolute difference of any logit, on those and on ``others``.
+        agreement: fraction of them that both give the same top-1 class; None where it would say nothing, the
+            checkpoint giving nearly all of them one class.
         accuracy, checkpoint_accuracy: of both on the same labelled pictures; None where there are none at hand.
+        noise: root mean square of the logits' difference over that of the logits, each picture's mean left out of both.
+        others: more pictures, whatever the network was made for, on which logits alone were compared.
+
+    What came after version 0.1 is None or "" in older manifests.
     """
 
     images: str
     count: int
     max_logit_difference: float
-    agreement: float
+    agreement: float | None
     accuracy: Accuracy | None = None
     checkpoint_accuracy: Accuracy | None = None
+    noise: float | None = None
+    others: str = ""
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Proof:

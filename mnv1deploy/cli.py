@@ -304,6 +304,20 @@ def export(
     skip_unreadable: SkipOption = False,
     ranges: RangesOption = None,
     data: DataOption = None,
+    untrained: Annotated[
+        str | None,
+        typer.Option(
+            metavar="cifar|paper|SPEC.json",
+            help="Instead of a checkpoint, a network with random weights, to try on a device. Not proved.",
+            show_default=False,
+        ),
+    ] = None,
+    width: Annotated[float, typer.Option(help="With --untrained: width multiplier.")] = 1.0,
+    input_size: Annotated[
+        int | None, typer.Option(help="With --untrained: height and width in pixels.", show_default=False)
+    ] = None,
+    colours: Annotated[int | None, typer.Option(help="With --untrained: 3 or 1.", show_default=False)] = None,
+    classes: Annotated[int | None, typer.Option(help="With --untrained: how many.", show_default=False)] = None,
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -313,18 +327,28 @@ def export(
     precision = formats.precision(quantize)
     if precision != "int8":
         _refuse(ctx, "where nothing is quantised to int8", "ranges")
+    if untrained:
+        _refuse(ctx, "with --untrained", "checkpoint", "calibration", "skip_unreadable", "data")
+    else:
+        _refuse(ctx, "without --untrained", "width", "input_size", "colours", "classes")
     names = _list(",".join(format or ["onnx"]), formats.named)
     with machine.patient_threads():
         engine("torch", "export")
     from mnv1deploy import benchmark, bundled, exporting, quantization
     from mnv1deploy.report import as_json, tables
 
+    random = None
+    if untrained:
+        random = exporting.untrained_spec(
+            untrained, width=width, input_size=input_size, colours=colours, classes=classes
+        )
     everything = names == ["all"]
     with console.stages() as on_progress:
         done = exporting.export(
             names,
             precision,
             checkpoint_path=checkpoint or bundled.CHECKPOINT,
+            untrained=random,
             output=output,
             calibration=calibration,
             skip_unreadable=skip_unreadable,
@@ -334,7 +358,11 @@ def export(
             threads=threads,
             on_progress=on_progress,
         )
-        runnable = [item.path for item in done if item.proof and not item.failures]
+        runnable = [
+            item.path
+            for item in done
+            if not item.failures and not formats.get(item.manifest.provenance.format).elsewhere
+        ]
         latency = benchmark.latencies(runnable, on_progress=on_progress) if len(runnable) > 1 else {}
     if json:
         console.show_json(as_json.exported_as_dicts(done, latency))
@@ -370,20 +398,21 @@ def quantize_report(
         _refuse(ctx, "with --compare, which leaves the layers out", "plot")
     with machine.patient_threads():
         engine("torch", "export")
-    from mnv1deploy import bundled, datasets, exporting, quantization
+    from mnv1deploy import bundled, datasets, evidence, quantization
     from mnv1deploy import checkpoint as checkpoints
     from mnv1deploy.quantization import sensitivity
     from mnv1deploy.report import as_json, plots, tables
 
     network = checkpoints.load(checkpoint or bundled.CHECKPOINT).network
-    pictures, name = exporting.calibration_images(network.spec, calibration)
     unseen = datasets.load_unseen(data, network.spec.pixels)
+    pictures = evidence.calibration_pictures(network.spec, calibration, data, unseen)
+    evidence.check_varied(pictures)
     scheme = quantization.Scheme.named(ranges)
     if compare:
         schemes = sensitivity.schemes(scheme)
         trials = []
         with console.progress("quantizing", len(schemes)) as advance:
-            for trial in sensitivity.compare(network.folded(), pictures, unseen, schemes):
+            for trial in sensitivity.compare(network.folded(), pictures.images, unseen, schemes):
                 trials.append(trial)
                 advance(1)
         if json:
@@ -391,7 +420,7 @@ def quantize_report(
         else:
             tables.show_trials(trials, unseen)
         return
-    integers = quantization.quantize(network.folded(), pictures, name, scheme)
+    integers = quantization.quantize(network.folded(), pictures.images, pictures.name, scheme)
     with console.progress("quantizing one layer at a time", len(integers.weights)) as advance:
         found = sensitivity.measure(integers, unseen, lambda: advance(1))
     if plot:

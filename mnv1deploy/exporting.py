@@ -7,18 +7,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mnv1deploy import checkpoint, datasets, formats, images, quantization, verification
+import torch
+
+from mnv1deploy import checkpoint, evidence, formats, quantization, verification
 from mnv1deploy.artifact import Manifest, Precision, Proof, Provenance, hashes
 from mnv1deploy.bundled import CHECKPOINT
 from mnv1deploy.errors import MnvError
 from mnv1deploy.files import staged
-from mnv1deploy.formats.base import Images, missing_to_export
+from mnv1deploy.formats.base import missing_to_export
 from mnv1deploy.formats.torch_session import TorchSession
 from mnv1deploy.machine import check_threads
+from mnv1deploy.network import MobileNetV1
 from mnv1deploy.packages import install_hint, versions
 from mnv1deploy.progress import OnProgress, untold
 from mnv1deploy.quantization import Scheme
-from mnv1deploy.spec import CIFAR10_CLASSES, ModelSpec
+from mnv1deploy.spec import PRESETS, ModelSpec, Normalization
+
+UNTRAINED = "its weights are random: it shows size and speed, and its answers mean nothing"
+"""Why the artifacts of an untrained network are not proved."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,7 @@ def export(
     precision: Precision = "fp32",
     *,
     checkpoint_path: str | Path = CHECKPOINT,
+    untrained: ModelSpec | None = None,
     output: str | Path = "artifacts",
     calibration: str | Path | None = None,
     data: str | Path | None = None,
@@ -57,11 +64,14 @@ def export(
             packages are installed; formats.absent() names the others.
         precision: "fp32", "fp16" or "int8".
         checkpoint_path: a checkpoint of mnv1deploy; the bundled one by default.
+        untrained: instead of a checkpoint, a network to try on a device before it is trained: its weights are random
+            and its artifacts proved against nothing, as their names and manifests say.
         output: folder for ``<name>_<precision><suffix>`` and its manifest.
-        calibration: a folder of pictures to calibrate int8 on; the bundled ones by default. A network with other
-            classes than CIFAR-10's needs it in every precision: its logits are compared on these pictures.
-        data: labelled data to measure accuracy on, as for training; else CIFAR-10's test split where it is at hand,
-            else the bundled sample, for a network with CIFAR-10's classes.
+        calibration: a folder of pictures to calibrate int8 on; by default those of the training part of ``data``, else
+            the bundled ones. A network with other classes than CIFAR-10's needs one of the two for int8. What is in
+            the test part of ``data`` is not calibrated on; without ``data`` a fifth is held out for the proof.
+        data: labelled data whose test part the artifacts are proved on, as for training; else CIFAR-10's test split
+            where it is at hand, else the bundled sample, for a network with CIFAR-10's classes.
         skip_unreadable: leave out calibration pictures that cannot be read; their name says how many.
         scheme: how int8 is calibrated and rounded.
         name: what to call the network instead of the checkpoint's name; the C's files and symbols begin with it, too.
@@ -70,7 +80,8 @@ def export(
         on_artifact: called with each artifact as soon as it is proved.
 
     Raises:
-        MnvError: for a format, precision, file or folder that is not there.
+        MnvError: for a format, precision, file or folder that is not there, and for pictures that are too few or
+            too much alike to calibrate on.
     """
     names = [format] if isinstance(format, str) else list(format)
     chosen = [formats.get(name) for name in (formats.present(precision) if names == ["all"] else names)]
@@ -83,20 +94,23 @@ def export(
                 f"Exporting to {entry.name} needs {', '.join(lacking)}, not installed here.",
                 install_hint(entry.export_extra),
             )
+    _check_folder(Path(output))
     check_threads(threads)
     on_progress("reading the checkpoint and the pictures", 0, 0)
-    source = checkpoint.load(checkpoint_path)
+    source = _random(untrained) if untrained else checkpoint.load(checkpoint_path)
     spec = source.network.spec = source.spec.replace(name=source.spec.name if name is None else name)
-    pictures, pictures_name = calibration_images(spec, calibration, skip_unreadable=skip_unreadable)
-    # whatever int8 is calibrated on, a network with CIFAR-10's classes is compared on the bundled images
-    parity = calibration_images(spec, None) if spec.classes == CIFAR10_CLASSES else (pictures, pictures_name)
-    session = TorchSession(source.network, spec, "cpu", threads)
-    on_progress("running the checkpoint", 0, 0)
-    reference = verification.Reference(session, *parity, _labelled(spec, data))
+    prover = None
+    if untrained:
+        seen = evidence.bundled(spec) if precision == "int8" else None
+    else:
+        pictures = evidence.gather(spec, precision, calibration, data, skip_unreadable=skip_unreadable)
+        on_progress("running the checkpoint", 0, 0)
+        prover = verification.Prover(TorchSession(source.network, spec, "cpu", threads), pictures)
+        seen = pictures.calibration
     folded = source.network.folded()
-    if precision == "int8":
+    if seen:
         on_progress("calibrating and quantising", 0, 0)
-    integers = quantization.quantize(folded, pictures, pictures_name, scheme) if precision == "int8" else None
+    integers = quantization.quantize(folded, seen.images, seen.name, scheme) if seen else None
     done = []
     for number, entry in enumerate(chosen):
         on_progress(f"exporting to {entry.name}", number, len(chosen))
@@ -115,12 +129,14 @@ def export(
                 temporary = folder / path.name
                 entry.export(copy.deepcopy(integers.network if integers else folded), temporary, provenance, integers)
                 said = None if entry.elsewhere else entry.provenance(temporary)
-                manifest = Manifest(said or provenance, hashes(folder), None, entry.elsewhere)
+                manifest = Manifest(
+                    said or provenance, hashes(folder), None, UNTRAINED if untrained else entry.elsewhere
+                )
                 manifest.write(temporary)  # some formats know their spec from it alone
                 failures: list[str] = []
-                if not entry.elsewhere:
+                if prover and not entry.elsewhere:
                     on_progress(f"proving {path.name}", number, len(chosen))
-                    proof, failures = reference.prove(formats.open_session(temporary, threads=threads), precision)
+                    proof, failures = prover.prove(formats.open_session(temporary, threads=threads), precision)
                     manifest = replace(manifest, proof=proof)
                     manifest.write(temporary)
                 result = Exported(path, manifest, tuple(failures))
@@ -137,24 +153,48 @@ class _NotProvedError(Exception):
     """Leaves :func:`files.staged` without giving the files their names."""
 
 
-def calibration_images(
-    spec: ModelSpec, calibration: str | Path | None, *, skip_unreadable: bool = False
-) -> tuple[Images, str]:
-    """The pictures in a folder, by default the bundled ones, and their name. Raises MnvError if they do not fit."""
-    if calibration is not None:
-        return images.read_folder(calibration, spec.pixels, skip_unreadable=skip_unreadable)
-    if spec.classes != CIFAR10_CLASSES:
+def untrained_spec(
+    source: str,
+    *,
+    width: float = 1.0,
+    input_size: int | None = None,
+    colours: int | None = None,
+    classes: int | None = None,
+) -> ModelSpec:
+    """A preset, or the spec in a JSON file, with what is given changed; new classes are called 0, 1, and so on.
+
+    Raises:
+        MnvError: for a name that is neither, and for a spec that is no network.
+    """
+    if source in PRESETS:
+        spec = PRESETS[source]
+    elif Path(source).is_file():
+        spec = ModelSpec.from_json(Path(source).read_bytes())
+    else:
+        raise MnvError(f"There is no preset and no file {source}.", f"Presets are {', '.join(PRESETS)}.")
+    changes: dict[str, object] = {}
+    if input_size is not None:
+        changes["input_size"] = input_size
+    if classes is not None:
+        changes["classes"] = tuple(map(str, range(classes)))
+    if colours is not None and colours != spec.colours:
+        changes |= {"colours": colours, "normalization": Normalization.default(colours)}
+    return spec.scaled(width).replace(**changes) if width != 1.0 else spec.replace(**changes)
+
+
+def _random(spec: ModelSpec) -> checkpoint.Checkpoint:
+    """A network of that spec whose random weights are the same every time, under a name that says what it is."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = MobileNetV1(spec.replace(name=f"{spec.name}_untrained")).eval()
+    return checkpoint.Checkpoint(network, {}, (), "")
+
+
+def _check_folder(output: Path) -> None:
+    """Raises MnvError for the name of a file, which would become a folder of that name."""
+    suffixes = {entry.suffix for entry in map(formats.get, formats.NAMES)}
+    if not output.is_dir() and any(output.name.endswith(suffix) for suffix in suffixes):
         raise MnvError(
-            "The bundled pictures are CIFAR-10's, and this network has other classes.",
-            "Name a folder with a few hundred of its training pictures: --calibration FOLDER.",
+            f"{output.name} is the name of an artifact, and an export writes to a folder.",
+            f"Name the folder: --output {output.parent}. The file is named after the network and its precision.",
         )
-    bundled = datasets.resized(datasets.calibration(), spec.pixels)
-    return bundled.images, bundled.name
-
-
-def _labelled(spec: ModelSpec, data: str | Path | None) -> datasets.Dataset | None:
-    if spec.classes == CIFAR10_CLASSES and (data is None or datasets.has_cifar10(data)):
-        at_hand = datasets.has_cifar10(data)
-        found = datasets.cifar10("test", data) if at_hand else datasets.sample()
-        return datasets.resized(found, spec.pixels)
-    return datasets.load(data, spec.pixels)[1] if data is not None else None

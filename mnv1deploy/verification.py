@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mnv1deploy.artifact import Accuracy, Precision, Proof
 from mnv1deploy.datasets import Dataset
 from mnv1deploy.errors import MnvError
+from mnv1deploy.evidence import Evidence
 from mnv1deploy.formats.base import Images, Logits, Session
 
 BATCH = 250
@@ -20,21 +21,34 @@ BATCH = 250
 
 @dataclass(frozen=True)
 class Limits:
-    """What an artifact must reach: largest logit difference, least agreement, largest loss of accuracy."""
+    """What an artifact must reach.
+
+    Attributes:
+        max_logit_difference: largest, on any picture.
+        agreement: least fraction of pictures with the same top-1 class.
+        accuracy_loss: largest, as a fraction.
+        noise: largest, on pictures like those the network was made for; see :func:`logit_noise`.
+        bundled_noise: largest, on the bundled pictures, whatever it was made for.
+    """
 
     max_logit_difference: float
     agreement: float
     accuracy_loss: float
+    noise: float
+    bundled_noise: float
 
 
 LIMITS: dict[Precision, Limits] = {
-    "fp32": Limits(1e-4, 1.0, 0.0),
-    "fp16": Limits(math.inf, 0.995, 0.003),
-    "int8": Limits(math.inf, 0.985, 0.003),
+    "fp32": Limits(1e-4, 1.0, 0.0, 1e-3, 1e-3),
+    "fp16": Limits(math.inf, 0.995, 0.003, 0.02, 0.02),
+    "int8": Limits(math.inf, 0.985, 0.003, 0.25, 0.45),
 }
 
 FULL_SPLIT = 10_000
-"""From this many labelled images on the limit on the loss of accuracy is applied as it is."""
+"""From this many images on the limits on agreement and on the loss of accuracy are applied as they are."""
+
+COMMONEST = 0.9
+"""Agreement says nothing where a larger fraction of the pictures has one and the same top-1 class."""
 
 
 @dataclass(frozen=True)
@@ -89,57 +103,105 @@ def logits(session: Session, images: Images, on_batch: Callable[[int], None] = l
 
 def evaluate(session: Session, dataset: Dataset, on_batch: Callable[[int], None] = lambda count: None) -> Evaluation:
     """Runs every picture. Raises MnvError if the data set has other classes than the network."""
+    check_classes(session, dataset)
+    return Evaluation(dataset, logits(session, dataset.images, on_batch).argmax(1).astype(np.int64))
+
+
+def check_classes(session: Session, dataset: Dataset) -> None:
+    """Raises MnvError if the data set has other classes than the network."""
     if dataset.classes != session.spec.classes:
         raise MnvError(
             f"The network knows {len(session.spec.classes)} classes ({', '.join(session.spec.classes[:3])}, ...), "
             f"but {dataset.name} has {len(dataset.classes)} ({', '.join(dataset.classes[:3])}, ...).",
             "Name the data it was trained on with --data.",
         )
-    return Evaluation(dataset, logits(session, dataset.images, on_batch).argmax(1).astype(np.int64))
 
 
-class Reference:
+class Prover:
     """A checkpoint's own answers, computed once, to prove any number of artifacts against.
 
     Args:
         session: of the checkpoint.
-        parity: pictures to compare logits on, uint8 ``[N, H, W, 3]``, and ``parity_name`` for the proof.
-        labelled: pictures to compare accuracies on, if there are any.
+        evidence: the pictures to compare on.
     """
 
-    def __init__(self, session: Session, parity: Images, parity_name: str, labelled: Dataset | None) -> None:
-        self._parity, self._parity_name = parity, parity_name
-        self._logits = logits(session, parity)
-        self._evaluation = evaluate(session, labelled) if labelled else None
+    def __init__(self, session: Session, evidence: Evidence) -> None:
+        self._evidence = evidence
+        self._unseen = logits(session, evidence.unseen.images)
+        self._bundled = logits(session, evidence.bundled.images) if evidence.bundled else None
+        self._synthetic = logits(session, evidence.synthetic.images)
+        if evidence.labelled is not None:
+            check_classes(session, evidence.labelled)
 
     def prove(self, session: Session, precision: Precision) -> tuple[Proof, list[str]]:
         """The proof of an artifact, and a sentence for every limit of its precision that it breaks.
 
-        On fewer than FULL_SPLIT labelled images the limit on the loss of accuracy is widened by two standard errors
-        of the paired difference, sqrt(images that only one of the two gets right) / images (McNemar 1947).
+        Chance is allowed for: on fewer than FULL_SPLIT pictures the limit on agreement is widened by two standard
+        errors of a fraction, sqrt(limit * (1 - limit) / pictures), and a half picture, and the limit on the loss of
+        accuracy by two of the paired difference, sqrt(images that only one of the two gets right) / images (McNemar
+        1947). Where the checkpoint itself all but ties, either class counts as the same.
         """
-        limits = LIMITS[precision]
-        answers = logits(session, self._parity)
-        difference = float(np.abs(answers - self._logits).max())
-        agreement = float((answers.argmax(1) == self._logits.argmax(1)).mean())
+        limits, evidence = LIMITS[precision], self._evidence
+        answers = logits(session, evidence.unseen.images)
+        compared = [(answers, self._unseen), (logits(session, evidence.synthetic.images), self._synthetic)]
+        if evidence.bundled and self._bundled is not None:
+            compared.append((logits(session, evidence.bundled.images), self._bundled))
+        difference = max(float(np.abs(ours - theirs).max()) for ours, theirs in compared)
+        noise, _, *bundled_noise = (logit_noise(*pair) for pair in compared)
+        exact = limits.max_logit_difference if math.isfinite(limits.max_logit_difference) else 0.0
+        ties = _margin(self._unseen) <= 2 * exact
+        same = (answers.argmax(1) == self._unseen.argmax(1)) | ties
+        agreement = float(same.mean()) if answers_vary(self._unseen) else None
         failures = []
         if not difference <= limits.max_logit_difference:
             failures.append(
                 f"a logit differs by {difference:.2g}; {precision} allows {limits.max_logit_difference:.0e}"
             )
-        if agreement < limits.agreement:
-            failures.append(f"top-1 agreement is {agreement:.2%}; {precision} needs {limits.agreement:.1%}")
-        proof = Proof(self._parity_name, len(self._parity), difference, agreement)
-        if self._evaluation:
-            ours = evaluate(session, self._evaluation.dataset)
-            proof = Proof(
-                self._parity_name, len(self._parity), difference, agreement, ours.accuracy, self._evaluation.accuracy
-            )
-            loss = self._evaluation.accuracy.top1 - ours.accuracy.top1
-            count = ours.accuracy.images
-            allowed = limits.accuracy_loss
+        judged = [(evidence.unseen, noise, limits.noise)]
+        judged += [(evidence.bundled, found, limits.bundled_noise) for found in bundled_noise if evidence.bundled]
+        for pictures, found, most in judged:
+            if not found <= most:
+                failures.append(f"noise is {found:.1%} of the logits on {pictures.name}; {precision} allows {most:.1%}")
+        count = len(answers)
+        if agreement is not None:
+            needed = limits.agreement
+            if count < FULL_SPLIT and needed < 1:
+                needed -= 2 * math.sqrt(needed * (1 - needed) / count) + 0.5 / count
+            if agreement < needed - 1e-9:
+                failures.append(f"top-1 agreement is {agreement:.2%}; {precision} needs {needed:.1%}")
+        besides = [pictures.name for pictures in (evidence.bundled, evidence.synthetic) if pictures]
+        proof = Proof(evidence.unseen.name, count, difference, agreement, None, None, noise, " and ".join(besides))
+        if evidence.labelled is not None:
+            before = Evaluation(evidence.labelled, self._unseen.argmax(1).astype(np.int64))
+            after = Evaluation(evidence.labelled, answers.argmax(1).astype(np.int64))
+            proof = replace(proof, accuracy=after.accuracy, checkpoint_accuracy=before.accuracy)
+            loss = before.accuracy.top1 - after.accuracy.top1
+            allowed = limits.accuracy_loss + np.count_nonzero(ties) / count
             if count < FULL_SPLIT:
-                allowed += 2 * math.sqrt(np.count_nonzero(ours.correct != self._evaluation.correct)) / count
+                allowed += 2 * math.sqrt(np.count_nonzero(after.correct != before.correct)) / count
             if loss > allowed + 1e-9:
                 failures.append(f"accuracy falls by {100 * loss:.2f} points; {precision} allows {100 * allowed:.2f}")
         return proof, failures
+
+
+def answers_vary(answers: Logits) -> bool:
+    """Whether agreement with them says anything: the commonest top-1 class has no more than COMMONEST of them."""
+    return bool(np.bincount(answers.argmax(1)).max() <= COMMONEST * len(answers))
+
+
+def logit_noise(answers: Logits, expected: Logits) -> float:
+    """The root mean square of the difference of logits over that of the expected ones; 0 where they are equal.
+
+    Each picture's mean is left out of both, since softmax does not see it.
+    """
+    error, signal = (x - x.mean(1, keepdims=True) for x in ((answers - expected).astype(float), expected.astype(float)))
+    return float(np.sqrt(np.square(error).sum() / max(np.square(signal).sum(), 1e-30)))
+
+
+def _margin(answers: Logits) -> NDArray[np.float32]:
+    """By how much the largest logit of each picture is above the second, float32 ``[N]``."""
+    if answers.shape[1] < 2:
+        return np.full(len(answers), np.inf, np.float32)
+    ordered = np.partition(answers, -2, 1)
+    margin: NDArray[np.float32] = ordered[:, -1] - ordered[:, -2]
+    return margin

@@ -97,6 +97,10 @@ def figure_text(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
 
 
+def _agreement(proof: Proof) -> str:
+    return "says nothing" if proof.agreement is None else f"{proof.agreement:.2%}"
+
+
 def show_exported(exported: Sequence[Exported], latency: dict[Path, float], absent: dict[str, str]) -> None:
     """The proofs of what one export command wrote.
 
@@ -114,7 +118,7 @@ def show_exported(exported: Sequence[Exported], latency: dict[Path, float], abse
                 item.path.name,
                 f"{item.manifest.bytes:,}",
                 f"{proof.max_logit_difference:.1e}" if proof else "",
-                f"{proof.agreement:.2%}" if proof else "",
+                _agreement(proof) if proof else "",
                 f"{accuracy.top1:.2%}" if accuracy else "not measured",
                 f"{100 * (accuracy.top1 - before.top1):+.2f}" if accuracy and before else "",
                 *([figure_text(1000 * latency[item.path]) if item.path in latency else ""] if latency else []),
@@ -421,9 +425,11 @@ def show_info(facts: dict[str, Any]) -> None:
             (
                 "proof",
                 f"largest logit difference {proof.max_logit_difference:.2g}, "
-                f"top-1 agreement {proof.agreement:.2%} on {proof.images}",
+                f"top-1 agreement {_agreement(proof)} on {proof.images}",
             )
         )
+        if proof.others:
+            rows.append(("", f"logits compared on {proof.others} besides"))
         if proof.accuracy and proof.checkpoint_accuracy:
             rows.append(("", f"top-1 {proof.accuracy}; checkpoint {proof.checkpoint_accuracy.top1:.2%}"))
     elif "proof" in facts:
