@@ -14,7 +14,5 @@ folder = sys.argv[1]
 run, test_split = start.begin(Path("runs/own"), Path(folder), changes={"holdout": 0.0, "epochs": 20})
 run.fit(on_epoch=lambda epoch: print(f"epoch {epoch.epoch}: training loss {epoch.train_loss:.3f}"))
 print(f"top-1 {run.measure(test_split).accuracy}")
-for item in mnv1.export(
-    "onnx", "int8", checkpoint_path=run.checkpoint, output="artifacts", calibration=folder, data=folder
-):
+for item in mnv1.export("onnx", "int8", checkpoint_path=run.checkpoint, output="artifacts", data=folder):
     print("; ".join(item.failures) or f"proved: {item.path}")

@@ -139,6 +139,7 @@ RANDOM = np.random.default_rng(0)
 ONE = datasets.calibration().images[:1]
 USELESS = {
     "black": np.zeros((20, 32, 32, 3), np.uint8),
+    "nearly black": RANDOM.integers(0, 3, (20, 32, 32, 3), np.uint8),
     "grey": np.full((20, 32, 32, 3), 128, np.uint8),
     "one white picture": np.full((1, 32, 32, 3), 255, np.uint8),
     "colours": np.broadcast_to(RANDOM.integers(0, 256, (20, 1, 1, 3), np.uint8), (20, 32, 32, 3)),
@@ -160,7 +161,7 @@ def test_pictures_that_cannot_calibrate_are_refused(pictures: str, renamed: Path
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("pictures", ["black", "noise", "one picture"])
+@pytest.mark.parametrize("pictures", ["nearly black", "noise", "near copies"])
 def test_a_proof_catches_useless_calibration_by_its_logits(
     pictures: str, renamed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
