@@ -243,10 +243,10 @@ def test_calibrating_on_the_test_part_alone_is_refused(two_classes: Path, class_
 
 def test_an_untrained_network_is_exported_and_says_so(tmp_path: Path) -> None:
     spec = exporting.untrained_spec("cifar", width=0.25, input_size=40, colours=1, classes=3)
-    items = list(exporting.export(["onnx", "c"], "int8", untrained=spec, output=tmp_path))
+    items = list(exporting.export(["onnx", "litert"], "int8", untrained=spec, output=tmp_path))
     assert [item.path.name for item in items] == [
         "mobilenetv1_cifar10_untrained_int8.onnx",
-        "mobilenetv1_cifar10_untrained_int8.c",
+        "mobilenetv1_cifar10_untrained_int8.tflite",
     ]
     for item in items:
         manifest = Manifest.read(item.path)
