@@ -213,7 +213,7 @@ def test_no_picture_is_calibrated_on_that_accuracy_is_proved_on(
     assert item.proof is not None
     assert item.proof.accuracy is not None
     assert item.proof.accuracy.images == item.proof.count == 16
-    train, test = datasets.image_folder(class_folders, CIFAR.pixels)
+    train, test = datasets.load(class_folders, CIFAR.pixels)
     calibrated, trained, tested = ({image.tobytes() for image in part} for part in (seen[0], train.images, test.images))
     assert calibrated == trained
     assert not calibrated & tested
@@ -233,7 +233,7 @@ def test_what_is_held_out_does_not_depend_on_names_or_order(renamed: Path, class
 
 
 def test_calibrating_on_the_test_part_alone_is_refused(two_classes: Path, class_folders: Path, tmp_path: Path) -> None:
-    test = write(tmp_path / "test", datasets.image_folder(class_folders, CIFAR.pixels)[1].images)
+    test = write(tmp_path / "test", datasets.load(class_folders, CIFAR.pixels)[1].images)
     with pytest.raises(MnvError, match="are among those it is to be proved on"):
         own_export(two_classes, tmp_path / "out", calibration=test, data=class_folders)
 
