@@ -73,7 +73,14 @@ class Evidence:
     labelled: datasets.Dataset | None
 
 
-def gather(spec: ModelSpec, precision: Precision, calibration: str | Path | None, data: str | Path | None) -> Evidence:
+def gather(
+    spec: ModelSpec,
+    precision: Precision,
+    calibration: str | Path | None,
+    data: str | Path | None,
+    *,
+    skip_unreadable: bool = False,
+) -> Evidence:
     """The pictures to export a network with.
 
     The unseen ones are the labelled ones (the test part of ``data``; CIFAR-10's test split or the bundled sample for
