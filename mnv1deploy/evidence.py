@@ -95,7 +95,7 @@ def gather(
     pool: Pictures | None = None
     if precision == "int8":
         pool = calibration_pictures(spec, calibration, data, labelled, skip_unreadable=skip_unreadable)
-    elif calibration is not None and labelled is None:
+    elif calibration is not None:  # with labelled pictures it only has to be there
         pool = _folder(spec, calibration, skip_unreadable)
     shipped = bundled(spec)
     if labelled is not None:
