@@ -1,5 +1,5 @@
-/* Classifies the pictures in a file, raw RGB one after the other: a line for each, its class and the bits of the
- * logits in hexadecimal. */
+/* Classifies the pictures in a file, raw RGB one after the other: the number of the instruction set, then a line for each
+ * picture, its class and the bits of the logits in hexadecimal. */
 #include "network.h"
 
 #include <stdio.h>
@@ -13,6 +13,7 @@ int main(int argc, char **argv)
     int i, best;
     if (!file)
         return 1;
+    printf("%d\n", network_backend());
     while (fread(image, 1, sizeof image, file) == sizeof image) {
         if (network_run(image, logits, scratch) != 0)
             return 1;

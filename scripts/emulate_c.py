@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnv1deploy import datasets
+from mnv1deploy.c import backends
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,14 +39,47 @@ OPTIONS = {
 }
 """Rows of the table, and variables of that Makefile."""
 
-LINUX = {
-    "AArch64": ("aarch64-linux-gnu-gcc", "qemu-aarch64"),
-    "RISC-V 64": ("riscv64-linux-gnu-gcc", "qemu-riscv64"),
-}
-"""Names, compilers and emulators."""
 
-DOT_PRODUCTS = ("-march=armv8.2-a+dotprod",)
-"""Brings in the kernels for Arm; QEMU's default processor for AArch64 programs has them."""
+@dataclass(frozen=True)
+class Linux:
+    """A processor that runs Linux.
+
+    Attributes:
+        compiler: of the network, with what it has to be told.
+        linker: also the compiler of the rest.
+        emulator: and the processor it is to be.
+        backend: the instruction set that this processor runs the network on.
+    """
+
+    compiler: tuple[str, ...]
+    linker: str
+    emulator: tuple[str, ...]
+    backend: str
+
+
+ARM = "aarch64-linux-gnu-gcc"
+RISC_V = "riscv64-linux-gnu-gcc"
+CLANG_RISC_V = (
+    "clang-16",
+    "--target=riscv64-linux-gnu",
+    "-march=rv64gcv",
+    "-isystem",
+    "/usr/riscv64-linux-gnu/include",
+)
+
+LINUX = {
+    "AArch64": Linux((ARM,), ARM, ("qemu-aarch64", "-cpu", "cortex-a53"), "neon"),
+    "AArch64, dot products": Linux((ARM,), ARM, ("qemu-aarch64", "-cpu", "cortex-a76"), "neon_dotprod"),
+    "AArch64, i8mm": Linux((ARM,), ARM, ("qemu-aarch64", "-cpu", "max"), "neon_i8mm"),
+    "RISC-V 64": Linux((RISC_V,), RISC_V, ("qemu-riscv64",), "portable"),
+    **{
+        f"RISC-V 64, V {bits}": Linux(
+            CLANG_RISC_V, RISC_V, ("qemu-riscv64", "-cpu", f"rv64,v=true,vlen={bits},vext_spec=v1.0"), "rvv"
+        )
+        for bits in (128, 256)
+    },
+}
+"""Processors by name. One program is for all of AArch64, which chooses when it runs."""
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
 
@@ -61,6 +95,7 @@ class Run:
         flash, ram: bytes of the whole program, with its stack; 0 on Linux.
         stack: bytes of it in use at most; 0 on Linux.
         instructions: of the last picture; 0 on Linux, see count_instructions.
+        backend: the instruction set in use; not told on a Cortex-M.
     """
 
     labels: list[str]
@@ -71,11 +106,16 @@ class Run:
     ram: int = 0
     stack: int = 0
     instructions: int = 0
+    backend: str = ""
 
 
 def lacking(name: str) -> list[str]:
     """The programs that are not installed and without which this target cannot be run."""
-    needed = ("make", "arm-none-eabi-gcc", "qemu-system-arm") if name in CORTEX_M else LINUX[name]
+    needed = (
+        ("make", "arm-none-eabi-gcc", "qemu-system-arm")
+        if name in CORTEX_M
+        else (LINUX[name].compiler[0], LINUX[name].linker, LINUX[name].emulator[0])
+    )
     return [program for program in needed if not shutil.which(program)]
 
 
@@ -103,11 +143,12 @@ def run_cortex_m(network: Path, images: NDArray[np.uint8], name: str, folder: Pa
 def build_linux(network: Path, name: str, folder: Path, *flags: str) -> Path:
     """Compiles scripts/emulate_c.c with a network; returns the program, whose linker map is beside it."""
     program, objects = folder / "program", []
+    target = LINUX[name]
     for source in (Path(__file__).with_suffix(".c"), network / "network.c"):
         objects.append(folder / f"{source.stem}.o")
-        command = [LINUX[name][0], *STRICT, "-O2", *flags, f"-I{network}", "-c", source, "-o", objects[-1]]
+        command = [*target.compiler, *STRICT, "-O2", *flags, f"-I{network}", "-c", source, "-o", objects[-1]]
         subprocess.run(command, check=True)
-    link = [LINUX[name][0], *flags, "-static", f"-Wl,-Map={program}.map", *objects, "-o", program]
+    link = [target.linker, *flags, "-static", f"-Wl,-Map={program}.map", *objects, "-o", program]
     subprocess.run(link, check=True)
     return program
 
@@ -116,10 +157,11 @@ def run_linux(program: Path, images: NDArray[np.uint8], name: str) -> Run:
     """Runs what build_linux built."""
     pictures = program.with_name("pictures.rgb")
     pictures.write_bytes(images.tobytes())
-    command = [LINUX[name][1], program, pictures]
+    command = [*LINUX[name].emulator, program, pictures]
     output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
+    number, *lines = output.splitlines()
     text = program.with_name("program.map").read_text().partition("Linker script and memory map")[2]
-    return Run(*_read(output.splitlines()), *_sizes(text))
+    return Run(*_read(lines), *_sizes(text), backend=backends.NAMES[int(number)])
 
 
 def count_instructions(program: Path, image: NDArray[np.uint8], name: str) -> int:
@@ -129,7 +171,7 @@ def count_instructions(program: Path, image: NDArray[np.uint8], name: str) -> in
         file = program.with_name("pictures.rgb")
         file.write_bytes(image.tobytes() * pictures)
         # every block of instructions is logged once when it is translated, and every time when it runs
-        command = [LINUX[name][1], "-d", "in_asm,exec,nochain", str(program), str(file)]
+        command = [*LINUX[name].emulator, "-d", "in_asm,exec,nochain", str(program), str(file)]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr
             lengths: dict[int, int] = {}
@@ -177,11 +219,10 @@ def main(network: Path) -> None:
                 run = run_cortex_m(network, images, name, Path(temporary) / name / options, *settings)
                 sizes = f"{run.code:,} | {run.constants:,} | {run.flash:,} | {run.ram:,} | {run.stack:,}"
                 print(f"| {name} | {options} | {sizes} | {run.instructions / 1e6:.1f} M |", flush=True)
-        for name, flags in (*((name, ()) for name in LINUX), ("AArch64", DOT_PRODUCTS)):
-            program = build_linux(network, name, Path(tempfile.mkdtemp(dir=temporary)), *flags)
+        for name in LINUX:
+            program = build_linux(network, name, Path(tempfile.mkdtemp(dir=temporary)))
             run, count = run_linux(program, images, name), count_instructions(program, images[0], name)
-            options = " ".join(("-O2", *flags))
-            print(f"| {name} | {options} | {run.code:,} | {run.constants:,} | | | | {count / 1e6:.1f} M |", flush=True)
+            print(f"| {name} | -O2 | {run.code:,} | {run.constants:,} | | | | {count / 1e6:.1f} M |", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import torch
 from conftest import export
 from emulate_c import (
     CORTEX_M,
-    DOT_PRODUCTS,
     LINUX,
     ROOT,
     STRICT,
@@ -186,31 +185,36 @@ def test_other_processors_have_the_same_bits(network: Path, odd: Path, name: str
     [ODD, CIFAR.scaled(0.6).replace(input_size=64, stem=Block(20, 2)), CIFAR.scaled(0.1), GREY],
     ids=["odd widths", "stem stride 2", "narrow", "grey, SAME"],
 )
-def test_arm_dot_products_have_the_same_bits_in_other_networks(spec: ModelSpec, tmp_path: Path) -> None:
-    need("AArch64")
+def test_vectors_have_the_same_bits_in_other_networks(spec: ModelSpec, tmp_path: Path) -> None:
+    """And with what the compiler was told of, whatever it may combine."""
     folder = write(spec, tmp_path)
     images = datasets.resized(datasets.calibration(), spec.pixels).images[16:24]
-    check(run_linux(build_linux(folder, "AArch64", tmp_path, *DOT_PRODUCTS), images, "AArch64"), folder, images)
+    for name in LINUX:
+        need(name)
+        flags = {"neon_dotprod": ("-mcpu=cortex-a76",), "neon_i8mm": ("-march=armv8.6-a",)}.get(LINUX[name].backend, ())
+        for options in {(), flags}:
+            check(run_linux(build_linux(folder, name, tmp_path, *options), images, name), folder, images)
 
 
-def test_arm_dot_products_have_the_same_bits(network: Path, tmp_path: Path) -> None:
-    need("AArch64")
-    images = datasets.calibration().images[:128]
-    program = build_linux(network, "AArch64", tmp_path, *DOT_PRODUCTS)
-    check(run_linux(program, images, "AArch64"), network, images)
-    symbols = subprocess.run(["aarch64-linux-gnu-nm", program], capture_output=True, text=True, check=True).stdout
-    assert "pointwise_neon" in symbols
+@pytest.mark.parametrize("name", LINUX)
+def test_a_processor_runs_the_kernels_that_are_for_it(network: Path, name: str, tmp_path: Path) -> None:
+    need(name)
+    program = build_linux(network, name, tmp_path)
+    run = run_linux(program, datasets.calibration().images[:128], name)
+    check(run, network, datasets.calibration().images[:128])
+    assert run.backend == LINUX[name].backend
 
 
-def test_arm_dot_products_are_clean_under_sanitizers(network: Path, tmp_path: Path) -> None:
-    need("AArch64")
-    compiler, emulator = LINUX["AArch64"]
-    flags = [*STRICT, *DOT_PRODUCTS, "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+@pytest.mark.parametrize("name", ["AArch64", "AArch64, dot products", "AArch64, i8mm"])
+def test_arms_vectors_are_clean_under_sanitizers(network: Path, name: str, tmp_path: Path) -> None:
+    need(name)
+    compiler, emulator = LINUX[name].linker, LINUX[name].emulator
+    flags = [*STRICT, "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     sources = [Path(__file__).with_name("backends.c"), network / "network.c"]
     subprocess.run([compiler, *flags, f"-I{network}", *sources, "-o", tmp_path / "main"], check=True)
     # the search for leaks needs ptrace, which the emulator has not
     environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
-    command = [emulator, "-L", "/usr/aarch64-linux-gnu", tmp_path / "main"]
+    command = [*emulator, "-L", "/usr/aarch64-linux-gnu", tmp_path / "main"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 

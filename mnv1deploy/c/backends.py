@@ -38,11 +38,21 @@ BACKENDS = (
     Backend("avx2", "x86-64 since 2013", "gcc, clang; chosen when it runs", "x86_64"),
     Backend("avx512_vnni", "Intel since 2019, AMD since Zen 4", "gcc, clang; chosen when it runs", "x86_64"),
     Backend("amx_int8", "Intel Xeon since 2023", "gcc 11, clang 12, on Linux; chosen when it runs", "x86_64"),
+    Backend("neon", "64-bit Arm: Raspberry Pi 3 and 4", "gcc, clang", "aarch64"),
     Backend(
         "neon_dotprod",
-        "64-bit Arm since Cortex-A55 and A76, Apple silicon",
-        "gcc, clang, with `-march=armv8.2-a+dotprod` or `-mcpu=native`",
+        "64-bit Arm since Cortex-A55 and A76: Raspberry Pi 5, Apple silicon",
+        "gcc 10, clang 16; chosen when it runs on Linux, macOS, Windows; elsewhere with `-march=armv8.2-a+dotprod`",
         "aarch64",
+    ),
+    Backend(
+        "neon_i8mm",
+        "64-bit Arm since Cortex-A510 and A710, Apple M2, Neoverse V1",
+        "the same, on Linux and macOS; elsewhere with `-march=armv8.6-a`",
+        "aarch64",
+    ),
+    Backend(
+        "rvv", "RISC-V with V 1.0, registers of 128 bits or more", "clang 16, gcc 14, with `-march=rv64gcv`", "riscv64"
     ),
 )
 """A later one is taken where the processor has it: the order is that of speed."""

@@ -162,7 +162,7 @@ AMX INLINE int strip_amx(const Layer *l, const uint8_t *in, int stride, uint8_t 
     return output;
 }
 
-AMX static void pointwise_amx(const Layer *l, const uint8_t *in, int stride, uint8_t *out, int pixels)
+AMX static void pointwise_amx(const Layer *l, uint8_t *in, int stride, uint8_t *out, int pixels)
 {
     const int o = strip_amx(l, in, stride, out, pixels, 0, 2);
     strip_amx(l, in, stride, out, pixels, o, 1);

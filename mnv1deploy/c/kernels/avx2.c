@@ -54,7 +54,7 @@ AVX2 INLINE void tile_avx2(const Layer *l, const uint8_t *in, int stride, uint8_
     }
 }
 
-AVX2 static void pointwise_avx2(const Layer *l, const uint8_t *in, int stride, uint8_t *out, int pixels)
+AVX2 static void pointwise_avx2(const Layer *l, uint8_t *in, int stride, uint8_t *out, int pixels)
 {
     const int outputs = padded(l->outputs, 16);
     int o, p;

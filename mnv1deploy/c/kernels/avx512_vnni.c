@@ -148,7 +148,7 @@ AVX512 INLINE void strip_avx512(const Layer *l, const uint8_t *in, int stride, u
         tile_avx512(l, in + p * stride, stride, out + p * out_stride, output, &scaling, 1, width);
 }
 
-AVX512 static void pointwise_avx512(const Layer *l, const uint8_t *in, int stride, uint8_t *out, int pixels)
+AVX512 static void pointwise_avx512(const Layer *l, uint8_t *in, int stride, uint8_t *out, int pixels)
 {
     const int outputs = padded(l->outputs, 16);
     int o = 0;

@@ -114,7 +114,7 @@ INLINE void tile_portable(const Layer *l, const uint8_t *in, int stride, int out
             }
 }
 
-static void pointwise_portable(const Layer *l, const uint8_t *in, int stride, uint8_t *out, int pixels)
+static void pointwise_portable(const Layer *l, uint8_t *in, int stride, uint8_t *out, int pixels)
 {
     const int outputs = padded(l->outputs, 4), apart = padded(l->outputs, 16);
     int p, o;

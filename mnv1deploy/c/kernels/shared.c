@@ -44,8 +44,8 @@ typedef struct {
     /* Rows `row` to `row + rows` of a 3x3 depthwise convolution; `out` is where the first of them goes. */
     void (*depthwise)(const Layer *, const uint8_t *in, uint8_t *out, int row, int rows);
 
-    /* A 1x1 convolution of pixels that are `stride` bytes apart. */
-    void (*pointwise)(const Layer *, const uint8_t *in, int stride, uint8_t *out, int pixels);
+    /* A 1x1 convolution of pixels that are `stride` bytes apart, which it may overwrite. */
+    void (*pointwise)(const Layer *, uint8_t *in, int stride, uint8_t *out, int pixels);
 
     /* The mean over all pixels: their sum, requantized with POOL_FACTOR. */
     void (*pool)(const uint8_t *in, uint8_t *out, int pixels, int channels);
