@@ -196,5 +196,5 @@ def _check_folder(output: Path) -> None:
     if not output.is_dir() and any(output.name.endswith(suffix) for suffix in suffixes):
         raise MnvError(
             f"{output.name} is the name of an artifact, and an export writes to a folder.",
-            f"Name the folder: --output {output.parent}. The file is named after the network and its precision.",
+            "Name a folder; the file in it is named after the network and its precision.",
         )

@@ -256,7 +256,6 @@ def test_an_untrained_network_is_exported_and_says_so(tmp_path: Path) -> None:
         assert (item.failures, manifest.provenance.checkpoint_sha256) == ((), "")
     logits = formats.open_session(items[0].path)(np.zeros((2, 40, 40, 1), np.uint8))
     assert logits.shape == (2, 3)
-    assert set(exporting.latencies(items)) == {item.path for item in items}
 
 
 def test_untrained_specs(tmp_path: Path) -> None:
