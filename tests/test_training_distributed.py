@@ -76,7 +76,7 @@ def test_the_command_under_torchrun(class_folders: Path, tmp_path: Path) -> None
 def test_a_teacher_answers_the_same_in_two_processes(tmp_path: Path) -> None:
     """They share the pictures of a view, and the first writes the answers to all of them."""
     teacher = Run(
-        CIFAR, calibration(), Settings.recipe("teacher", epochs=1, batch_size=64, holdout=0.2), tmp_path / "t"
+        CIFAR, calibration(), Settings.recipe("teacher", epochs=1, batch_size=64, holdout=0.2, muon=0.0), tmp_path / "t"
     )
     teacher.fit()
     script = tmp_path / "run.py"
@@ -118,7 +118,7 @@ with distributed.joined():
 @pytest.mark.slow
 def test_machines_without_a_disk_in_common_train_with_teachers_and_resume(tmp_path: Path) -> None:
     """State, teacher and answers are the first process's, which sends the other what it needs."""
-    settings = Settings.recipe("teacher", epochs=1, batch_size=64, holdout=0.2)
+    settings = Settings.recipe("teacher", epochs=1, batch_size=64, holdout=0.2, muon=0.0)
     Run(CIFAR.scaled(0.25), calibration(), settings, tmp_path / "0" / "teacher").fit()
     script = tmp_path / "run.py"
     script.write_text(APART)

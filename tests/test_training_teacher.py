@@ -31,7 +31,7 @@ from mnv1deploy.training.targets import TeacherAnswers
 from mnv1deploy.training.teacher import Teacher
 
 PICTURES = calibration().subset(np.arange(160), calibration().name)
-TEACHER = Settings.recipe("teacher", epochs=2, batch_size=32, holdout=0.2, learning_rate=0.05)
+TEACHER = Settings.recipe("teacher", epochs=2, batch_size=32, holdout=0.2, learning_rate=0.05, muon=0.0)
 SMALL = CIFAR.scaled(0.25)
 STUDENT = Settings.recipe("best", teachers=1, epochs=3, batch_size=16, holdout=0.2, ema=0.9, views=2)
 
