@@ -232,6 +232,12 @@ def format_table(name: str) -> Callable[[Runs], str]:
     return table
 
 
+def checkpoint_accuracy(runs: Runs) -> str:
+    """What every artifact was compared with."""
+    proofs = (row["proof"] for row in runs["artifacts"][0]["results"] if row["proof"])
+    return _percent(next(proof["checkpoint_accuracy"]["top1"] for proof in proofs))
+
+
 def throughput_sentence(runs: Runs) -> str:
     """Images per second, the fastest first."""
     rows = sorted(runs["throughput"][0]["results"], key=lambda row: -row["images_per_second"])
@@ -242,12 +248,18 @@ def throughput_sentence(runs: Runs) -> str:
 
 TABLES: dict[str, Callable[[Runs], str]] = {
     "artifacts": artifacts_table,
+    "artifacts.checkpoint": checkpoint_accuracy,
     "artifacts.machine": machine_sentence("artifacts"),
     **{f"artifacts.{name}": format_table(name) for name in ENGINES if not name.startswith("pytorch")},
     "throughput": throughput_sentence,
     "throughput.machine": machine_sentence("throughput"),
 }
 """What stands between the markers of a name."""
+
+
+def measured() -> Runs:
+    """Every run that is kept, by name, the newest first."""
+    return json.loads(FILE.read_text("utf-8"))["runs"] if FILE.exists() else {}
 
 
 def written(text: str, runs: Runs) -> str:
@@ -317,13 +329,13 @@ def _labelled(points: list[Run]) -> Iterator[tuple[Run, int]]:
 
 def main(names: list[str]) -> None:
     """Measures, then writes."""
-    runs: Runs = json.loads(FILE.read_text("utf-8"))["runs"] if FILE.exists() else {}
+    runs = measured()
     for name in names:
         measure(name, runs)
         FILE.write_text(json.dumps({"version": 1, "runs": runs}, indent=1) + "\n", "utf-8")
     for page in PAGES:
         page.write_text(written(page.read_text("utf-8"), runs), "utf-8")
-    for dark in (False, True):
+    for dark in (False, True) if "artifacts" in runs else ():
         draw(runs["artifacts"][0], PICTURE.with_name(f"artifacts-{'dark' if dark else 'light'}.svg"), dark=dark)
 
 
