@@ -33,6 +33,7 @@ from mnv1deploy.c.names import identifier
 from mnv1deploy.c.plan import Footprint, footprint, fused, plan
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.c import BACKEND_VARIABLE, CSession
+from mnv1deploy.formats.shared import SharedSession
 from mnv1deploy.network import MobileNetV1
 from mnv1deploy.quantization import Quantization, quantize
 from mnv1deploy.spec import CIFAR, PAPER, Block, ModelSpec, Normalization
@@ -74,11 +75,18 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+def opened(folder: Path, threads: int | None = None) -> CSession:
+    """The engine's own session."""
+    session = formats.open_session(folder, threads=threads)
+    assert isinstance(session, SharedSession)
+    assert isinstance(session.engine, CSession)
+    return session.engine
+
+
 def open_on(folder: Path, backend: str, threads: int | None = 1) -> CSession:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(BACKEND_VARIABLE, backend)
-        session = formats.open_session(folder, threads=threads)
-    assert isinstance(session, CSession)
+        session = opened(folder, threads)
     assert session.backend == backend
     return session
 
@@ -112,8 +120,7 @@ def test_all_test_images_give_the_same_logits_as_onnxruntime(
 ) -> None:
     images = cifar10_test.images
     expected = onnx_logits(onnx_path, images)
-    best = formats.open_session(folder)
-    assert isinstance(best, CSession)
+    best = opened(folder)
     np.testing.assert_array_equal(best(images), expected)
     for backend in best.backends[:-1]:
         count = 1_000 if backend == "portable" else len(images)  # it takes a minute for all of them
@@ -386,7 +393,7 @@ def test_make_builds_the_example_and_it_runs(folder: Path, tmp_path: Path) -> No
     assert [line.split()[0] for line in done.stdout.splitlines()[:-1]] == list(CIFAR.classes)
     refused = subprocess.run([tmp_path / "example", "Makefile"], cwd=tmp_path, capture_output=True, text=True)
     assert refused.returncode == 1
-    assert "no binary PPM of 32 x 32 pixels" in refused.stderr
+    assert "no binary PPM (P6) of 32 x 32 pixels" in refused.stderr
 
 
 def test_the_same_export_gives_the_same_bytes_and_names_no_machine(
