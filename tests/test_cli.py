@@ -295,13 +295,13 @@ def test_formats_are_listed_with_what_they_need(tmp_path: Path) -> None:
 
 
 def test_an_export_that_fails_its_proof_exits_1(offline: Path, tmp_path: Path, class_folders: Path) -> None:
-    """Calibrated on nothing but black pictures, int8 cannot work."""
-    black = tmp_path / "black"
-    black.mkdir()
-    for number in range(3):
-        Image.new("RGB", (32, 32), (number, 0, 0)).save(black / f"{number}.png")
+    """Calibrated on pictures that are far darker than those it is proved on, int8 clips what is bright."""
+    dark = tmp_path / "dark"
+    dark.mkdir()
+    for number, picture in enumerate(datasets.calibration().images[:40]):
+        Image.fromarray(picture // 6).save(dark / f"{number}.png")
     output = tmp_path / "out"
-    done = mnv1("export", "--quantize", "int8", "--calibration", black, "--output", output)
+    done = mnv1("export", "--quantize", "int8", "--calibration", dark, "--output", output)
     assert done.returncode == 1
     assert "failed" in done.stdout
     assert "is not proved and was not kept" in done.stderr
@@ -374,7 +374,7 @@ def test_cost() -> None:
     paper = json.loads(succeed("cost", "--preset", "paper", "--json"))
     assert round(paper["multiply_adds"] / 1e6) == 569
     assert json.loads(succeed("cost", "--model", bundled.INT8, "--json"))["parameters"] == 280_650
-    assert mnv1("cost", "--input-size", 7).returncode == 1
+    assert mnv1("cost", "--input-size", 7).returncode == 2
     assert "39,936 bytes of scratch" in succeed("cost", "--memory")
     assert json.loads(succeed("cost", "--memory", "--json"))["scratch"] == 39_936
 
