@@ -9,7 +9,7 @@ import openvino
 import pytest
 from conftest import differences, export, label_without
 
-from mnv1deploy import bundled, checkpoint, datasets, formats
+from mnv1deploy import bundled, checkpoint, datasets, formats, importing
 from mnv1deploy.artifact import Precision
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.openvino import OpenVinoSession
@@ -64,7 +64,7 @@ def test_int8_is_integers_from_the_pixels_to_the_logits(artifacts: dict[str, Pat
 
 def test_int8_is_integers_whatever_the_pixels_zero_point_is(tmp_path: Path) -> None:
     """OpenVINO would compute a first convolution whose input has a zero point in float."""
-    other = MobileNetV1(CIFAR.replace(normalization=checkpoint.TUTORIAL_NORMALIZATION)).eval()
+    other = MobileNetV1(CIFAR.replace(normalization=importing.TUTORIAL_NORMALIZATION)).eval()
     other.load_state_dict(checkpoint.load(bundled.CHECKPOINT).network.state_dict())
     path = export(other, "openvino", "int8", tmp_path, datasets.calibration().images)
     nodes = executed(OpenVinoSession(path, "CPUExecutionProvider", 1))
