@@ -113,7 +113,7 @@ def _walk(folder: str | os.PathLike[str]) -> Iterator[str]:
         seen.add(real)
         inner = []
         for name in visible(inside):
-            path = os.path.join(inside, name)
+            path = name if inside == os.curdir else os.path.join(inside, name)
             if os.path.isdir(path):
                 target = os.path.realpath(path) if os.path.islink(path) else os.path.join(real, name)
                 if Path(target) not in Path(real).parents:
