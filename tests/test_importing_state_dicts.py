@@ -230,9 +230,10 @@ def test_broken_files_are_refused(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(MnvError):
             import_state_dict(path)
-    for missing in (tmp_path, tmp_path / "none.pt"):
-        with pytest.raises(MnvError, match="There is no file"):
-            import_state_dict(missing)
+    with pytest.raises(MnvError, match="is a folder"):
+        import_state_dict(tmp_path)
+    with pytest.raises(MnvError, match="There is no file"):
+        import_state_dict(tmp_path / "none.pt")
 
 
 # The normalisation -------------------------------------------------------------------------------------------------
