@@ -295,7 +295,7 @@ def test_int8_is_calibrated_on_the_pictures_given(class_folders: Path, offline: 
 def test_manifest_is_plain_json(offline: Path, tmp_path: Path) -> None:
     (item,) = exporting.export("onnx", output=tmp_path / "out")
     data = json.loads((tmp_path / "out" / "mobilenetv1_cifar10_fp32.onnx.json").read_text())
-    assert set(data) == {"provenance", "files", "proof", "not_run"}
+    assert set(data) == {"version", "provenance", "files", "proof", "not_run"}
     assert data["files"][item.path.name] == {"bytes": item.path.stat().st_size, "sha256": sha256(item.path)}
 
 

@@ -75,8 +75,7 @@ def test_any_number_of_pictures_can_be_trained_on(pictures: int, name: str) -> N
     assert 2 <= found.batch_size <= max(2, pictures)
     if pictures < found.pictures:
         assert pictures % found.batch_size < max(2, pictures // found.batch_size), "no more than one of each batch"
-    least = {"quick": LEAST_STEPS, "best": LEAST_STEPS, "teacher": 10 * (47_500 // 256)}[name]
-    assert found.epochs * (pictures // found.batch_size) >= least
+    assert found.epochs * (pictures // found.batch_size) >= LEAST_STEPS
 
 
 def test_teachers_follow_the_pictures_too_and_hold_out_the_same_ones() -> None:
