@@ -204,7 +204,7 @@ def _pair_pixels(model: ModelProto, spec: ModelSpec) -> None:
     from onnx import helper, numpy_helper
 
     layer = next(spec.layers())
-    if layer.out_size % 2:
+    if layer.out_size % 2 or layer.out_channels == 1:  # a single channel's scale has no axis to be doubled along
         return
     graph = model.graph
     producer = {name: node for node in graph.node for name in node.output}
