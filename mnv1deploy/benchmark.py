@@ -198,6 +198,16 @@ def contestants(named: Sequence[str], *, everything: bool = False) -> list[str]:
     return [*(str(path) for folder in named or ["artifacts"] for path in find(folder)), *REFERENCES]
 
 
+def notes(artifacts: Sequence[str | Path]) -> list[str]:
+    """What to know of them before they are opened; of one that cannot be opened :func:`bench` says that."""
+    found: list[str] = []
+    for artifact in artifacts:
+        if artifact not in REFERENCES:
+            with suppress(MnvError):
+                found += formats.notes(artifact)
+    return list(dict.fromkeys(found))
+
+
 def names(artifacts: Sequence[str | Path]) -> list[str]:
     """What to call each: its file name, with as many of its folders as tell it apart from the others."""
     paths = [
@@ -441,11 +451,6 @@ def machine_line() -> str:
     packages = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if name != "mnv1deploy")
     sets = f" ({', '.join(facts['instructions'])})" if facts["instructions"] else ""
     return f"{facts['cpu']}, {facts['cores']} cores{sets}; {packages}"
-
-
-def as_dicts(results: Sequence[Result] | Sequence[Profile]) -> list[dict[str, Any]]:
-    """For JSON."""
-    return [asdict(result) for result in results]
 
 
 if __name__ == "__main__":

@@ -157,14 +157,16 @@ def predict(
     json_lines: Annotated[bool, typer.Option("--json-lines", help="Print a JSON object per picture and line.")] = False,
 ) -> None:
     """Say what is in pictures."""
-    from mnv1deploy import bundled, images
+    from mnv1deploy import bundled, formats, images
     from mnv1deploy.classifier import load
     from mnv1deploy.report import answers
 
     if json and json_lines:
         raise typer.BadParameter("--json is one document and --json-lines is many; leave out one of the two.")
     paths = images.find(pictures)
-    classifier = load(model or bundled.INT8, provider=provider, threads=threads)
+    model = model or bundled.INT8
+    console.show_notes(formats.notes(model))
+    classifier = load(model, provider=provider, threads=threads)
     failed = False
     with ExitStack() as stack:
         if json:
@@ -219,7 +221,7 @@ def bench(
 ) -> None:
     """Measure latency, throughput, load time and memory, side by side."""
     from mnv1deploy import benchmark, machine
-    from mnv1deploy.report import plots, tables
+    from mnv1deploy.report import as_json, plots, tables
 
     batch_sizes = _list(batch_size, machine.count)
     counts = _list(threads or "auto", machine.threads)
@@ -228,6 +230,8 @@ def bench(
         if len(counts) > 1 or len(batch_sizes) > 1:
             raise typer.BadParameter("--profile takes one --batch-size and one --threads.")
     contestants = benchmark.contestants(artifacts or [], everything=all)
+    notes = benchmark.notes(contestants)
+    console.show_notes(notes)
     if profile:
         with console.progress("profiling", len(contestants)) as advance:
             profiles = benchmark.profile(
@@ -238,13 +242,7 @@ def bench(
                 on_artifact=lambda: advance(1),
             )
         if json:
-            console.show_json(
-                {
-                    "machine": benchmark.machine(),
-                    "settings": {"threads": counts[0], "calls": benchmark.PROFILED_CALLS},
-                    "profiles": benchmark.as_dicts(profiles),
-                }
-            )
+            console.show_json(as_json.profiles_as_dict(profiles, notes, threads=counts[0]))
         else:
             tables.show_profiles(profiles)
         return
@@ -266,14 +264,8 @@ def bench(
     if plot:
         plots.plot_bench(results, plot)
     if json:
-        console.show_json(
-            {
-                "machine": benchmark.machine(),
-                "settings": {"duration": duration, "include_copies": include_copies, "rounds": benchmark.ROUNDS},
-                "results": benchmark.as_dicts(results),
-                "not_measured": {name: str(error) for name, error in refused.items()},
-            }
-        )
+        settings = {"duration": duration, "include_copies": include_copies}
+        console.show_json(as_json.bench_as_dict(results, refused, notes, **settings))
     else:
         tables.show_bench(results, refused)
 
@@ -449,14 +441,16 @@ def evaluate(
     from mnv1deploy import bundled, datasets, formats, verification
     from mnv1deploy.report import as_json, plots, tables
 
-    session = formats.open_session(model or bundled.INT8, provider=provider, threads=threads)
+    model = model or bundled.INT8
+    console.show_notes(formats.notes(model))
+    session = formats.open_session(model, provider=provider, threads=threads)
     dataset = datasets.load_test(data, session.spec.pixels, skip_unreadable=skip_unreadable, download=download)
     with console.progress("evaluating", len(dataset)) as advance:
         evaluation = verification.evaluate(session, dataset, advance)
     if plot:
         plots.plot_confusion(evaluation, plot)
     if json:
-        console.show_json(as_json.evaluation_as_dict(evaluation))
+        console.show_json({**as_json.evaluation_as_dict(evaluation), "notes": session.notes})
     else:
         tables.show_evaluation(evaluation)
 
@@ -706,6 +700,7 @@ def info(
     from mnv1deploy.report import as_json, tables
 
     facts = as_json.info_as_dict(file or bundled.INT8)
+    console.show_notes(facts["notes"])
     if json:
         console.show_json(facts)
     else:

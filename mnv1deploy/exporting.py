@@ -36,6 +36,16 @@ class Exported:
     failures: tuple[str, ...]
 
     @property
+    def format(self) -> str:
+        """Its name."""
+        return self.manifest.provenance.format
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Of the network."""
+        return self.manifest.provenance.spec
+
+    @property
     def proof(self) -> Proof | None:
         """The manifest's."""
         return self.manifest.proof

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import export, write_class_folders
 from PIL import Image
 
 import mnv1deploy
-from mnv1deploy import bundled, datasets, formats
+from mnv1deploy import bundled, checkpoint, datasets, formats
 from mnv1deploy.artifact import Manifest, manifest_path
 from mnv1deploy.formats.base import CUDA
 
@@ -270,7 +271,7 @@ def test_export_all_writes_every_format_there_is(offline: Path, tmp_path: Path, 
         else:
             assert path.exists()
             assert (f"{path.name} was not run here: " in table) == bool(entry.elsewhere)
-            assert succeed("info", path).count("sha256") == len(Manifest.read(path).files)  # type: ignore[union-attr]
+            assert mnv1("info", path).stdout.count("sha256") == len(Manifest.read(path).files)  # type: ignore[union-attr]
 
 
 def test_formats_are_listed_with_what_they_need(tmp_path: Path) -> None:
@@ -360,7 +361,7 @@ def test_info_of_other_files(tmp_path: Path) -> None:
     assert "no known format" in mnv1("info", CAT).stderr
     copy = tmp_path / "copy.onnx"
     copy.write_bytes(bundled.INT8.read_bytes())
-    assert "there is no manifest" in succeed("info", copy)
+    assert "there is no manifest" in mnv1("info", copy).stdout
     (tmp_path / "copy.onnx.json").write_bytes(bundled.INT8.with_name(bundled.INT8.name + ".json").read_bytes())
     copy.write_bytes(copy.read_bytes() + b"\0")
     done = mnv1("info", copy)
@@ -430,8 +431,6 @@ def test_a_wrong_option_is_named_not_the_picture() -> None:
 
 
 def test_an_import_is_repeated_with_force(tmp_path: Path) -> None:
-    from mnv1deploy import checkpoint
-
     path = tmp_path / "net.safetensors"
     weights = tmp_path / "weights.pth"
     torch.save(checkpoint.load(bundled.CHECKPOINT).network.state_dict(), weights)
@@ -451,6 +450,47 @@ def test_providers() -> None:
     found = json.loads(succeed("providers", "--json"))
     assert found["available"]["onnx"][0] == "CPUExecutionProvider"
     assert not set(found["available"]["onnx"]) & set(found["not_available"])
+
+
+# What is to be known before a file is opened ----------------------------------------------------------------------
+
+
+def test_a_missing_manifest_is_said_once_on_standard_error(tmp_path: Path) -> None:
+    copied = tmp_path / "net.onnx"
+    copied.write_bytes(bundled.INT8.read_bytes())
+    data = write_class_folders(tmp_path / "data", tuple(range(10)))
+    sentence = f"mnv1: {copied} has no manifest net.onnx.json beside it, so it is not proved.\n"
+    for arguments in (
+        ["predict", CAT, "--model", copied],
+        ["evaluate", copied, "--data", data],
+        ["bench", copied, copied, "--duration", "0.02"],
+        ["bench", copied, "--profile"],
+        ["info", copied],
+    ):
+        for more in ([], ["--json"]):
+            done = mnv1(*arguments, *more)
+            assert (done.returncode, done.stderr) == (0, sentence)
+            if more and arguments[0] != "predict":
+                assert json.loads(done.stdout)["notes"] == [sentence.removeprefix("mnv1: ").rstrip()]
+
+
+def test_artifacts_that_are_code_are_called_so(tmp_path: Path) -> None:
+    """Opening somebody's C, .pt or .pt2 executes what is in it."""
+    network, images = checkpoint.load(bundled.CHECKPOINT).network, datasets.calibration().images
+    path = export(network, "c", "int8", tmp_path, images)
+    for arguments in (["info", path], ["predict", CAT, "--model", path]):
+        done = mnv1(*arguments)
+        assert done.returncode == 0
+        assert (
+            done.stderr == f"mnv1: {path} is code that runs as you when it is opened: open none whose origin you "
+            "do not trust.\n"
+        )
+    shutil.rmtree(path)
+    stranger = tmp_path / "net.pt"
+    stranger.write_bytes(b"no TorchScript at all")
+    done = mnv1("predict", CAT, "--model", stranger)
+    assert done.returncode == 1
+    assert done.stderr.index("is code that runs as you") < done.stderr.index("cannot")  # before it is opened
 
 
 # The rest ----------------------------------------------------------------------------------------------------------

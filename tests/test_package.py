@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -45,8 +46,8 @@ def test_the_wheel_runs_with_its_engine_alone(wheel: Path, tmp_path: Path) -> No
     environment = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
     python = environment / "bin" / "python"
-    install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", str(python), f"{wheel}[cpu]"]
-    subprocess.run(install, check=True)
+    install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", str(python)]
+    subprocess.run([*install, str(wheel)], check=True)
     shutil.copy(ROOT / "examples" / "cat.png", tmp_path)
     clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
 
@@ -56,12 +57,20 @@ def test_the_wheel_runs_with_its_engine_alone(wheel: Path, tmp_path: Path) -> No
 
     absent = subprocess.run([str(python), "-c", "import torch"], capture_output=True, env=clean)
     assert absent.returncode == 1
+    lacking = mnv1("predict", "cat.png")
+    assert lacking.returncode == 1
+    hint = re.search(r"pip install '(mnv1deploy\[cpu\])'", lacking.stderr)
+    assert hint, lacking.stderr
+    subprocess.run([*install, hint[1]], check=True)  # adds to what is installed, whether an index has a release or not
     predicted = mnv1("predict", "cat.png", "--json")
     assert predicted.returncode == 0, predicted.stderr
     assert json.loads(predicted.stdout)[0]["label"] == "cat"
     benched = mnv1("bench", "--duration", "0.02", "--provider", "CPUExecutionProvider")
     assert benched.returncode == 0, benched.stderr
     assert mnv1("info").returncode == 0
+    if datasets.has_cifar10():
+        evaluated = mnv1("evaluate", "--data", str(datasets.data_folder()), "--json")
+        assert json.loads(evaluated.stdout)["images"] == 10_000, evaluated.stderr
     for command, extra in ((["export"], "export"), (["train"], "train"), (["bench", "pytorch"], "train")):
         refused = mnv1(*command)
         assert refused.returncode == 1

@@ -12,12 +12,16 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import export
 from PIL import Image
 
-from mnv1deploy import bundled, datasets, verification
+from mnv1deploy import bundled, checkpoint, datasets, verification
+from mnv1deploy.artifact import Manifest
+from mnv1deploy.c.plan import footprint
 from mnv1deploy.classifier import Prediction
 from mnv1deploy.errors import MnvError
-from mnv1deploy.report import answers, console, plots, tables
+from mnv1deploy.exporting import Exported
+from mnv1deploy.report import answers, as_json, console, plots, tables
 
 CAT = Path(__file__).parents[1] / "examples" / "cat.png"
 COMMAND = [sys.executable, "-W", "error", "-m", "mnv1deploy.cli"]
@@ -312,3 +316,18 @@ def test_info_of_bundled_has_its_facts_in_a_pipe_a_line_each() -> None:
     done = subprocess.run([*COMMAND, "info", str(bundled.INT8)], capture_output=True, text=True, check=True)
     assert len([line for line in done.stdout.splitlines() if line.startswith("network ")]) == 1
     assert "symmetric padding" in next(line for line in done.stdout.splitlines() if line.startswith("network "))
+
+
+def test_c_is_measured_in_flash_and_ram_not_by_its_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network, images = checkpoint.load(bundled.CHECKPOINT).network, datasets.calibration().images
+    path = export(network, "c", "int8", tmp_path, images)
+    manifest = Manifest.read(path)
+    assert manifest
+    expected, exported = footprint(network.spec), Exported(path, manifest, ())
+    (row,), facts = as_json.exported_as_dicts([exported], {}), as_json.info_as_dict(path)
+    assert (row["flash"], row["ram"]) == (facts["flash"], facts["ram"]) == (expected.flash, expected.ram)
+    tables.show_exported([exported], {}, {})
+    tables.show_info(facts)
+    text = capsys.readouterr().out
+    assert text.count(f"{expected.flash:,} bytes of flash for weights and tables, {expected.ram:,} of RAM") == 2
+    assert f"{manifest.bytes:,}" not in text

@@ -124,6 +124,15 @@ def test_an_artifact_without_a_manifest_says_so_once(tmp_path: Path) -> None:
     assert formats.open_session(bundled.CHECKPOINT).notes == ()
 
 
+@pytest.mark.parametrize("name", formats.NAMES)
+def test_what_executes_code_says_so_before_it_is_opened(name: str, tmp_path: Path) -> None:
+    path = tmp_path / f"net{formats.get(name).suffix}"
+    path.write_bytes(b"nothing that could be opened")
+    notes = formats.notes(path)
+    assert any("is code that runs as you" in note for note in notes) == (name in ("torchscript", "aoti", "c"))
+    assert any("has no manifest" in note for note in notes) == (name != "pytorch")
+
+
 def test_a_provenance_of_blanks_is_not_unpacked(tmp_path: Path) -> None:
     """A zip archive of some kilobytes may hold gigabytes."""
     path = tmp_path / "net.pt"

@@ -115,10 +115,26 @@ def of_file(path: Path) -> Format:
     raise MnvError(f"{path} is of no known format; known are {', '.join(known)}.", remedy)
 
 
+def notes(path: str | Path) -> tuple[str, ...]:
+    """What to know of an artifact or checkpoint before it is opened: whole sentences. Nothing of it is run.
+
+    Raises:
+        MnvError: as :func:`of_file`.
+    """
+    path = Path(path)
+    format_, found = of_file(path), []
+    if format_.executes:
+        found.append(f"{path} is code that runs as you when it is opened: open none whose origin you do not trust.")
+    if format_.precisions and not manifest_path(path).exists():
+        found.append(f"{path} has no manifest {manifest_path(path).name} beside it, so it is not proved.")
+    return tuple(found)
+
+
 def open_session(path: str | Path, *, provider: str = CPU, threads: int | None = None) -> SharedSession:
     """Opens any artifact or checkpoint on a provider, for any number of threads.
 
-    Opening executes code that is in the file, where the format's ``executes`` says so.
+    Opening executes code that is in the file, where the format's ``executes`` says so; ``notes`` of the session, and
+    :func:`notes` before it is opened, say that, too.
 
     Raises:
         MnvError: if it is not there, damaged, not the file its manifest proves, or the provider is not there.
@@ -127,9 +143,6 @@ def open_session(path: str | Path, *, provider: str = CPU, threads: int | None =
     check_threads(threads)
     format_ = of_file(path)
     manifest = Manifest.read(path)
-    notes: tuple[str, ...] = ()
-    if manifest is None and format_.precisions:
-        notes = (f"{path} has no manifest {manifest_path(path).name} beside it: nothing proves it.",)
     if manifest and manifest.provenance.format != format_.name:
         raise MnvError(
             f"{path} is named like {format_.name}, but its manifest is that of {manifest.provenance.format}.",
@@ -145,7 +158,7 @@ def open_session(path: str | Path, *, provider: str = CPU, threads: int | None =
             )
         return session
 
-    return SharedSession(path, provider, threads, open_engine, notes)
+    return SharedSession(path, provider, threads, open_engine, notes(path))
 
 
 def reopen(path: Path, provider: str, threads: int | None) -> SharedSession:

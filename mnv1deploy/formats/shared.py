@@ -30,7 +30,7 @@ class SharedSession:
         provider: its full name.
         threads: to compute with; None leaves it to the engine.
         open_engine: gives the engine's own session.
-        notes: what to tell the user, once: whole sentences.
+        notes: what to know of the artifact; see :func:`mnv1deploy.formats.notes`.
     """
 
     def __init__(

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnv1deploy import formats
+from mnv1deploy import benchmark, formats
 from mnv1deploy.artifact import Manifest, read_checkpoint_metadata, require_mobilenetv1
 from mnv1deploy.c.plan import footprint
 from mnv1deploy.errors import MnvError
@@ -16,6 +16,7 @@ from mnv1deploy.packages import is_installed, versions
 from mnv1deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
+    from mnv1deploy.benchmark import Profile, Result
     from mnv1deploy.datasets import Dataset
     from mnv1deploy.exporting import Exported
     from mnv1deploy.quantization import Quantization
@@ -33,11 +34,34 @@ def exported_as_dicts(exported: Sequence[Exported], latency: dict[Path, float]) 
             "path": None if item.failures else str(item.path),
             "failures": list(item.failures),
             "p50": latency.get(item.path),
-            **(asdict(footprint(item.manifest.provenance.spec)) if item.manifest.provenance.format == "c" else {}),
+            **(asdict(footprint(item.spec)) if item.format == "c" else {}),
             **item.manifest.to_dict(),
         }
         for item in exported
     ]
+
+
+def bench_as_dict(
+    results: Sequence[Result], refused: dict[str, MnvError], notes: Sequence[str], **settings: Any
+) -> dict[str, Any]:
+    """What :func:`show_bench` shows, with the machine and settings that made it."""
+    return {
+        "machine": benchmark.machine(),
+        "settings": {**settings, "rounds": benchmark.ROUNDS},
+        "results": [asdict(result) for result in results],
+        "not_measured": {name: str(error) for name, error in refused.items()},
+        "notes": list(notes),
+    }
+
+
+def profiles_as_dict(profiles: Sequence[Profile], notes: Sequence[str], *, threads: int | None) -> dict[str, Any]:
+    """What :func:`show_profiles` shows, with the machine and settings that made it."""
+    return {
+        "machine": benchmark.machine(),
+        "settings": {"threads": threads, "calls": benchmark.PROFILED_CALLS},
+        "profiles": [asdict(profile) for profile in profiles],
+        "notes": list(notes),
+    }
 
 
 def evaluation_as_dict(evaluation: Evaluation) -> dict[str, Any]:
@@ -67,14 +91,16 @@ def trials_as_dicts(trials: Sequence[Trial], data: Dataset) -> dict[str, Any]:
 
 
 def info_as_dict(path: Path) -> dict[str, Any]:
-    """What a file says of itself and its manifest proves: spec, provenance, proof.
+    """What a file says of itself and its manifest proves: spec, provenance, proof, and notes of what to beware of.
+
+    Of C, what it takes of flash and RAM, too; see :class:`mnv1deploy.c.plan.Footprint`.
 
     Raises:
         MnvError: if it is of no known format, or says nothing.
     """
     format_ = formats.of_file(path)
     manifest = Manifest.read(path)
-    facts: dict[str, Any] = {"path": str(path), "format": format_.name}
+    facts: dict[str, Any] = {"path": str(path), "format": format_.name, "notes": formats.notes(path)}
     if manifest:
         facts |= {"bytes": manifest.bytes, "files": manifest.files}
     else:

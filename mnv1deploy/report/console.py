@@ -15,7 +15,7 @@ import shutil
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -141,7 +141,7 @@ def show_line(text: str) -> None:
 
 def show_error(message: str, hint: str = "") -> None:
     """A sentence, and what to do, on standard error."""
-    show_note(f"mnv1: {message}")
+    show_notes([message])
     if hint:
         show_note(f"      {hint}")
 
@@ -152,6 +152,12 @@ def show_note(text: str) -> None:
         with suppress(OSError, ValueError):  # there is nobody else to tell
             sys.stderr.write(f"{visible(text)}\n")
             sys.stderr.flush()
+
+
+def show_notes(sentences: Iterable[str]) -> None:
+    """A line each on standard error."""
+    for sentence in sentences:
+        show_note(f"mnv1: {sentence}")
 
 
 def to_json(content: Any, *, indent: int | None = 2) -> str:

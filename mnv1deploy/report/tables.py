@@ -116,7 +116,7 @@ def show_exported(exported: Sequence[Exported], latency: dict[Path, float], abse
         rows.append(
             (
                 item.path.name,
-                f"{item.manifest.bytes:,}",
+                f"{footprint(item.spec).flash if item.format == 'c' else item.manifest.bytes:,}",
                 f"{proof.max_logit_difference:.1e}" if proof else "",
                 _agreement(proof) if proof else "",
                 f"{accuracy.top1:.2%}" if accuracy else "not measured",
@@ -141,8 +141,8 @@ def show_exported(exported: Sequence[Exported], latency: dict[Path, float], abse
         else [],
     )
     for item in exported:
-        if item.manifest.provenance.format == "c":
-            needs = footprint(item.manifest.provenance.spec)
+        if item.format == "c":
+            needs = footprint(item.spec)
             show_line(f"{item.path.name}: {_memory(needs.flash, needs.ram)}")
         if item.manifest.not_run:
             show_line(f"{item.path.name} was not run here: {item.manifest.not_run}")
@@ -392,8 +392,9 @@ def show_info(facts: dict[str, Any]) -> None:
     mean, std = (
         ", ".join(f"{v:g}" for v in dict.fromkeys(part)) for part in (spec.normalization.mean, spec.normalization.std)
     )
+    size = "" if "flash" in facts else f"{facts['bytes']:,} bytes, "  # of a source they say nothing
     rows: list[tuple[str, object]] = [
-        ("file", f"{facts['path']} ({facts['bytes']:,} bytes, {facts['format']} {facts.get('precision', 'fp32')})"),
+        ("file", f"{facts['path']} ({size}{facts['format']} {facts.get('precision', 'fp32')})"),
         *(("sha256", f"{file['sha256']}  {name}") for name, file in facts["files"].items()),
         (
             "network",
