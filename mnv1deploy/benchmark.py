@@ -445,12 +445,17 @@ def machine() -> dict[str, Any]:
     }
 
 
+def processor(facts: dict[str, Any]) -> str:
+    """Of what :func:`machine` says, the processor and its number of cores: AMD EPYC, 2 cores (avx2)."""
+    sets = f" ({', '.join(facts['instructions'])})" if facts["instructions"] else ""
+    return f"{facts['cpu']}, {facts['cores']} cores{sets}"
+
+
 def machine_line() -> str:
     """:func:`machine` in one line, for under a table."""
     facts = machine()
     packages = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if name != "mnv1deploy")
-    sets = f" ({', '.join(facts['instructions'])})" if facts["instructions"] else ""
-    return f"{facts['cpu']}, {facts['cores']} cores{sets}; {packages}"
+    return f"{processor(facts)}; {packages}"
 
 
 if __name__ == "__main__":

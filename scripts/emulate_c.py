@@ -2,9 +2,9 @@
 
     python scripts/emulate_c.py artifacts/network_int8.c      # mnv1 export --format c --quantize int8 --name network
 
-Needs the packages that scripts/install_emulators names. Prints the tables of docs/formats/c.md. Sizes are the linker
-map's. Cortex-M: examples/cortex-m, whose clock ticks once in 40 instructions of the emulator. The others: programs for
-Linux; their instructions are counted in the emulator's log of what it translates and what it runs.
+Needs the packages that scripts/install_emulators names; scripts/measure.py makes the table of docs/formats/c.md of the
+rows. Sizes are the linker map's. Cortex-M: examples/cortex-m, whose clock ticks once in 40 of the emulator's
+instructions. The others: programs for Linux; their instructions are counted in its log of what it translates and runs.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -209,20 +211,29 @@ def _sizes(text: str) -> tuple[int, int]:
     return sizes[0], sizes[1]
 
 
-def main(network: Path) -> None:
+def rows(network: Path) -> Iterator[dict[str, Any]]:
+    """What it takes on every processor, with every set of options: bytes and instructions; 0 where nothing is told."""
     images = datasets.calibration().images[:2]
-    print("| processor | options | code | constants | whole flash | whole RAM | stack in use | instructions |")
-    print("|---|---|---:|---:|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as temporary:
         for name in CORTEX_M:
             for options, settings in OPTIONS.items():
                 run = run_cortex_m(network, images, name, Path(temporary) / name / options, *settings)
-                sizes = f"{run.code:,} | {run.constants:,} | {run.flash:,} | {run.ram:,} | {run.stack:,}"
-                print(f"| {name} | {options} | {sizes} | {run.instructions / 1e6:.1f} M |", flush=True)
+                yield _row(name, options, run, run.instructions)
         for name in LINUX:
             program = build_linux(network, name, Path(tempfile.mkdtemp(dir=temporary)))
-            run, count = run_linux(program, images, name), count_instructions(program, images[0], name)
-            print(f"| {name} | -O2 | {run.code:,} | {run.constants:,} | | | | {count / 1e6:.1f} M |", flush=True)
+            run = run_linux(program, images, name)
+            yield _row(name, "-O2", run, count_instructions(program, images[0], name))
+
+
+def _row(name: str, options: str, run: Run, instructions: int) -> dict[str, Any]:
+    sizes = {part: getattr(run, part) for part in ("code", "constants", "flash", "ram", "stack")}
+    return {"processor": name, "options": options, **sizes, "instructions": instructions}
+
+
+def main(network: Path) -> None:
+    """Prints a line for each."""
+    for row in rows(network):
+        print(row, flush=True)
 
 
 if __name__ == "__main__":

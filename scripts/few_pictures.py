@@ -6,7 +6,7 @@ The first two are pictures of CIFAR-10's training split in folders of PNGs: two 
 on those that the bundled checkpoint was not trained on; having learned the others, it finds them easy, so runs from
 random weights stand beside. The usual loop is that of PyTorch's transfer learning tutorial: SGD at 0.001 with a
 momentum of 0.9, a tenth of it after every seventh epoch, batches of 4, 25 epochs, crops of random size; it stops when
-it has had the processor time of ours. The table of docs/training.md is this one.
+it has had the processor time of ours. scripts/measure.py writes the table of docs/training.md from the rows.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,9 @@ from mnv1deploy.training.setup import Parts, network_for
 
 FOLDERS = {"two": ((3, 5), 98), "six": ((0, 1, 2, 3, 4, 5), 337)}
 """Labels of CIFAR-10, and the pictures of each to train on: 196 and 2,022 of the 244 and 2,527 in the folder."""
+
+WHAT = {"two": "cats and dogs of CIFAR-10", "six": "birds, cars, cats, deer, dogs and planes of CIFAR-10"}
+"""What tables call them."""
 
 
 def write(folder: Path, labels: tuple[int, ...], count: int) -> Path:
@@ -98,22 +102,36 @@ def before(name: str, count: int) -> dict[str, Any]:
     return {**kept, "batch_size": min(kept["batch_size"], count)}
 
 
-def main(names: list[str]) -> None:
-    """Prints the table."""
-    print("| pictures | classes | from | 0.1.0's settings | `mnv1 train` | seconds | the usual loop |")
-    print("| ---: | ---: | --- | ---: | ---: | ---: | ---: |")
+def rows(name: str) -> Iterator[dict[str, Any]]:
+    """For the pictures of a name in FOLDERS, or of a folder, from random weights and from the bundled ones.
+
+    Accuracies are fractions, seconds those of one processor that a run of ours took.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
-        for name in names:
-            folder = write(Path(temporary) / name, *FOLDERS[name]) if name in FOLDERS else Path(name)
-            for init in ("none", str(bundled.CHECKPOINT)):
-                now, seconds, run, test = ours(folder, init=init)
-                old = ours(folder, init=init, changes=before("quick", len(run.parts.train)))[0]
-                loop = usual(run, test, seconds, None if init == "none" else init)
-                count, start_name = len(run.parts.train) + len(run.parts.holdout), run.init or "random weights"
-                print(f"| {count:,} | {len(test.classes)} | {start_name} | {old:.1%} | {now:.1%} | {seconds:.0f} "
-                      f"| {loop:.1%} |", flush=True)  # fmt: skip
+        folder = write(Path(temporary) / name, *FOLDERS[name]) if name in FOLDERS else Path(name)
+        for init in ("none", str(bundled.CHECKPOINT)):
+            now, seconds, run, test = ours(folder, init=init)
+            yield {
+                "pictures": len(run.parts.train) + len(run.parts.holdout),
+                "what": WHAT.get(name, name),
+                "classes": len(test.classes),
+                "start": "random weights" if init == "none" else "the bundled checkpoint",
+                "before": ours(folder, init=init, changes=before("quick", len(run.parts.train)))[0],
+                "now": now,
+                "seconds": seconds,
+                "loop": usual(run, test, seconds, None if init == "none" else init),
+            }
+    torch.set_num_threads(threads)
+
+
+def main(names: list[str]) -> None:
+    """Prints a line for each."""
+    for name in names:
+        for row in rows(name):
+            print(row, flush=True)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     main(sys.argv[1:])

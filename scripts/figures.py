@@ -1,0 +1,454 @@
+"""What docs/measurements.json says, as text for README and docs.
+
+A page has a figure between ``<!-- measured: NAME -->`` and ``<!-- /measured -->``; NAME is one of FIGURES. Beside what
+was measured there is what can be computed from the sources at once. tests/test_docs.py compares the pages with it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import astuple, replace
+from pathlib import Path
+from typing import Any
+
+from mnv1deploy import bundled
+from mnv1deploy.artifact import Manifest
+from mnv1deploy.benchmark import processor
+from mnv1deploy.c import backends
+from mnv1deploy.c.plan import plan
+from mnv1deploy.cost import cost
+from mnv1deploy.report.tables import figure_text
+from mnv1deploy.spec import CIFAR, PAPER
+from mnv1deploy.verification import LIMITS
+
+ROOT = Path(__file__).parents[1]
+FILE = ROOT / "docs" / "measurements.json"
+PAGES = (ROOT / "README.md", ROOT / "models" / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+MARKED = re.compile(r"(<!-- measured: ([\w.-]+) -->)(.*?)(<!-- /measured -->)", re.DOTALL)
+PRECISIONS = ("int8", "fp16", "fp32")
+
+Run = dict[str, Any]
+Runs = dict[str, list[Run]]
+
+ENGINES = {
+    "c": ("C", ""),
+    "onnx": ("ONNX, onnxruntime", "onnxruntime"),
+    "openvino": ("OpenVINO", "openvino"),
+    "litert": ("LiteRT", "ai-edge-litert"),
+    "executorch": ("ExecuTorch", "executorch"),
+    "torchscript": ("TorchScript", "torch"),
+    "ncnn": ("ncnn", "ncnn"),
+    "mnn": ("MNN", "MNN"),
+    "aoti": ("AOTInductor", "torch"),
+    "tflm": ("LiteRT for Microcontrollers", ""),
+    "tensorrt": ("TensorRT's ONNX, onnxruntime", "onnxruntime"),
+    "coreml": ("Core ML", ""),
+    "pytorch": ("PyTorch, eager", "torch"),
+    "pytorch-compiled": ("PyTorch, compiled", "torch"),
+}
+"""What tables call the formats and the two references of ``mnv1 bench``, and the package of each engine."""
+
+
+def measured() -> Runs:
+    """Every run that is kept, by name, the newest first."""
+    return json.loads(FILE.read_text("utf-8"))["runs"] if FILE.exists() else {}
+
+
+def written(text: str, runs: Runs) -> str:
+    """A page's text with every marked figure as it was measured. Raises KeyError for a name that is none of FIGURES."""
+    return MARKED.sub(lambda found: f"{found[1]}{FIGURES[found[2]](runs)}{found[4]}", text)
+
+
+def names(text: str) -> set[str]:
+    """Of the figures on a page."""
+    return {found[1] for found in MARKED.findall(text)}
+
+
+# ---- Texts
+
+
+def table(header: str, rows: Iterable[Sequence[str]]) -> str:
+    """Columns whose header begins with ">" are aligned to the right."""
+    titles = header.split(" | ")
+    lines = [
+        [title.lstrip(">") for title in titles],
+        ["---:" if title.startswith(">") else "---" for title in titles],
+        *rows,
+    ]
+    return "\n" + "\n".join(f"| {' | '.join(line)} |".replace("  ", " ") for line in lines) + "\n"
+
+
+def percent(value: float | None) -> str:
+    """Of a fraction; nothing where there is none."""
+    return "" if value is None else f"{100 * value:.2f} %"
+
+
+def microseconds(value: float | None) -> str:
+    """Nothing where there is none."""
+    return "" if value is None else figure_text(value)
+
+
+def top1(row: Run | None) -> float | None:
+    """An artifact's accuracy as a fraction, where it was proved here."""
+    return row["proof"]["accuracy"]["top1"] if row and row["proof"] and row["proof"]["accuracy"] else None
+
+
+def machine(name: str) -> Callable[[Runs], str]:
+    """What the newest run of that name was made on, and how busy it was with other things."""
+
+    def sentence(runs: Runs) -> str:
+        run = runs[name][0]
+        return f"{processor(run['machine'])}, load {run['load']:.1f} at the start, {run['date']}"
+
+    return sentence
+
+
+# ---- Artifacts
+
+
+def artifacts(runs: Runs) -> dict[str, dict[str, Run]]:
+    """The newest facts and latencies by format and precision, the fastest int8 first, then the fastest fp32."""
+    p50 = {row["artifact"]: row["p50"] for row in runs["latency"][0]["results"]}
+    found: dict[str, dict[str, Run]] = {}
+    for row in runs["artifacts"][0]["results"]:
+        found.setdefault(row["format"], {})[row["precision"]] = {**row, "p50": p50.get(row["artifact"])}
+    for name in ("pytorch", "pytorch-compiled"):
+        found[name] = {"fp32": {"p50": p50[name], "bytes": None, "proof": None}}
+
+    def latency(name: str) -> list[float]:
+        return [found[name].get(precision, {}).get("p50") or float("inf") for precision in ("int8", "fp32")]
+
+    return {name: found[name] for name in sorted(found, key=latency)}
+
+
+def engines_table(runs: Runs) -> str:
+    """README's: a row per engine that runs here."""
+    formats = artifacts(runs)
+    versions = runs["latency"][0]["machine"]["versions"]
+    times = {name: [row.get("p50") for p in ("int8", "fp32") if (row := rows.get(p))] for name, rows in formats.items()}
+    fastest = [min(rows[p]["p50"] for rows in formats.values() if rows.get(p, {}).get("p50")) for p in ("int8", "fp32")]
+
+    def rows() -> Iterator[list[str]]:
+        for name, rows in formats.items():
+            if not any(times[name]):
+                continue
+            int8, fp32 = rows.get("int8"), rows.get("fp32")
+            latency = [row["p50"] if row else None for row in (int8, fp32)]
+            shown = [
+                f"**{microseconds(one)}**" if one == best else microseconds(one)
+                for one, best in zip(latency, fastest, strict=True)
+            ]
+            title, package = ENGINES[name]
+            agreement = int8["proof"]["agreement"] if int8 and int8["proof"] else None
+            yield [
+                f"{title} {versions.get(package, '')}".strip(),
+                shown[0],
+                shown[1],
+                percent(top1(int8)),
+                percent(agreement),
+                f"{int8['bytes']:,}" if int8 else "",
+            ]
+
+    return table("engine | >int8, µs | >fp32, µs | >top-1 of int8 | >agreement | >bytes", rows())
+
+
+def format_table(name: str) -> Callable[[Runs], str]:
+    """A format's own page: a row per precision, with onnxruntime's latency of the same run; no empty column."""
+
+    def text(runs: Runs) -> str:
+        found = artifacts(runs)
+        here = any(row["p50"] for row in found[name].values())
+
+        def rows() -> Iterator[dict[str, str]]:
+            for precision in PRECISIONS:
+                row, onnx = found[name].get(precision), found["onnx"].get(precision)
+                if not row:
+                    continue
+                proof = row["proof"] or {}
+                difference, accuracy = proof.get("max_logit_difference"), top1(row)
+                change = 100 * (accuracy - proof["checkpoint_accuracy"]["top1"]) if accuracy else None
+                yield {
+                    "precision": precision,
+                    ">bytes": f"{row['bytes']:,}",
+                    ">largest logit difference": "" if difference is None else f"{difference:.1e}",
+                    ">agreement": percent(proof.get("agreement")),
+                    ">change in points": "" if change is None else f"{change:+.2f}",
+                    ">p50, µs": microseconds(row["p50"]),
+                    ">onnxruntime, µs": microseconds(onnx["p50"]) if onnx and here and name != "onnx" else "",
+                }
+
+        shown = list(rows())
+        columns = [column for column in shown[0] if any(row[column] for row in shown)]
+        return table(" | ".join(columns), ([row[column] for column in columns] for row in shown))
+
+    return text
+
+
+def checkpoint_accuracy(runs: Runs) -> str:
+    """What every artifact was compared with."""
+    proofs = (row["proof"] for row in runs["artifacts"][0]["results"] if row["proof"])
+    return percent(next(proof["checkpoint_accuracy"]["top1"] for proof in proofs))
+
+
+def onnx_by_processor(runs: Runs) -> str:
+    """A row per processor that was measured on."""
+
+    def rows() -> Iterator[list[str]]:
+        for run in runs["latency"]:
+            p50 = {row["artifact"]: row["p50"] for row in run["results"]}
+            int8, fp32 = (p50[f"mobilenetv1_cifar10_{precision}.onnx"] for precision in ("int8", "fp32"))
+            version = run["machine"]["versions"]["onnxruntime"]
+            yield [processor(run["machine"]), version, microseconds(int8), microseconds(fp32), f"{int8 / fp32:.2f}"]
+
+    return table("processor | onnxruntime | >int8, µs | >fp32, µs | >ratio", rows())
+
+
+def throughput(runs: Runs) -> str:
+    """Images per second, the fastest first."""
+    rows = sorted(runs["throughput"][0]["results"], key=lambda row: -row["images_per_second"])
+    called = {".c": "the C", ".onnx": "onnxruntime", ".xml": "OpenVINO", ".tflite": "LiteRT", ".pte": "ExecuTorch"}
+    *first, last = (
+        f"{called[Path(row['artifact']).suffix]} {round(row['images_per_second'], -2):,.0f}" for row in rows
+    )
+    return f"{', '.join(first)} and {last}"
+
+
+def shipped(runs: Runs) -> str:
+    """The files in models/, by what they and their manifests say."""
+
+    def rows() -> Iterator[list[str]]:
+        size = bundled.CHECKPOINT.stat().st_size
+        proofs = []
+        for path, what in (
+            (bundled.FP32, "ONNX, float32"),
+            (bundled.INT8, "ONNX, int8 weights and activations"),
+        ):
+            manifest = Manifest.read(path)
+            assert manifest and manifest.proof and manifest.proof.accuracy and manifest.proof.checkpoint_accuracy
+            proofs.append((path, what, manifest.bytes, manifest.proof.accuracy.top1))
+            before = manifest.proof.checkpoint_accuracy.top1
+        for path, what, bytes_, accuracy in [(bundled.CHECKPOINT, "the checkpoint", size, before), *proofs]:
+            yield [f"`{path.name}`", what, f"{bytes_:,}", percent(accuracy)]
+
+    return table("file | what | >bytes | >top-1 on the 10,000 test images", rows())
+
+
+# ---- The C
+
+
+def backends_table(runs: Runs) -> str:
+    """A row per instruction set, a column per processor that was measured on."""
+    columns = [{row["backend"]: row["p50"] for row in run["results"]} for run in runs["backends"]]
+    header = " | ".join(["instruction set", *(f">{processor(run['machine'])}" for run in runs["backends"])])
+    rows = (
+        [f"`{name}`", *(microseconds(column.get(name)) for column in columns)]
+        for name in backends.NAMES
+        if any(name in column for column in columns)
+    )
+    return table(header, rows)
+
+
+def emulation_table(runs: Runs) -> str:
+    """A row per processor and options."""
+    header = "processor | options | >code | >constants | >whole flash | >whole RAM | >stack in use | >instructions"
+    sizes = ("code", "constants", "flash", "ram", "stack")
+    rows = (
+        [
+            row["processor"],
+            row["options"],
+            *(f"{row[size]:,}" if row[size] else "" for size in sizes),
+            f"{row['instructions'] / 1e6:.1f} M",
+        ]
+        for row in runs["emulation"][0]["results"]
+    )
+    return table(header, rows)
+
+
+def microcontroller(runs: Runs) -> str:
+    """What a Cortex-M4 needs, in one clause."""
+    rows = runs["emulation"][0]["results"]
+    row = next(row for row in rows if (row["processor"], row["options"]) == ("Cortex-M4", "-O2"))
+    flash, ram = (f"{row[part] / 1000:.0f} KB" for part in ("flash", "ram"))
+    return f"{flash} of flash, {ram} of RAM and {row['instructions'] / 1e6:.0f} million instructions"
+
+
+def plan_table(runs: Runs) -> str:
+    """Where the bundled network's activations are in the C's scratch."""
+    rows = (
+        [
+            fusion.name,
+            "the picture" if fusion.input < 0 else f"{fusion.input:,} .. {fusion.input + fusion.input_bytes:,}",
+            f"{fusion.output:,} .. {fusion.output + fusion.output_bytes:,}",
+            str(fusion.rows),
+            f"{fusion.rows_bytes:,}",
+        ]
+        for fusion in plan(CIFAR).fusions
+    )
+    return table("step | >reads | >writes | >rows at a time | >bytes of rows", rows)
+
+
+# ---- Quantization and training
+
+
+def schemes_table(runs: Runs) -> str:
+    """A row per scheme, the smallest divergence and the default in bold."""
+    results = runs["schemes"][0]["results"]
+    least = min(row["divergence"] for row in results)
+
+    def rows() -> Iterator[list[str]]:
+        for row in results:
+            divergence = f"{1000 * row['divergence']:.3f}"
+            yield [
+                f"**{row['ranges']}**" if row["default"] else row["ranges"],
+                f"{row['equalization']:g}" if row["equalization"] else "",
+                "compensated" if row["compensation"] else "nearest",
+                "corrected" if row["bias_correction"] else "",
+                f"**{divergence}**" if row["divergence"] == least else divergence,
+                percent(row["agreement"]),
+                f"{100 * row['accuracy_change']:+.2f}",
+            ]
+
+    return table("ranges | equalization | rounding | biases | >divergence | >agreement | >accuracy", rows())
+
+
+def evidence_table(runs: Runs) -> str:
+    """A row per kind of calibration pictures: means over the draws, and the noise of the best and worst of them."""
+
+    def rows() -> Iterator[list[str]]:
+        for row in runs["evidence"][0]["results"]:
+            ends = [f"{100 * end:.0f}" for end in (min(row["noise"]), max(row["noise"]))]
+            noise = " to ".join(dict.fromkeys(ends))
+            accuracy, agreement = (f"{100 * sum(row[k]) / len(row[k]):.1f} %" for k in ("accuracy", "agreement"))
+            yield [row["pictures"], accuracy, agreement, f"{noise} %"]
+
+    return table("calibrated on | >accuracy | >agreement | >noise of the logits", rows())
+
+
+def limits_table(runs: Runs) -> str:
+    """What a proof demands."""
+
+    def rows() -> Iterator[list[str]]:
+        for precision, limits in LIMITS.items():
+            difference, agreement, loss, noise, bundled_noise = astuple(limits)
+            yield [
+                precision,
+                "" if difference == float("inf") else f"{difference:.0e}".replace("e-0", "e-"),
+                f"{100 * noise:g} %",
+                f"{100 * bundled_noise:g} %",
+                f"{100 * agreement:g} %",
+                f"{100 * loss:g} points" if loss else "none",
+            ]
+
+    header = "precision | >largest logit difference | >noise of the logits | >on bundled pictures | >top-1 agreement"
+    return table(f"{header} | >loss of accuracy", rows())
+
+
+def few_pictures_table(runs: Runs) -> str:
+    """A row per data set and start."""
+    rows = (
+        [
+            f"{row['pictures']:,} ({row['what']})",
+            str(row["classes"]),
+            row["start"],
+            f"{100 * row['before']:.1f} %",
+            f"{100 * row['now']:.1f} %",
+            f"{row['seconds']:.0f}",
+            f"{100 * row['loop']:.1f} %",
+        ]
+        for row in runs["few_pictures"][0]["results"]
+    )
+    header = "pictures | >classes | from | >0.1.0's settings | >`mnv1 train` | >seconds | >the usual loop"
+    return table(header, rows)
+
+
+def paper_table(runs: Runs) -> str:
+    """Multiply-adds and parameters of the paper's networks, beside what it prints in its tables 6 and 7."""
+    printed = [
+        (1.0, 224, 569, 4.2),
+        (0.75, 224, 325, 2.6),
+        (0.5, 224, 149, 1.3),
+        (0.25, 224, 41, 0.5),
+        (1.0, 192, 418, 4.2),
+        (1.0, 160, 290, 4.2),
+        (1.0, 128, 186, 4.2),
+    ]
+
+    def rows() -> Iterator[list[str]]:
+        for width, size, multiply_adds, parameters in printed:
+            found = cost(replace(PAPER.scaled(width), input_size=size))
+            yield [
+                f"{width}",
+                f"{size}",
+                f"{found.multiply_adds:,}",
+                f"{multiply_adds} M",
+                f"{found.parameters:,}",
+                f"{parameters} M",
+            ]
+
+    return table(">width | >resolution | >multiply-adds | >the paper | >parameters | >the paper", rows())
+
+
+# ---- What commands print, and platforms
+
+
+def printed(name: str) -> Callable[[Runs], str]:
+    """A command and what it printed, as a console."""
+
+    def text(runs: Runs) -> str:
+        row = next(row for row in runs["commands"][0]["results"] if row["name"] == name)
+        lines = "\n".join(line.rstrip() for line in row["output"].splitlines() if line.strip())
+        return f"\n```console\n$ {row['command']}\n{lines}\n```\n"
+
+    return text
+
+
+def platforms_table(runs: Runs) -> str:
+    """A row per format, and per extra that README and Makefile install; a column per system."""
+    results = runs["platforms"][0]["results"]
+    systems = list(dict.fromkeys(row["system"] for row in results))
+
+    def cell(rows: list[Run]) -> str:
+        """One word for all Pythons, or one for each kind of them."""
+        words: dict[str, list[str]] = {}
+        for row in rows:
+            does = [word for word in ("writes", "runs", "installs") if row.get(word)]
+            word = {"writes runs": "✓", "installs": "✓", "": "no"}.get(" ".join(does), " ".join(does))
+            words.setdefault(word, []).append(row["python"])
+        if len(words) == 1:
+            return next(iter(words))
+        return ", ".join(f"{word} ({', '.join(pythons)})" for word, pythons in words.items())
+
+    def rows() -> Iterator[list[str]]:
+        titles = {"format": lambda name: ENGINES[name][0], "extra": lambda name: f"`pip install '.[{name}]'`"}
+        for kind, title in titles.items():
+            for name in dict.fromkeys(row[kind] for row in results if kind in row):
+                mine = [row for row in results if row.get(kind) == name]
+                yield [title(name), *(cell([row for row in mine if row["system"] == system]) for system in systems)]
+
+    return table(" | ".join(["", *systems]), rows())
+
+
+FIGURES: dict[str, Callable[[Runs], str]] = {
+    "engines": engines_table,
+    "latency.machine": machine("latency"),
+    "latency.onnx": onnx_by_processor,
+    "artifacts.checkpoint": checkpoint_accuracy,
+    **{f"artifacts.{name}": format_table(name) for name in ENGINES if not name.startswith("pytorch")},
+    "shipped": shipped,
+    "throughput": throughput,
+    "instruction-sets": lambda runs: f"\n{backends.table()}\n",
+    "backends": backends_table,
+    "emulation": emulation_table,
+    "emulation.cortex-m4": microcontroller,
+    "plan": plan_table,
+    "schemes": schemes_table,
+    "evidence": evidence_table,
+    "limits": limits_table,
+    "few_pictures": few_pictures_table,
+    "paper": paper_table,
+    "platforms": platforms_table,
+    **{f"commands.{name}": printed(name) for name in ("export", "bench", "refusal", "predict")},
+}
+"""What stands between the markers of a name."""
