@@ -374,10 +374,9 @@ def _serve(settings: dict[str, Any]) -> None:
             if "seconds" in request:
                 call = session.runner(batch, include_copies=settings["include_copies"])
                 answer(nanoseconds=_time(call, request["seconds"]))
-            elif isinstance(session, Profiling):
-                answer(operators=[asdict(operator) for operator in session.profile(batch, request["profiled_calls"])])
             else:
-                raise MnvError(f"{format_.name} cannot be profiled: its engine tells nothing of single operators.")
+                assert isinstance(session, Profiling)
+                answer(operators=[asdict(operator) for operator in session.profile(batch, request["profiled_calls"])])
         except Exception as error:
             answer(error=_sentences(error))
 

@@ -76,9 +76,11 @@ class PixelNetwork(nn.Module):
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 ``[N, H, W, C]`` -> the first convolution's input, ``[N, C, H, W]`` in the weights' dtype.
 
-        The result is in channels_last memory format, being a view of the pixels' own layout.
+        The result is in channels_last memory format, being a view of the pixels' own layout; in float64, for which
+        PyTorch has no convolutions of that format and is 2.4 times as slow with it, contiguous.
         """
-        return (images.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean) / self.std
+        x = (images.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean) / self.std
+        return x.contiguous() if x.dtype == torch.float64 else x
 
 
 class MobileNetV1(PixelNetwork):

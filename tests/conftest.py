@@ -23,21 +23,25 @@ from mnv1deploy.network import MobileNetV1
 from mnv1deploy.quantization import DEFAULT, Quantization, Scheme, quantize
 
 ROOT = Path(__file__).parent.parent
-NEIGHBOUR = ROOT.parent / "shared" / "cifar10"
 
-if datasets.DATA_VARIABLE not in os.environ and datasets.has_cifar10(NEIGHBOUR):
-    os.environ[datasets.DATA_VARIABLE] = str(NEIGHBOUR)
-
+DATA = "MNV1_TEST_DATA"
+"""The variable that tells the processes of a test run where CIFAR-10 is."""
 
 SHARED = "MNV1_TEST_SHARED"
 """The variable that names the folder which the processes of a test run share."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The first process makes the folder, and its workers inherit the variable."""
+    """The first process makes the folder, and its workers inherit the variables.
+
+    Tests run as on a machine that has no CIFAR-10, but for those that ask for it: 10,000 pictures take their time.
+    """
     if not hasattr(config, "workerinput"):
         folder = tempfile.mkdtemp(prefix="mnv1-tests-")
         os.environ[SHARED] = folder
+        os.environ[DATA] = os.environ.get(datasets.DATA_VARIABLE, str(ROOT.parent / "shared" / "cifar10"))
+        os.environ[datasets.DATA_VARIABLE] = f"{folder}/nothing"
+        Path(folder, "nothing").mkdir()
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
@@ -65,19 +69,30 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 @pytest.fixture(scope="session")
-def cifar10_test() -> datasets.Dataset:
-    """The 10,000 real test images."""
-    if not datasets.has_cifar10():
-        pytest.skip(f"CIFAR-10 is not in {datasets.data_folder()}; set {datasets.DATA_VARIABLE}")
-    return datasets.cifar10("test")
+def cifar10_folder() -> Path:
+    """Where the real CIFAR-10 is."""
+    if not datasets.has_cifar10(os.environ[DATA]):
+        pytest.skip(f"CIFAR-10 is not in {os.environ[DATA]}; set {datasets.DATA_VARIABLE}")
+    return Path(os.environ[DATA])
 
 
 @pytest.fixture(scope="session")
-def cifar10_train() -> datasets.Dataset:
+def cifar10_test(cifar10_folder: Path) -> datasets.Dataset:
+    """The 10,000 real test images."""
+    return datasets.cifar10("test", cifar10_folder)
+
+
+@pytest.fixture(scope="session")
+def cifar10_train(cifar10_folder: Path) -> datasets.Dataset:
     """The 50,000 real training images."""
-    if not datasets.has_cifar10():
-        pytest.skip(f"CIFAR-10 is not in {datasets.data_folder()}; set {datasets.DATA_VARIABLE}")
-    return datasets.cifar10("train")
+    return datasets.cifar10("train", cifar10_folder)
+
+
+@pytest.fixture
+def cifar10(cifar10_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine that has CIFAR-10, in this folder."""
+    monkeypatch.setenv(datasets.DATA_VARIABLE, str(cifar10_folder))
+    return cifar10_folder
 
 
 @pytest.fixture(scope="session")
@@ -91,15 +106,6 @@ def integers(folded: MobileNetV1) -> Quantization:
     """It quantised as an export does it; not to be changed."""
     pictures = datasets.calibration()
     return quantized(folded, pictures.images, source=pictures.name)
-
-
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A fresh machine: no CIFAR-10 anywhere. The folder it would be looked for in."""
-    folder = tmp_path / "nothing"
-    folder.mkdir()
-    monkeypatch.setenv(datasets.DATA_VARIABLE, str(folder))
-    return folder
 
 
 def shared(key: str, make: Callable[[Path], object]) -> Path:

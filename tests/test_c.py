@@ -132,7 +132,7 @@ SAME = CIFAR.replace(padding="same", activation="relu6", stem=Block(20, 2))
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @example(spec=GREY.replace(input_size=9, stem=Block(3, 2), padding="same"), seed=1)
 @example(spec=SAME.replace(input_size=8, blocks=()), seed=2)
 @example(spec=SAME.replace(input_size=33, blocks=(Block(70, 2), Block(17, 2))), seed=3)

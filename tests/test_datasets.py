@@ -81,10 +81,8 @@ def test_where_cifar10_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert datasets.data_folder() == Path.home() / ".cache" / "mnv1deploy"
 
 
-def test_cifar10_is_read_without_torch() -> None:
+def test_cifar10_is_read_without_torch(cifar10: Path) -> None:
     """An install can be checked with an engine alone; nothing in the files is run."""
-    if not datasets.has_cifar10():
-        pytest.skip("CIFAR-10 is not at hand")
     script = (
         "import sys\n"
         "for name in ('torch', 'torchvision'): sys.modules[name] = None\n"
@@ -96,9 +94,9 @@ def test_cifar10_is_read_without_torch() -> None:
 
 
 def test_cifar10_is_found_by_the_folder_and_by_the_one_above(
-    cifar10_test: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cifar10_folder: Path, cifar10_test: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outer = datasets.data_folder()
+    outer = cifar10_folder
     inner = CIFAR10.find(outer)
     renamed = tmp_path / "cifar"
     renamed.symlink_to(inner)
@@ -108,9 +106,9 @@ def test_cifar10_is_found_by_the_folder_and_by_the_one_above(
         np.testing.assert_array_equal(datasets.cifar10("test").labels, cifar10_test.labels)
 
 
-def test_damaged_cifar10_is_refused(cifar10_test: Dataset, tmp_path: Path) -> None:
+def test_damaged_cifar10_is_refused(cifar10_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / datasets.CIFAR10_FOLDER
-    shutil.copytree(CIFAR10.find(datasets.data_folder()), folder, copy_function=shutil.copyfile)
+    shutil.copytree(CIFAR10.find(cifar10_folder), folder, copy_function=shutil.copyfile)
     batch = folder / "test_batch"
     whole = batch.read_bytes()
     batch.write_bytes(whole[:-1])
@@ -299,17 +297,17 @@ def test_the_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert datasets.load("~/pets", Pixels(32))[0].classes == ("cat", "dog")
 
 
-def test_a_variable_that_names_a_folder_without_cifar10_is_refused(offline: Path, no_download: None) -> None:
+def test_a_variable_that_names_a_folder_without_cifar10_is_refused(no_download: None) -> None:
     with pytest.raises(MnvError, match=r"CIFAR-10 is not in .*, which MNV1_DATA names") as error:
         datasets.load(None, Pixels(32))
     assert "--download" in error.value.hint
-    assert not list(offline.iterdir())
+    assert not list(datasets.data_folder().iterdir())
 
 
 def test_cifar10_is_fetched_where_nothing_or_download_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cifar10_test: Dataset
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cifar10_folder: Path
 ) -> None:
-    inner = CIFAR10.find(datasets.data_folder())
+    inner = CIFAR10.find(cifar10_folder)
     fetched: list[Path] = []
 
     def download(self: Cifar, folder: Path) -> Path:
@@ -353,9 +351,9 @@ def test_other_forms_of_cifar_are_called_by_name(
         datasets.load(tmp_path, Pixels(32))
 
 
-def test_a_folder_with_cifar10_and_classes_is_not_guessed(class_folders: Path, cifar10_test: Dataset) -> None:
+def test_a_folder_with_cifar10_and_classes_is_not_guessed(class_folders: Path, cifar10_folder: Path) -> None:
     """As an older release left a folder into which it had downloaded by mistake."""
-    (class_folders / datasets.CIFAR10_FOLDER).symlink_to(CIFAR10.find(datasets.data_folder()))
+    (class_folders / datasets.CIFAR10_FOLDER).symlink_to(CIFAR10.find(cifar10_folder))
     with pytest.raises(MnvError, match="has CIFAR-10 and folders of pictures"):
         datasets.load_test(class_folders, Pixels(32))
     assert len(datasets.load_test(class_folders / datasets.CIFAR10_FOLDER, Pixels(32))) == 10_000
@@ -570,13 +568,13 @@ def test_a_test_class_that_is_not_trained(tmp_path: Path) -> None:
         datasets.load(tmp_path, Pixels(32))
 
 
-def test_load_takes_either(cifar10_test: Dataset, class_folders: Path) -> None:
+def test_load_takes_either(cifar10: Path, cifar10_test: Dataset, class_folders: Path) -> None:
     train, test = datasets.load(class_folders, Pixels(48))
     assert train.classes == ("cat", "dog")
     assert train.images.shape[1:] == (48, 48, 3)
     np.testing.assert_array_equal(datasets.load_test(class_folders, Pixels(48)).images, test.images)
     np.testing.assert_array_equal(datasets.load_test(None, Pixels(32)).images, cifar10_test.images)
-    np.testing.assert_array_equal(datasets.load_test(datasets.data_folder(), Pixels(32)).labels, cifar10_test.labels)
+    np.testing.assert_array_equal(datasets.load_test(cifar10, Pixels(32)).labels, cifar10_test.labels)
 
 
 def test_the_parts_alone_are_those_of_load_and_the_other_part_is_not_read(class_folders: Path) -> None:
@@ -602,7 +600,7 @@ def test_the_parts_alone_are_those_of_load_and_the_other_part_is_not_read(class_
             other(root, Pixels(32))
 
 
-def test_settings_are_never_chosen_by_a_test_part(class_folders: Path, cifar10_train: Dataset) -> None:
+def test_settings_are_never_chosen_by_a_test_part(class_folders: Path, cifar10: Path, cifar10_train: Dataset) -> None:
     unseen = datasets.load_unseen(class_folders, Pixels(32))
     test = {picture.tobytes() for picture in datasets.load_test(class_folders, Pixels(32)).images}
     train = {picture.tobytes() for picture in datasets.load_train(class_folders, Pixels(32)).images}

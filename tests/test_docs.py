@@ -16,7 +16,7 @@ SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_python_blocks_run(page: Path, offline: Path, tmp_path: Path) -> None:
+def test_python_blocks_run(page: Path, tmp_path: Path) -> None:
     """In order, in one process, in a folder that has the example pictures and the shipped models."""
     blocks = re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
     shutil.copy(ROOT / "examples" / "cat.png", tmp_path)
@@ -51,7 +51,7 @@ def test_a_dirty_figure_is_noticed() -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_examples_run(script: Path, offline: Path, tmp_path: Path, class_folders: Path) -> None:
+def test_examples_run(script: Path, tmp_path: Path, class_folders: Path) -> None:
     arguments = {"predict.py": [ROOT / "examples" / "cat.png"], "train_own_folder.py": [class_folders]}
     command = [sys.executable, script, *arguments.get(script.name, [])]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

@@ -19,7 +19,7 @@ from mnv1deploy.spec import CIFAR
 from mnv1deploy.verification import Limits
 
 
-def test_int8_reaches_its_limits_on_the_10_000_test_images(cifar10_test: datasets.Dataset, tmp_path: Path) -> None:
+def test_int8_reaches_its_limits_on_the_10_000_test_images(cifar10: Path, tmp_path: Path) -> None:
     for item in mnv1.export(["onnx", "torchscript", "litert"], "int8", output=tmp_path):
         proof = item.proof
         assert item.failures == ()
@@ -46,7 +46,7 @@ def test_int8_reaches_its_limits_on_the_10_000_test_images(cifar10_test: dataset
 
 
 @pytest.mark.parametrize(("precision", "limit"), [("fp32", 1e-4), ("fp16", 0.1)])
-def test_float_precisions(precision: exporting.Precision, limit: float, offline: Path, tmp_path: Path) -> None:
+def test_float_precisions(precision: exporting.Precision, limit: float, tmp_path: Path) -> None:
     for item in exporting.export("all", precision, output=tmp_path / "out"):
         assert item.failures == ()
         if item.manifest.not_run:
@@ -68,9 +68,7 @@ def test_the_shipped_artifacts_are_what_the_exporter_writes(tmp_path: Path) -> N
         np.testing.assert_allclose(ours, shipped, atol=1e-5)
 
 
-def test_an_artifact_that_fails_its_proof_leaves_nothing(
-    offline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_artifact_that_fails_its_proof_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(verification.LIMITS, "int8", Limits(0.0, 1.01, 0.0, 0.0, 0.0))
     output = tmp_path / "out"
     (item,) = exporting.export("onnx", "int8", output=output)
@@ -79,9 +77,7 @@ def test_an_artifact_that_fails_its_proof_leaves_nothing(
     assert list(output.iterdir()) == []
 
 
-def test_an_older_artifact_survives_a_failed_export(
-    offline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_older_artifact_survives_a_failed_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (first,) = exporting.export("onnx", "int8", output=tmp_path / "out")
     monkeypatch.setitem(verification.LIMITS, "int8", Limits(0.0, 1.0, 0.0, 0.0, 0.0))
     (second,) = exporting.export("onnx", "int8", output=tmp_path / "out")
@@ -284,7 +280,7 @@ def test_calibration_folders_that_are_none(tmp_path: Path) -> None:
         list(exporting.export(calibration=tmp_path))
 
 
-def test_int8_is_calibrated_on_the_pictures_given(class_folders: Path, offline: Path, tmp_path: Path) -> None:
+def test_int8_is_calibrated_on_the_pictures_given(class_folders: Path, tmp_path: Path) -> None:
     (item,) = exporting.export("onnx", "int8", output=tmp_path / "out", calibration=class_folders)
     assert item.manifest.provenance.quantization is not None
     assert item.manifest.provenance.quantization["calibration"] == "80 pictures in pets"
@@ -292,7 +288,7 @@ def test_int8_is_calibrated_on_the_pictures_given(class_folders: Path, offline: 
     assert item.proof.images == datasets.sample().name
 
 
-def test_manifest_is_plain_json(offline: Path, tmp_path: Path) -> None:
+def test_manifest_is_plain_json(tmp_path: Path) -> None:
     (item,) = exporting.export("onnx", output=tmp_path / "out")
     data = json.loads((tmp_path / "out" / "mobilenetv1_cifar10_fp32.onnx.json").read_text())
     assert set(data) == {"version", "provenance", "files", "proof", "not_run"}

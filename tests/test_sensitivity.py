@@ -50,7 +50,7 @@ def test_a_layer_of_few_bits_is_found(integers: Quantization) -> None:
 
 
 @pytest.mark.slow
-def test_the_default_scheme_is_the_one_that_loses_least(folded: MobileNetV1, cifar10_train: datasets.Dataset) -> None:
+def test_the_default_scheme_is_the_one_that_loses_least(folded: MobileNetV1, cifar10: Path) -> None:
     """On pictures held out from training; within what chance allows of the best ranges, and far from plain rounding."""
     unseen = datasets.load_unseen(None, Pixels(32))
     assert (len(unseen), unseen.name) == (2500, "held-out part of CIFAR-10 train split")
@@ -66,7 +66,7 @@ def mnv1(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def test_the_command_reports_layers(offline: Path, tmp_path: Path) -> None:
+def test_the_command_reports_layers(tmp_path: Path) -> None:
     done = mnv1("--json", "--plot", tmp_path / "layers.png")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -79,7 +79,7 @@ def test_the_command_reports_layers(offline: Path, tmp_path: Path) -> None:
         assert plot.width > 1000
 
 
-def test_the_command_in_words(offline: Path) -> None:
+def test_the_command_in_words() -> None:
     done = mnv1("--ranges", "mse")
     assert done.returncode == 0, done.stderr
     assert "Ranges by mse" in done.stdout
@@ -92,7 +92,7 @@ def test_the_command_in_words(offline: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_compares_schemes(offline: Path) -> None:
+def test_the_command_compares_schemes() -> None:
     done = mnv1("--compare", "--json")
     assert done.returncode == 0, done.stderr
     trials = json.loads(done.stdout)["trials"]

@@ -61,7 +61,7 @@ def test_other_precisions_are_refused_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_user_sees_the_arena(offline: Path, tmp_path: Path) -> None:
+def test_the_user_sees_the_arena(tmp_path: Path) -> None:
     (exported,) = mnv1.export("tflm", "int8", output=tmp_path)
     assert exported.failures == ()
     done = subprocess.run(

@@ -214,7 +214,7 @@ def test_few_pictures_start_from_the_bundled_checkpoint_unless_told_otherwise(
         start.begin(tmp_path / "run", class_folders, recipe="teacher", init=str(bundled.CHECKPOINT))
 
 
-def test_cifar10_is_trained_from_nothing_as_ever(cifar10_train: Dataset, tmp_path: Path) -> None:
+def test_cifar10_is_trained_from_nothing_as_ever(cifar10: Path, tmp_path: Path) -> None:
     run = start.begin(tmp_path / "run").run
     assert (run.init, run.spec, run.settings) == ("", CIFAR, Settings.recipe("quick"))
     assert (run.steps, len(run.parts.train)) == (371, 47_500)

@@ -89,8 +89,8 @@ def observe(
     def record_histogram(name: str, output: Tensor) -> None:
         moving[name] = MOMENTUM * moving.get(name, output.max().item()) + (1 - MOMENTUM) * output.max().item()
         top = max(float(channel_max[name].max()), 1e-30)
-        positive = output[output > 0].clamp(max=top)  # rounding may put the largest a bit above
-        counts = torch.histc(positive, BINS, 0, top).long()
+        counts = torch.histc(output.clamp(max=top), BINS, 0, top).long()  # rounding may put the largest a bit above
+        counts[0] -= output.numel() - output.count_nonzero()
         histograms[name] = histograms[name] + counts if name in histograms else counts
 
     with observed(network, "conv", record_sum), observed(network, "act", record_histogram):

@@ -232,7 +232,7 @@ static void depthwise_neon(const Layer *l, const uint8_t *in, uint8_t *out, int 
 
 enum { ARM_DOTPROD, ARM_I8MM };
 
-static int arm_has(int feature)
+INLINE int arm_has(int feature)
 {
 #if defined(__linux__) /* bits of AT_HWCAP and AT_HWCAP2 in the kernel's hwcap.h */
     return feature == ARM_DOTPROD ? getauxval(AT_HWCAP) >> 20 & 1 : getauxval(AT_HWCAP2) >> 13 & 1;
