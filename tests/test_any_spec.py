@@ -96,10 +96,18 @@ def check(network: MobileNetV1, images: np.ndarray, name: str, precision: Precis
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-@pytest.mark.parametrize(("name", "precision"), [case for case in RUN_HERE if case[0] not in COMPILED], ids=str)
-def test_a_network_of_another_kind(spec: ModelSpec, name: str, precision: Precision, tmp_path: Path) -> None:
-    check(*trained_looking(spec, 0), name, precision, tmp_path)
+@pytest.mark.parametrize(
+    ("kind", "name", "precision"),
+    [
+        (kind, *case)
+        for case in RUN_HERE
+        if case[0] not in COMPILED
+        for kind in (list(SPECS)[:2] if case[1] == "fp16" else SPECS)  # it differs from fp32 in the numbers alone
+    ],
+    ids=str,
+)
+def test_a_network_of_another_kind(kind: str, name: str, precision: Precision, tmp_path: Path) -> None:
+    check(*trained_looking(SPECS[kind], 0), name, precision, tmp_path)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from conftest import export
 from mnv1deploy import bundled, checkpoint, datasets, exporting, formats
 from mnv1deploy.artifact import Precision
 from mnv1deploy.errors import MnvError
-from mnv1deploy.quantization import quantize
+from mnv1deploy.quantization import Quantization
 from mnv1deploy.spec import CIFAR
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
@@ -63,11 +63,9 @@ def test_every_layer_is_one_operator(artifacts: dict[str, Path], precision: str)
     assert found["constexpr_affine_dequantize"] == (18 if precision == "int8" else 0)
 
 
-def test_int8_has_our_integers(artifacts: dict[str, Path]) -> None:
+def test_int8_has_our_integers(artifacts: dict[str, Path], integers: Quantization) -> None:
     content = weights_of(artifacts["int8"])
-    network = checkpoint.load(bundled.CHECKPOINT).network.folded()
-    quantization = quantize(network, datasets.calibration().images, "test")
-    for weights in quantization.weights.values():
+    for weights in integers.weights.values():
         assert weights.values.tobytes() in content
 
 

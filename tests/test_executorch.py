@@ -10,7 +10,7 @@ from executorch.exir._serialize._program import deserialize_pte_binary
 
 from mnv1deploy import bundled, checkpoint, datasets, formats, verification
 from mnv1deploy.formats.executorch import MAX_BATCH
-from mnv1deploy.quantization import quantize
+from mnv1deploy.quantization import Quantization
 from mnv1deploy.spec import CIFAR
 
 PRECISIONS = formats.get("executorch").precisions
@@ -32,11 +32,10 @@ def test_one_delegate_has_the_network(files: dict[str, Path], precision: str) ->
     assert names <= {"dim_order_ops::_to_dim_order_copy", "aten::view_copy", "aten::sym_size"}
 
 
-def test_int8_computes_what_the_integers_say(files: dict[str, Path]) -> None:
+def test_int8_computes_what_the_integers_say(files: dict[str, Path], integers: Quantization) -> None:
     images = datasets.calibration().images
-    network = checkpoint.load(bundled.CHECKPOINT).network.folded()
     with torch.inference_mode():
-        expected = quantize(network, images, "test").simulated()(torch.from_numpy(images)).numpy()
+        expected = integers.simulated()(torch.from_numpy(images)).numpy()
     logits = verification.logits(formats.open_session(files["int8"]), images)
     assert differences(logits, expected).max() < 0.054
     assert (logits.argmax(1) == expected.argmax(1)).mean() >= 0.998

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from mnv1deploy import bundled, checkpoint, datasets, formats, verification
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.litert import read_provenance
-from mnv1deploy.quantization import INPUT, Quantization, quantize
+from mnv1deploy.quantization import INPUT, Quantization
 from mnv1deploy.spec import CIFAR
 
 PRECISIONS = formats.get("litert").precisions
@@ -31,12 +31,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     network, images = checkpoint.load(bundled.CHECKPOINT).network, datasets.calibration().images
     folder = tmp_path_factory.mktemp("litert")
     return {precision: export(network, "litert", precision, folder, images) for precision in PRECISIONS}
-
-
-@pytest.fixture(scope="module")
-def integers() -> Quantization:
-    network = checkpoint.load(bundled.CHECKPOINT).network.folded()
-    return quantize(network, datasets.calibration().images, "test")
 
 
 def model(path: Path) -> Any:

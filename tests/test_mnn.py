@@ -14,7 +14,7 @@ from mnv1deploy.artifact import Manifest, Precision, hashes, manifest_path
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import CUDA
 from mnv1deploy.formats.mnn import _CONVERT
-from mnv1deploy.quantization import parameters_of, quantize
+from mnv1deploy.quantization import Quantization, parameters_of
 from mnv1deploy.spec import CIFAR
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
@@ -31,23 +31,24 @@ def test_fp16_halves_the_file(artifacts: dict[str, Path]) -> None:
     assert artifacts["fp16"].stat().st_size < 0.52 * artifacts["fp32"].stat().st_size
 
 
-def test_int8_has_the_grids_of_every_other_format(artifacts: dict[str, Path], tmp_path: Path) -> None:
+def test_int8_has_the_grids_of_every_other_format(
+    artifacts: dict[str, Path], integers: Quantization, tmp_path: Path
+) -> None:
     """Read back by MNN's own converter: scale and zero point of every tensor, the weights' scales and the bias."""
     dump = tmp_path / "net.json"
     arguments = ["-f", "MNN", "--modelFile", str(artifacts["int8"]), "--JsonFile", str(dump)]
     subprocess.run([sys.executable, "-c", _CONVERT, *arguments], capture_output=True, check=True)
     content = json.loads(dump.read_text())
     network = checkpoint.load(bundled.CHECKPOINT).network.folded()
-    quantization = quantize(network, datasets.calibration().images, "bundled")
     grids = {content["tensorName"][row["index"]]: row["quantInfo"] for row in content["extraTensorDescribe"]}
     for name in network.feature_layers:
-        grid = quantization.activations[name]
+        grid = integers.activations[name]
         assert grids[name]["zero"] == grid.zero_point - 128
         assert grids[name]["scale"] == pytest.approx(grid.scale, rel=1e-4, abs=1e-6)
         (layer,) = [row["main"] for row in content["oplists"] if row["name"] == f"{name}.conv"]
-        scales = quantization.weights[name].scales
+        scales = integers.weights[name].scales
         np.testing.assert_allclose(layer["quanParameter"]["alpha"], scales, rtol=1e-4, atol=1e-6)
-        _, bias = parameters_of(quantization.network, next(x for x in network.spec.layers() if x.name == name))
+        _, bias = parameters_of(integers.network, next(x for x in network.spec.layers() if x.name == name))
         np.testing.assert_allclose(layer["bias"], bias.numpy(), rtol=1e-4, atol=1e-6)
 
 

@@ -11,6 +11,7 @@ from mnv1deploy import bundled, checkpoint, datasets, formats
 from mnv1deploy.artifact import Precision, manifest_path
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import CUDA
+from mnv1deploy.quantization import Quantization
 from mnv1deploy.spec import CIFAR
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
@@ -49,13 +50,9 @@ def test_sizes_follow_the_precision(artifacts: dict[str, Path]) -> None:
     assert size["int8"] < 0.28 * size["fp32"]
 
 
-def test_int8_multiplies_our_weights(artifacts: dict[str, Path]) -> None:
-    from mnv1deploy.quantization import quantize
-
-    images = datasets.calibration().images
-    quantization = quantize(checkpoint.load(bundled.CHECKPOINT).network.folded(), images, "test")
+def test_int8_multiplies_our_weights(artifacts: dict[str, Path], integers: Quantization) -> None:
     content = weights_of(artifacts["int8"]).read_bytes()
-    for weights in quantization.weights.values():
+    for weights in integers.weights.values():
         assert weights.values.tobytes() in content
 
 

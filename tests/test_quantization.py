@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import differences, export
+from conftest import differences, export, quantized
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -111,7 +111,7 @@ def test_unknown_methods_are_refused_by_name() -> None:
 
 @pytest.fixture(scope="module")
 def plain(folded: MobileNetV1) -> Quantization:
-    return quantize(folded, datasets.calibration().images, "test", PLAIN)
+    return quantized(folded, datasets.calibration().images, PLAIN)
 
 
 def test_raw_pixels_are_the_quantised_input(integers: Quantization) -> None:
@@ -123,7 +123,7 @@ def test_every_layer_has_a_grid_and_the_logits_have_none(folded: MobileNetV1, in
     assert set(integers.weights) == {*folded.feature_layers, "classifier"}
     assert integers.activations["pool"] == integers.activations["block8.pointwise"]
     assert all(grid.zero_point == 0 for name, grid in integers.activations.items() if name != INPUT)
-    assert integers.facts["calibration"] == datasets.calibration().name
+    assert integers.facts["calibration"] == "test"
     assert (integers.facts["quantizer"], integers.facts["images"]) == ("mnv1deploy", 512)
 
 

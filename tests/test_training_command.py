@@ -70,6 +70,7 @@ def test_ctrl_c_keeps_the_run_and_names_the_command_that_goes_on(class_folders: 
         text=True,
         cwd=class_folders.parent,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     while not (output / "log.jsonl").exists():
         assert process.poll() is None
