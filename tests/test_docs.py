@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import artifacts_picture
 import figures
 import pytest
 
