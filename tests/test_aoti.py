@@ -16,6 +16,8 @@ from conftest import differences, export, export_anew
 from mnv1deploy import bundled, checkpoint, datasets, formats
 from mnv1deploy.errors import MnvError
 
+pytestmark = pytest.mark.slow
+
 PRECISIONS = formats.get("aoti").precisions
 
 on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="about x86")

@@ -31,6 +31,7 @@ def run() -> tuple[list[benchmark.Result], int]:
     return results, told
 
 
+@pytest.mark.slow
 def test_every_contestant_at_every_setting(run: tuple[list[benchmark.Result], int]) -> None:
     results, told = run
     found = {(r.artifact, r.threads, r.batch_size) for r in results}
@@ -182,6 +183,7 @@ def test_the_compiled_reference() -> None:
 # The time per operator ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("artifact", [bundled.INT8, bundled.FP32, PYTORCH], ids=str)
 def test_a_profile_has_every_layer(artifact: str | Path) -> None:
     (profile,) = benchmark.profile([artifact], threads=1, batch_size=2)

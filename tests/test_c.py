@@ -91,6 +91,7 @@ def open_on(folder: Path, backend: str, threads: int | None = 1) -> CSession:
     return session
 
 
+@pytest.mark.slow
 def test_every_layer_equals_onnxruntimes_bit_for_bit(folder: Path, onnx_path: Path, tmp_path: Path) -> None:
     ours, theirs = TracedC(folder, tmp_path / "traced.so"), TracedOnnx(onnx_path, tmp_path / "optimized.onnx")
     if platform.machine() == "x86_64":  # whatever the processor: what it lacks is emulated
@@ -143,6 +144,7 @@ def test_any_network_has_the_integers_of_the_reference(
     check_integers(random_integers(spec, seed), tmp_path_factory.mktemp("random"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spec",
     [
@@ -191,6 +193,7 @@ def check_against_onnxruntime(network: tuple[Quantization, np.ndarray], folder: 
         np.testing.assert_array_equal(integer_arithmetic.run(quantization, image)[1], theirs.run(image)[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spec",
     [
@@ -204,6 +207,7 @@ def test_other_networks_equal_onnxruntime(spec: ModelSpec, tmp_path: Path) -> No
     check_against_onnxruntime(random_integers(spec, 1), tmp_path)
 
 
+@pytest.mark.slow
 def test_sums_that_no_float_holds_exactly_equal_onnxruntimes(tmp_path: Path) -> None:
     """Weights that are all as large as they may be, without a bias, on white pictures: sums beyond 2^23."""
     network = MobileNetV1(CIFAR.replace(stem=Block(640, 2), blocks=(Block(40, 2),))).eval()

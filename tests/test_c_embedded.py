@@ -28,6 +28,8 @@ from mnv1deploy.c.plan import plan
 from mnv1deploy.network import MobileNetV1
 from mnv1deploy.spec import CIFAR, Block, ModelSpec, Normalization
 
+pytestmark = pytest.mark.slow
+
 ODD = CIFAR.scaled(0.3).replace(normalization=Normalization((125.3, 123.0, 113.9), (63.0, 62.1, 66.7)))
 """Channels that are no multiple of 16, and a normalisation that is folded into the stem."""
 
@@ -219,7 +221,6 @@ def test_arms_vectors_are_clean_under_sanitizers(network: Path, name: str, tmp_p
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", LINUX)
 def test_optimisation_and_contraction_change_no_bit(network: Path, name: str, tmp_path: Path) -> None:
     need(name)
@@ -228,7 +229,6 @@ def test_optimisation_and_contraction_change_no_bit(network: Path, name: str, tm
         check(run_linux(build_linux(network, name, tmp_path, *options), images, name), network, images)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", LINUX)
 def test_instructions_are_counted(odd: Path, name: str, tmp_path: Path) -> None:
     """About as many as of a Cortex-M, which counts them in another way."""

@@ -130,6 +130,7 @@ def test_bench_table() -> None:
         assert word in table
 
 
+@pytest.mark.slow
 def test_bench_json_and_plot(tmp_path: Path) -> None:
     plot = tmp_path / "bench.png"
     found = json.loads(succeed("bench", bundled.INT8, "pytorch", "--duration", "0.02", "--json", "--plot", plot))
@@ -140,6 +141,7 @@ def test_bench_json_and_plot(tmp_path: Path) -> None:
     assert width(plot) > 500
 
 
+@pytest.mark.slow
 def test_bench_all(tmp_path: Path) -> None:
     """What cannot be measured is named below the table, and is an error only where it was asked for by name."""
     folder = tmp_path / "artifacts"
@@ -165,6 +167,7 @@ def test_bench_all(tmp_path: Path) -> None:
     assert mnv1("bench", "--all", folder, *options, env=without_torch).returncode == 1
 
 
+@pytest.mark.slow
 def test_bench_profile() -> None:
     alone = succeed("bench", "--profile", "--threads", 1, bundled.INT8)
     for word in ("stem", "QLinearConv", "block8.pointwise", "share", "%", "onnxruntime"):
@@ -192,6 +195,7 @@ def test_bench_refuses_a_gpu_that_is_not_there() -> None:
     assert "onnxruntime-gpu" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -231,6 +235,7 @@ def test_wrong_usage_exits_2(arguments: list[str]) -> None:
 # export, evaluate, info, cost, providers ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_export_int8_table_and_files(tmp_path: Path) -> None:
     table = succeed("export", "--format", "onnx", "--quantize", "int8", cwd=tmp_path)
     assert "proved" in table
@@ -241,6 +246,7 @@ def test_export_int8_table_and_files(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_several_artifacts_are_proved_and_compared_in_speed(tmp_path: Path) -> None:
     table = succeed("export", "--format", "onnx", "--format", "torchscript", cwd=tmp_path)
     assert "p50 of one picture on one thread" in table
@@ -290,6 +296,7 @@ def test_formats_are_listed_with_what_they_need(tmp_path: Path) -> None:
     assert "pip install 'mnv1deploy[export]'" in without.stdout
 
 
+@pytest.mark.slow
 def test_an_export_that_fails_its_proof_exits_1(tmp_path: Path, class_folders: Path) -> None:
     """Calibrated on pictures that are far darker than those it is proved on, int8 clips what is bright."""
     dark = tmp_path / "dark"
@@ -304,6 +311,7 @@ def test_an_export_that_fails_its_proof_exits_1(tmp_path: Path, class_folders: P
     assert list(output.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_export_refusals(tmp_path: Path) -> None:
     for arguments, message in (
         (["--checkpoint", tmp_path / "none.safetensors"], "There is no checkpoint"),
@@ -315,6 +323,7 @@ def test_export_refusals(tmp_path: Path) -> None:
         assert message in done.stderr
 
 
+@pytest.mark.slow
 def test_evaluate(cifar10: Path, tmp_path: Path) -> None:
     plot = tmp_path / "confusion.png"
     found = json.loads(succeed("evaluate", "--json", "--plot", plot))
@@ -406,6 +415,7 @@ def test_another_device_is_refused_by_name() -> None:
     assert "CUDA_VISIBLE_DEVICES=1" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["w.pth", "w.pth.tar", "w.ckpt", "w.bin"])
 def test_weights_from_elsewhere_are_to_be_imported(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
@@ -425,6 +435,7 @@ def test_a_wrong_option_is_named_not_the_picture() -> None:
     assert "--input-size" in done.stderr
 
 
+@pytest.mark.slow
 def test_an_import_is_repeated_with_force(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     weights = tmp_path / "weights.pth"
@@ -440,6 +451,7 @@ def test_an_import_is_repeated_with_force(tmp_path: Path) -> None:
     assert path.read_bytes() != before
 
 
+@pytest.mark.slow
 def test_providers() -> None:
     assert "CPUExecutionProvider" in succeed("providers")
     found = json.loads(succeed("providers", "--json"))
@@ -491,6 +503,7 @@ def test_artifacts_that_are_code_are_called_so(tmp_path: Path) -> None:
 # The rest ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_help_and_version() -> None:
     text = succeed("--help")
     for command in (

@@ -15,6 +15,8 @@ from mnv1deploy.errors import MnvError
 from mnv1deploy.quantization import Quantization
 from mnv1deploy.spec import CIFAR
 
+pytestmark = pytest.mark.slow
+
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 

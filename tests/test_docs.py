@@ -9,6 +9,8 @@ from pathlib import Path
 import figures
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 PAGES = [*figures.PAGES, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", ROOT / "CHANGELOG.md"]
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))

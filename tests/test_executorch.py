@@ -13,6 +13,8 @@ from mnv1deploy.formats.executorch import MAX_BATCH
 from mnv1deploy.quantization import Quantization
 from mnv1deploy.spec import CIFAR
 
+pytestmark = pytest.mark.slow
+
 PRECISIONS = formats.get("executorch").precisions
 
 

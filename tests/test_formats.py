@@ -27,6 +27,8 @@ from mnv1deploy.packages import versions
 from mnv1deploy.quantization import quantize
 from mnv1deploy.spec import CIFAR, PAPER, Block, Pixels
 
+pytestmark = pytest.mark.slow
+
 CASES = [(name, precision) for name in formats.exportable() for precision in formats.get(name).precisions]
 RUN_HERE = [(name, precision) for name, precision in CASES if not formats.get(name).elsewhere]
 TUTORIAL = importing.TUTORIAL_NORMALIZATION
@@ -299,7 +301,6 @@ def test_other_normalisations(network: MobileNetV1, tmp_path: Path) -> None:
         assert (logits.argmax(1) == expected.argmax(1)).mean() > {"fp32": 0.999, "fp16": 0.99, "int8": 0.95}[precision]
 
 
-@pytest.mark.slow
 def test_the_paper_network_exports(tmp_path: Path) -> None:
     torch.manual_seed(0)
     spec = PAPER.scaled(0.25).replace(input_size=128)

@@ -239,6 +239,7 @@ def test_broken_files_are_refused(tmp_path: Path) -> None:
 # The normalisation -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_wrong_normalisation_shows() -> None:
     network = load(bundled.CHECKPOINT).network
     fits = checks.try_normalizations(network)
@@ -268,6 +269,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return done
 
 
+@pytest.mark.slow
 def test_import_warns_of_a_wrong_normalisation_and_does_not_overwrite(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     torch.save(load(bundled.CHECKPOINT).network.state_dict(), path)

@@ -56,6 +56,7 @@ def test_every_layer_is_one_operator_in_the_layout_of_the_pixels(files: dict[str
     assert Counter(name for name, _, _ in operators(files["int8"])) == {**network, "QUANTIZE": 1, "DEQUANTIZE": 1}
 
 
+@pytest.mark.slow
 def test_int8_is_our_integers(files: dict[str, Path], integers: Quantization) -> None:
     layers = {layer.name: layer for layer in CIFAR.layers()}
     for kind, inputs, output in operators(files["int8"]):

@@ -17,6 +17,8 @@ from mnv1deploy.formats.mnn import _CONVERT
 from mnv1deploy.quantization import Quantization, parameters_of
 from mnv1deploy.spec import CIFAR
 
+pytestmark = pytest.mark.slow
+
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 

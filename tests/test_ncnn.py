@@ -14,6 +14,8 @@ from mnv1deploy.formats.base import CUDA
 from mnv1deploy.quantization import Quantization
 from mnv1deploy.spec import CIFAR
 
+pytestmark = pytest.mark.slow
+
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 WEIGHTED = ("Convolution", "ConvolutionDepthWise", "InnerProduct")
 

@@ -16,6 +16,8 @@ from mnv1deploy.formats.openvino import OpenVinoSession
 from mnv1deploy.network import MobileNetV1
 from mnv1deploy.spec import CIFAR
 
+pytestmark = pytest.mark.slow
+
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 

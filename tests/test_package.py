@@ -14,6 +14,8 @@ from conftest import export
 
 from mnv1deploy import bundled, checkpoint, datasets, formats
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -26,7 +28,6 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
-@pytest.mark.slow
 def test_the_wheel_holds_the_bundled_files(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -41,7 +42,6 @@ def test_the_wheel_holds_the_bundled_files(wheel: Path) -> None:
     assert wheel.stat().st_size < 8_000_000
 
 
-@pytest.mark.slow
 def test_the_wheel_runs_with_its_engine_alone(wheel: Path, tmp_path: Path) -> None:
     environment = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
@@ -81,7 +81,6 @@ def test_the_wheel_runs_with_its_engine_alone(wheel: Path, tmp_path: Path) -> No
 WITHOUT_TORCH = [e.name for e in map(formats.get, formats.exportable()) if "torch" not in e.runners and not e.elsewhere]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", WITHOUT_TORCH)
 def test_an_artifact_runs_where_there_is_its_engine_and_nothing_else(wheel: Path, name: str, tmp_path: Path) -> None:
     entry = formats.get(name)

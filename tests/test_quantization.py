@@ -127,6 +127,7 @@ def test_every_layer_has_a_grid_and_the_logits_have_none(folded: MobileNetV1, in
     assert (integers.facts["quantizer"], integers.facts["images"]) == ("mnv1deploy", 512)
 
 
+@pytest.mark.slow
 def test_minmax_ranges_are_those_of_the_network(folded: MobileNetV1, plain: Quantization) -> None:
     images = torch.from_numpy(datasets.calibration().images)
     with torch.inference_mode():
@@ -276,6 +277,7 @@ def test_simulating_no_layer_is_the_float_network(folded: MobileNetV1, integers:
 # Networks that are harder ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", [PLAIN, DEFAULT], ids=["plain", "default"])
 def test_a_dead_channel_keeps_its_bias(scheme: Scheme) -> None:
     """Weights of nearly zero must not make the bias's scale so fine that it overflows 32 bits."""

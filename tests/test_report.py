@@ -220,6 +220,7 @@ def test_a_pipe_gets_every_column() -> None:
 # Answers as they come -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_answers_are_written_as_they_come_and_stay_when_it_is_killed(tmp_path: Path) -> None:
     """Of many pictures, the first are answered long before the last; what was written stays."""
     paths = []

@@ -13,6 +13,8 @@ from mnv1deploy.network import MobileNetV1
 from mnv1deploy.quantization import DEFAULT, Quantization, sensitivity
 from mnv1deploy.spec import Pixels
 
+pytestmark = pytest.mark.slow
+
 
 def test_every_layer_is_measured(integers: Quantization) -> None:
     told = []
@@ -49,7 +51,6 @@ def test_a_layer_of_few_bits_is_found(integers: Quantization) -> None:
     assert min(rows, key=lambda name: rows[name].weight_sqnr) == worst
 
 
-@pytest.mark.slow
 def test_the_default_scheme_is_the_one_that_loses_least(folded: MobileNetV1, cifar10: Path) -> None:
     """On pictures held out from training; within what chance allows of the best ranges, and far from plain rounding."""
     unseen = datasets.load_unseen(None, Pixels(32))
@@ -91,7 +92,6 @@ def test_the_command_in_words() -> None:
         assert "Traceback" not in refused.stderr
 
 
-@pytest.mark.slow
 def test_the_command_compares_schemes() -> None:
     done = mnv1("--compare", "--json")
     assert done.returncode == 0, done.stderr

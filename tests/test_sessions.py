@@ -19,6 +19,8 @@ from mnv1deploy import bundled, checkpoint, datasets, formats, schema
 from mnv1deploy.artifact import Precision
 from mnv1deploy.errors import MnvError
 
+pytestmark = pytest.mark.slow
+
 CASES: list[tuple[str, Precision]] = [
     (name, precision)
     for name in formats.exportable()

@@ -14,6 +14,8 @@ from mnv1deploy.formats.base import CPU, TENSORRT
 from mnv1deploy.formats.tensorrt import symmetric_scale
 from mnv1deploy.quantization import Grid, Quantization
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:

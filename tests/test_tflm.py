@@ -16,6 +16,8 @@ from mnv1deploy.formats.litert import read_provenance
 from mnv1deploy.formats.tflm import ARENA
 from mnv1deploy.packages import silenced
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -60,7 +62,6 @@ def test_other_precisions_are_refused_by_name(tmp_path: Path) -> None:
             list(mnv1.export("tflm", precision, output=tmp_path))  # type: ignore[arg-type]
 
 
-@pytest.mark.slow
 def test_the_user_sees_the_arena(tmp_path: Path) -> None:
     (exported,) = mnv1.export("tflm", "int8", output=tmp_path)
     assert exported.failures == ()

@@ -28,6 +28,8 @@ from mnv1deploy.training.run import Run
 from mnv1deploy.training.settings import RANGES, Settings
 from mnv1deploy.training.setup import base_spec, spec_for
 
+pytestmark = pytest.mark.slow
+
 
 def mnv1_train(*arguments: object) -> list[str]:
     return [sys.executable, "-W", "error", "-m", "mnv1deploy.cli", "train", *map(str, arguments)]

@@ -53,6 +53,7 @@ def test_weight_decay_is_on_dense_weights_alone(optimizer: str, muon: float) -> 
             assert group["lr"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [MobileNetV1, Teacher])
 def test_muon_moves_the_weights_of_the_network_itself(kind: type[PixelNetwork]) -> None:
     network = kind(SMALL).to(memory_format=torch.channels_last)

@@ -100,6 +100,7 @@ run.fit(on_epoch=lambda epoch: print(epoch.epoch, flush=True))
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run([sys.executable, "-c", RUN_SCRIPT, whole], check=True, capture_output=True)
