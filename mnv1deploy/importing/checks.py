@@ -32,7 +32,7 @@ def _pictures(network: MobileNetV1) -> datasets.Dataset | None:
 def _predicted(network: MobileNetV1, images: NDArray[np.uint8], normalization: Normalization) -> NDArray[np.int64]:
     other = MobileNetV1(network.spec.replace(normalization=normalization)).eval()
     other.load_state_dict(network.state_dict())
-    found: NDArray[np.int64] = other(torch.from_numpy(np.ascontiguousarray(images))).argmax(1).numpy()
+    found: NDArray[np.int64] = other.folded()(torch.from_numpy(np.ascontiguousarray(images))).argmax(1).numpy()
     return found
 
 
