@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -56,13 +55,13 @@ def second_moments(layer: Layer, inputs: list[Tensor], grid: Grid) -> NDArray[np
     total: Any = 0
     count = 0
     for integers in inputs:
-        x = integers.float() - grid.zero_point
+        x = integers.double() - grid.zero_point
         if layer.kind == "linear":
             read = x[None]
         else:
-            read = F.unfold(padded(layer, x), layer.kernel, stride=layer.stride)
-            read = read.view(len(x), layer.groups, -1, read.shape[-1]).permute(1, 0, 3, 2).flatten(1, 2)
-        read = read.double()
+            windows = padded(layer, x).unfold(2, layer.kernel, layer.stride).unfold(3, layer.kernel, layer.stride)
+            windows = windows.unflatten(1, (layer.groups, -1))  # [N, groups, channels, H, W, row, column]
+            read = windows.permute(1, 0, 3, 4, 2, 5, 6).flatten(4).flatten(1, 3)
         total = total + read.transpose(1, 2) @ read
         count += read.shape[1]
     moments: NDArray[np.float64] = (total * grid.scale**2 / count).numpy()
