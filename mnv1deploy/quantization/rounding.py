@@ -60,7 +60,8 @@ def second_moments(layer: Layer, inputs: list[Tensor], grid: Grid) -> NDArray[np
             read = x[None]
         else:
             windows = padded(layer, x).unfold(2, layer.kernel, layer.stride).unfold(3, layer.kernel, layer.stride)
-            windows = windows.unflatten(1, (layer.groups, -1))  # [N, groups, channels, H, W, row, column]
+            windows = windows.view(len(x), layer.groups, -1, *windows.shape[2:])
+            # [N, groups, channels, H, W, row, column] -> [groups, N * H * W, channels * row * column]
             read = windows.permute(1, 0, 3, 4, 2, 5, 6).flatten(4).flatten(1, 3)
         total = total + read.transpose(1, 2) @ read
         count += read.shape[1]
