@@ -1,4 +1,4 @@
-/* Start-up, clock and semihosting of any Cortex-M with a floating-point unit. */
+/* Start-up, clock and semihosting of any Cortex-M. */
 #include "board.h"
 
 #include <string.h>
@@ -7,7 +7,7 @@
 #define SYSTICK_CONTROL REGISTER(0xE000E010)
 #define SYSTICK_RELOAD REGISTER(0xE000E014)
 #define SYSTICK_VALUE REGISTER(0xE000E018)
-#define COPROCESSOR_ACCESS REGISTER(0xE000ED88)
+#define COPROCESSOR_ACCESS REGISTER(0xE000ED88) /* from the Cortex-M4 on */
 
 #define SYSTICK_PERIOD 0x1000000u /* 24 bits, counting down */
 #define UNUSED_STACK 0x5AA5C33Cu
@@ -33,8 +33,10 @@ static void fault(void)
 void reset(void)
 {
     uint32_t *word, *here = __builtin_frame_address(0);
-    COPROCESSOR_ACCESS |= 0xFu << 20; /* the floating-point unit */
+#ifdef __ARM_FP
+    COPROCESSOR_ACCESS |= 0xFu << 20; /* floating-point unit and vectors */
     __asm__ volatile("dsb\n\tisb");
+#endif
     memcpy(data_start, data_source, (size_t)((char *)data_end - (char *)data_start));
     memset(bss_start, 0, (size_t)((char *)bss_end - (char *)bss_start));
     for (word = stack_bottom; word < here - 32; word++)

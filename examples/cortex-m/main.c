@@ -49,6 +49,8 @@ int main(void)
     write_number(ticks, 10, 1);
     board_write(" ticks for the last picture, ");
     write_number((uint32_t)board_stack(), 10, 1);
-    board_write(" bytes of stack at most\n");
+    board_write(" bytes of stack at most, instruction set ");
+    write_number((uint32_t)network_backend(), 10, 1);
+    board_write("\n");
     return 0;
 }

@@ -93,7 +93,7 @@ def _integers(layer: Layer, quantization: Quantization, source: str) -> Integers
     largest = np.abs(matrix).sum(1) * 255 + np.abs(biases)
     if (np.maximum(largest * factors, largest) >= 2**31).any():
         raise MnvError(f"A sum of {layer.name}, or what it is scaled to, does not fit 32 bits.")
-    if layer.kind != "depthwise" and (_pair_sums(matrix) > PAIR).any():
+    if (_pair_sums(matrix) > PAIR).any():
         raise MnvError(f"Neighbouring weights of {layer.name} could overflow 16 bits.", "Quantize the network again.")
     packed = _pack_depthwise(matrix) if layer.kind == "depthwise" else _pack_pointwise(matrix)
     rest = outputs - layer.out_channels
@@ -108,7 +108,7 @@ def _integers(layer: Layer, quantization: Quantization, source: str) -> Integers
 
 
 def _pair_sums(matrix: NDArray[Any]) -> NDArray[Any]:
-    """What inputs 2i and 2i + 1 weigh together, which AVX2 adds up in 16 bits."""
+    """What inputs 2i and 2i + 1 weigh together, which AVX2 and, of depthwise columns, Helium add up in 16 bits."""
     sums: NDArray[Any] = np.add.reduceat(np.abs(matrix), np.arange(0, matrix.shape[1], 2), axis=1)
     return sums
 

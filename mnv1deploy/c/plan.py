@@ -17,7 +17,29 @@ LANES = 16
 """Channels of a vector register's int32 accumulators in AVX-512; every other back end divides it."""
 
 ROWS_BYTES = 4096
-"""What the buffer of rows between two fused convolutions may take: a fraction of the smallest first-level cache."""
+"""What the rows between two fused convolutions may take as bytes: a fraction of the smallest first-level cache."""
+
+
+PACKED_PIXELS, PACKED_BYTES = 4, 2
+"""How kernels/cortex_m_dsp.c keeps what is between two fused convolutions: pixels by the four, values of two bytes."""
+
+ALIGNMENT = 8
+"""Of those values, whatever the scratch's."""
+
+
+def rows_bytes(pixels: int, inputs: int) -> int:
+    """What the buffer between two fused convolutions takes at most, in whatever order a back end keeps it.
+
+    All back ends have the same scratch: a size that depended on the compiler's options would be too small where the
+    application is compiled with others than the network. The most is what the packed order needs, and room behind it
+    for two outputs' weights of the 1x1 convolution, in two bytes each as well.
+
+    Args:
+        pixels: of the rows at a time.
+        inputs: of the 1x1 convolution, padded.
+    """
+    packed = -(-pixels // PACKED_PIXELS) * PACKED_PIXELS * inputs * PACKED_BYTES
+    return ALIGNMENT + packed + 2 * inputs * PACKED_BYTES
 
 
 @dataclass(frozen=True)
@@ -27,7 +49,7 @@ class Fusion:
     Attributes:
         name: "stem", "block1", ...
         rows: output rows at a time.
-        rows_bytes: of the buffer between the two.
+        rows_bytes: of the buffer between the two, see :func:`rows_bytes`.
         input, output: offsets into the scratch in bytes; the stem's input is the picture itself, -1.
         input_bytes, output_bytes: of the whole tensors.
     """
@@ -122,7 +144,8 @@ def plan(spec: ModelSpec) -> Plan:
             start, input_bytes = offset, depthwise.in_size * input_row
             offset -= max((y * output_row - (depthwise.stride * y - top) * input_row for y in ends), default=0)
             offset = min(offset, start)
-        found.append(Fusion(name, at_once, at_once * row, start, offset, input_bytes, layer.out_size * output_row))
+        between = rows_bytes(at_once * layer.out_size, padded(inputs(layer)))
+        found.append(Fusion(name, at_once, between, start, offset, input_bytes, layer.out_size * output_row))
         pooled = padded(layer.out_channels)
     # the last one's output is the lowest
     moved = (replace(f, input=-1 if f.name == "stem" else f.input - offset, output=f.output - offset) for f in found)

@@ -180,7 +180,7 @@ static int has_amx_int8(void)
 }
 
 static const Kernels amx_int8_kernels = {has_amx_int8, patches_avx512, depthwise_avx512, pointwise_amx,
-                                         pool_avx512,  classify_amx,   shape_amx};
+                                         pool_avx512,  classify_amx,   shape_amx, 0};
 
 #endif
 

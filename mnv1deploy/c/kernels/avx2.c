@@ -157,7 +157,7 @@ static int has_avx2(void)
 }
 
 static const Kernels avx2_kernels = {has_avx2,      patches_avx2,  depthwise_avx2, pointwise_avx2,
-                                     pool_portable, classify_avx2, NULL};
+                                     pool_portable, classify_avx2, NULL, 0};
 
 #endif
 

@@ -374,7 +374,7 @@ static int has_avx512(void)
 }
 
 static const Kernels avx512_vnni_kernels = {has_avx512,  patches_avx512,  depthwise_avx512, pointwise_avx512,
-                                            pool_avx512, classify_avx512, NULL};
+                                            pool_avx512, classify_avx512, NULL, 0};
 
 #endif
 

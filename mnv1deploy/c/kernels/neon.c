@@ -253,6 +253,6 @@ static int has_neon(void)
 }
 
 static const Kernels neon_kernels = {has_neon, patches_portable, depthwise_neon, pointwise_neon,
-                                     pool_portable, classify_portable, NULL};
+                                     pool_portable, classify_portable, NULL, 0};
 #endif
 

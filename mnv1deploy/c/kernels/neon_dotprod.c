@@ -176,6 +176,6 @@ static int has_neon_dotprod(void)
 }
 
 static const Kernels neon_dotprod_kernels = {has_neon_dotprod, patches_portable, depthwise_neon_dotprod, pointwise_neon_dotprod,
-                                     pool_portable, classify_portable, NULL};
+                                     pool_portable, classify_portable, NULL, 0};
 #endif
 

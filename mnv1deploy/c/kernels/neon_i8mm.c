@@ -117,6 +117,6 @@ static int has_neon_i8mm(void)
 }
 
 static const Kernels neon_i8mm_kernels = {has_neon_i8mm, patches_portable, depthwise_neon_dotprod, pointwise_neon_i8mm,
-                                     pool_portable, classify_portable, NULL};
+                                     pool_portable, classify_portable, NULL, 0};
 #endif
 

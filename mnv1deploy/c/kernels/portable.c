@@ -12,16 +12,16 @@ static uint8_t requantize_in_float(int32_t sum, float factor)
     return (uint8_t)bits;
 }
 
-/* A factor in units of 2^-32, rounded down, and what rounds the product. Of a half and more, which is rare, both are 0,
- * which requantize() takes for a tie. */
+/* A factor in units of 2^-32, rounded down, and what takes the lower half of a product with it that is a tie to
+ * TIE_WINDOW. Of a factor of a half and more, which is rare, every product is taken for a tie. */
 typedef struct {
     int32_t multiplier;
-    uint32_t half;
+    uint32_t tie;
 } Scale;
 
 INLINE Scale scale_of(float factor)
 {
-    Scale scale = {0, 0};
+    Scale scale = {0, TIE_WINDOW};
     uint32_t bits;
     int exponent;
     memcpy(&bits, &factor, sizeof bits);
@@ -29,9 +29,15 @@ INLINE Scale scale_of(float factor)
     if (exponent < 8) {
         const int32_t digits = (int32_t)((bits & 0x7FFFFF) | 0x800000);
         scale.multiplier = exponent >= 0 ? digits << exponent : exponent > -24 ? digits >> -exponent : 0;
-        scale.half = 0x80000000u;
+        scale.tie += 0x80000000u;
     }
     return scale;
+}
+
+/* Whether a product, of which this is the lower half, is too near a tie to be told from one. */
+INLINE int near_tie(uint32_t lower, Scale scale)
+{
+    return lower + scale.tie <= 2 * TIE_WINDOW;
 }
 
 /* The same as requantize_in_float(), in integers, since floats are slow where there is no unit for them: a product with
@@ -39,9 +45,10 @@ INLINE Scale scale_of(float factor)
  * by, can the two differ. */
 INLINE uint8_t requantize(int32_t sum, Scale scale, const float *factor)
 {
-    const int64_t product = (int64_t)sum * scale.multiplier + scale.half;
-    const int32_t integer = (int32_t)(product >> 32);
-    if ((uint32_t)product + TIE_WINDOW <= 2 * TIE_WINDOW)
+    const int64_t product = (int64_t)sum * scale.multiplier;
+    const uint32_t lower = (uint32_t)product;
+    const int32_t integer = (int32_t)(product >> 32) + (int32_t)(lower >> 31);
+    if (near_tie(lower, scale))
         return requantize_in_float(sum, *factor);
     return (uint8_t)(integer < 0 ? 0 : integer > 255 ? 255 : integer);
 }
@@ -170,6 +177,6 @@ static int has_portable(void)
 }
 
 static const Kernels portable_kernels = {has_portable,  patches_portable,  depthwise_portable, pointwise_portable,
-                                         pool_portable, classify_portable, NULL};
+                                         pool_portable, classify_portable, NULL, 0};
 #define PORTABLE_KERNELS
 

@@ -175,6 +175,6 @@ static int has_rvv(void)
 }
 
 static const Kernels rvv_kernels = {has_rvv, patches_rvv, depthwise_rvv, pointwise_rvv,
-                                     pool_portable, classify_portable, NULL};
+                                     pool_portable, classify_portable, NULL, 0};
 #endif
 

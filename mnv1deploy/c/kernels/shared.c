@@ -54,6 +54,10 @@ typedef struct {
 
     /* Called before pointwise with what it returned before, at first 0; may be NULL. */
     int (*shape)(const Layer *pointwise, int pixels, int before);
+
+    /* Whether patches and depthwise write, and pointwise reads, what is between them in an order of their own, of twice
+     * the bytes, with room behind it for four bytes an input. */
+    int packed;
 } Kernels;
 
 INLINE int padded(int channels, int multiple)

@@ -101,7 +101,8 @@ static void run(const Kernels *k, const uint8_t *image, float *logits, uint8_t *
                 shape = k->shape(pointwise, rows * size, shape);
             if (depthwise) {
                 k->depthwise(depthwise, scratch + fusions[f].input, between, row, rows);
-                TRACE(depthwise->name, between, rows * size, inputs, in_stride);
+                if (!k->packed)
+                    TRACE(depthwise->name, between, rows * size, inputs, in_stride);
             } else
                 k->patches(pointwise, image, between, row, rows);
             k->pointwise(pointwise, between, in_stride, output, rows * size);

@@ -41,7 +41,8 @@ int ${name}_backend(void);
 
 #ifdef ${NAME}_TRACE
 /* To be defined by whoever compiles with ${NAME}_TRACE: called with every few finished rows of every layer.
- * stride is the distance from one pixel's channels to the next one's, in bytes. */
+ * stride is the distance from one pixel's channels to the next one's, in bytes. Where depthwise layers' rows are packed
+ * in an order of their own, as on a Cortex-M with the DSP extension, it is not called with them. */
 void ${name}_trace(const char *layer, const uint8_t *values, int pixels, int channels, int stride);
 #endif
 
