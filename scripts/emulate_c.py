@@ -2,9 +2,9 @@
 
     python scripts/emulate_c.py artifacts/network_int8.c      # mnv1 export --format c --quantize int8 --name network
 
-Needs the packages that scripts/install_emulators names; scripts/measure.py makes the table of docs/formats/c.md of the
-rows. Sizes are the linker map's. Cortex-M: examples/cortex-m, whose clock ticks once in 40 of the emulator's
-instructions. The others: programs for Linux; their instructions are counted in its log of what it translates and runs.
+Needs the packages that scripts/install_emulators names. Prints the tables of docs/formats/c.md. Sizes are the linker
+map's. Cortex-M: examples/cortex-m, whose clock ticks once in so many instructions of the emulator. The others: programs
+for Linux; their instructions are counted in the emulator's log of what it translates and what it runs.
 """
 
 from __future__ import annotations
@@ -14,10 +14,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,19 +25,38 @@ from mnv1deploy.c import backends
 
 ROOT = Path(__file__).parents[1]
 
-CORTEX_M = {"Cortex-M4": "cortex-m4", "Cortex-M7": "cortex-m7"}
-"""Names, and what the Makefile of examples/cortex-m calls them."""
 
-INSTRUCTIONS_PER_TICK = 40
-"""With -icount shift=0 an instruction takes 1 ns; the clock of QEMU's MPS2 boards has 25 MHz."""
+@dataclass(frozen=True)
+class CortexM:
+    """A microcontroller's processor, on one of QEMU's boards.
 
-OPTIONS = {
-    "-Os": ("OPTIMIZE=-Os",),
-    "-O2": (),
-    "-O3": ("OPTIMIZE=-O3",),
-    "-O2, no FPU": ("FLOAT=-mfloat-abi=soft",),
+    Attributes:
+        settings: variables of the Makefile of examples/cortex-m.
+        megahertz: of the board's clock; with -icount shift=0 the emulator runs 1,000 million instructions a second.
+        backend: the instruction set that this processor runs the network on.
+    """
+
+    settings: tuple[str, ...]
+    megahertz: int
+    backend: str
+
+
+CORTEX_M = {
+    "Cortex-M0": CortexM(("CPU=cortex-m0",), 25, "portable"),
+    "Cortex-M3": CortexM(("CPU=cortex-m3",), 25, "portable"),
+    "Cortex-M4": CortexM(("CPU=cortex-m4",), 25, "cortex_m_dsp"),
+    "Cortex-M4, no FPU": CortexM(("CPU=cortex-m4", "FLOAT="), 25, "cortex_m_dsp"),
+    "Cortex-M7": CortexM(("CPU=cortex-m7",), 25, "cortex_m_dsp"),
+    "Cortex-M33": CortexM(("CPU=cortex-m33",), 20, "cortex_m_dsp"),
+    "Cortex-M33, no FPU": CortexM(("CPU=cortex-m33", "FLOAT="), 20, "cortex_m_dsp"),
+    "Cortex-M33, no DSP, no FPU": CortexM(("CPU=cortex-m33", "FLOAT=", "FEATURES=+nodsp+nofp"), 20, "portable"),
+    "Cortex-M55": CortexM(("CPU=cortex-m55",), 32, "helium"),
+    "Cortex-M55, no FPU": CortexM(("CPU=cortex-m55", "FLOAT="), 32, "cortex_m_dsp"),
 }
-"""Rows of the table, and variables of that Makefile."""
+"""Processors by name. A Cortex-M0's code runs on a Cortex-M3."""
+
+OPTIONS = ("-Os", "-O2", "-O3")
+"""Rows of the table."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +114,7 @@ class Run:
         flash, ram: bytes of the whole program, with its stack; 0 on Linux.
         stack: bytes of it in use at most; 0 on Linux.
         instructions: of the last picture; 0 on Linux, see count_instructions.
-        backend: the instruction set in use; not told on a Cortex-M.
+        backend: the instruction set in use.
     """
 
     labels: list[str]
@@ -125,11 +142,11 @@ def run_cortex_m(network: Path, images: NDArray[np.uint8], name: str, folder: Pa
     """Copies examples/cortex-m into ``folder`` and runs it; ``settings`` are variables of its Makefile."""
     shutil.copytree(ROOT / "examples" / "cortex-m", folder, ignore=shutil.ignore_patterns("build"))
     (folder / "pictures.rgb").write_bytes(images.tobytes())
-    make = ["make", "--silent", f"NETWORK={network.resolve()}", f"CPU={CORTEX_M[name]}", "BUILD=build", *settings]
+    make = ["make", "--silent", f"NETWORK={network.resolve()}", "BUILD=build", *CORTEX_M[name].settings, *settings]
     subprocess.run([*make, "firmware"], cwd=folder, check=True)
     output = subprocess.run([*make, "run"], cwd=folder, check=True, capture_output=True, text=True, timeout=300).stdout
     *lines, last = output.splitlines()
-    ticks, stack = map(int, re.findall(r"\d+", last))
+    ticks, stack, backend = map(int, re.findall(r"\d+", last))
     text = (folder / "build" / "firmware.map").read_text().partition("Linker script and memory map")[2]
     whole = {section: int(size, 16) for section, size in re.findall(r"^(\.\w+)\s+0x\w+\s+(0x\w+)", text, re.MULTILINE)}
     return Run(
@@ -138,7 +155,8 @@ def run_cortex_m(network: Path, images: NDArray[np.uint8], name: str, folder: Pa
         flash=whole[".text"] + whole[".data"],
         ram=whole[".stack"] + whole[".data"] + whole[".bss"],
         stack=stack,
-        instructions=ticks * INSTRUCTIONS_PER_TICK,
+        instructions=ticks * 1000 // CORTEX_M[name].megahertz,
+        backend=backends.NAMES[backend],
     )
 
 
@@ -211,29 +229,21 @@ def _sizes(text: str) -> tuple[int, int]:
     return sizes[0], sizes[1]
 
 
-def rows(network: Path) -> Iterator[dict[str, Any]]:
-    """What it takes on every processor, with every set of options: bytes and instructions; 0 where nothing is told."""
+def main(network: Path) -> None:
     images = datasets.calibration().images[:2]
+    print("| processor | options | code | constants | whole flash | whole RAM | stack in use | instructions |")
+    print("|---|---|---:|---:|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as temporary:
         for name in CORTEX_M:
-            for options, settings in OPTIONS.items():
-                run = run_cortex_m(network, images, name, Path(temporary) / name / options, *settings)
-                yield _row(name, options, run, run.instructions)
+            for options in OPTIONS:
+                folder = Path(temporary) / name / options
+                run = run_cortex_m(network, images, name, folder, f"OPTIMIZE={options}")
+                sizes = f"{run.code:,} | {run.constants:,} | {run.flash:,} | {run.ram:,} | {run.stack:,}"
+                print(f"| {name} | {options} | {sizes} | {run.instructions / 1e6:.1f} M |", flush=True)
         for name in LINUX:
             program = build_linux(network, name, Path(tempfile.mkdtemp(dir=temporary)))
-            run = run_linux(program, images, name)
-            yield _row(name, "-O2", run, count_instructions(program, images[0], name))
-
-
-def _row(name: str, options: str, run: Run, instructions: int) -> dict[str, Any]:
-    sizes = {part: getattr(run, part) for part in ("code", "constants", "flash", "ram", "stack")}
-    return {"processor": name, "options": options, **sizes, "instructions": instructions}
-
-
-def main(network: Path) -> None:
-    """Prints a line for each."""
-    for row in rows(network):
-        print(row, flush=True)
+            run, count = run_linux(program, images, name), count_instructions(program, images[0], name)
+            print(f"| {name} | -O2 | {run.code:,} | {run.constants:,} | | | | {count / 1e6:.1f} M |", flush=True)
 
 
 if __name__ == "__main__":
