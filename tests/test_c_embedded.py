@@ -143,7 +143,8 @@ KINDS = ["Cortex-M3", "Cortex-M4", "Cortex-M4, no FPU", "Cortex-M55"]
     ("name", "setting"),
     [
         *((name, "OPTIMIZE=-O2") for name in CORTEX_M),
-        *((name, setting) for name in KINDS for setting in ["OPTIMIZE=-Os", "OPTIMIZE=-O3 -std=gnu11 -ffp-contract=fast"]),
+        *((name, "OPTIMIZE=-Os") for name in KINDS),
+        *((name, "OPTIMIZE=-O3 -std=gnu11 -ffp-contract=fast") for name in KINDS),
     ],
 )
 def test_cortex_m_has_the_same_bits_in_64_kib_of_ram_and_512_of_flash(
