@@ -181,7 +181,7 @@ static void pointwise_cortex_m_dsp(const Layer *l, uint8_t *in, int stride, uint
         ScaleDsp scales[2];
         scales[0] = scale_dsp(factors[0]);
         scales[1] = scale_dsp(factors[1]);
-        expand_dsp(expanded, l->weights + o / 16 * 16 * inputs + o % 16 * 4, inputs);
+        expand_dsp(expanded, weights_of(l, o), inputs);
         for (p = 0; p + 4 <= pixels; p += 4, a += 2 * sixteens, target += 4 * step)
             tile_dsp(a, expanded, expanded + sixteens, l->biases + o, scales, factors, target, step, 4);
         if (p < pixels)

@@ -113,7 +113,7 @@ static void pointwise_helium(const Layer *l, uint8_t *in, int stride, uint8_t *o
         vstrbq_u8(in + i, veorq_u8(vldrbq_u8(in + i), vdupq_n_u8(128)));
     for (o = 0; o < l->outputs; o += 2) {
         const uint32x4_t places = {0, 1, (uint32_t)step, (uint32_t)step + 1}, alternately = {0, 4, 0, 4};
-        const int8_t *weights = l->weights + o / 16 * 16 * inputs + o % 16 * 4;
+        const int8_t *weights = weights_of(l, o);
         const float32x4_t factors = vldrwq_gather_offset_f32(l->factors + o, alternately);
         int32_t sums[2];
         float biases[2];

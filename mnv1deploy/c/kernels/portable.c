@@ -100,48 +100,55 @@ static void depthwise_portable(const Layer *l, const uint8_t *in, uint8_t *out, 
     }
 }
 
-/* The sums of `height` pixels by two outputs. */
-INLINE void tile_portable(const Layer *l, const uint8_t *in, int stride, int output, int32_t sums[2][2],
-                          const int height)
+/* Pixels and outputs that are computed at once: as many sums as registers hold. */
+#if defined(__thumb__) && !defined(__thumb2__)
+enum { TILE_PIXELS = 2, TILE_OUTPUTS = 1 }; /* eight registers */
+#else
+enum { TILE_PIXELS = 2, TILE_OUTPUTS = 2 };
+#endif
+
+/* The sums of `height` pixels by TILE_OUTPUTS outputs. */
+INLINE void tile_portable(const uint8_t *in, int stride, int inputs, const int8_t *weights, const int32_t *biases,
+                          int32_t sums[TILE_PIXELS][TILE_OUTPUTS], const int height)
 {
-    const int inputs = padded(l->inputs, 4);
-    const int8_t *w = l->weights + output / 16 * 16 * inputs + output % 16 * 4;
     const uint8_t *end = in + inputs;
-    int i, p;
-    UNROLL for (p = 0; p < height; p++) {
-        sums[p][0] = l->biases[output];
-        sums[p][1] = l->biases[output + 1];
-    }
-    for (; in != end; in += 4, w += 64)
+    int i, o, p;
+    UNROLL for (p = 0; p < height; p++)
+        UNROLL for (o = 0; o < TILE_OUTPUTS; o++)
+            sums[p][o] = biases[o];
+    for (; in != end; in += 4, weights += 64)
         UNROLL for (i = 0; i < 4; i++)
             UNROLL for (p = 0; p < height; p++) {
                 const int32_t pixel = in[p * stride + i];
-                sums[p][0] += pixel * w[i];
-                sums[p][1] += pixel * w[4 + i];
+                UNROLL for (o = 0; o < TILE_OUTPUTS; o++)
+                    sums[p][o] += pixel * weights[4 * o + i];
             }
 }
 
 static void pointwise_portable(const Layer *l, uint8_t *in, int stride, uint8_t *out, int pixels)
 {
-    const int outputs = padded(l->outputs, 4), apart = padded(l->outputs, 16);
-    int p, o;
-    for (o = 0; o < outputs; o += 2) {
+    const int inputs = padded(l->inputs, 4), outputs = padded(l->outputs, 4), apart = padded(l->outputs, 16);
+    int o, p, q, k;
+    for (o = 0; o < outputs; o += TILE_OUTPUTS) {
+        const int8_t *weights = weights_of(l, o);
+        const int32_t *biases = l->biases + o;
         const float *factors = l->factors + o;
-        const Scale first = scale_of(factors[0]), second = scale_of(factors[1]);
         const uint8_t *source = in;
         uint8_t *target = out + o;
-        int32_t sums[2][2];
-        for (p = 0; p + 2 <= pixels; p += 2, source += 2 * stride, target += 2 * apart) {
-            tile_portable(l, source, stride, o, sums, 2);
-            target[0] = requantize(sums[0][0], first, factors);
-            target[1] = requantize(sums[0][1], second, factors + 1);
-            target[apart] = requantize(sums[1][0], first, factors);
-            target[apart + 1] = requantize(sums[1][1], second, factors + 1);
+        int32_t sums[TILE_PIXELS][TILE_OUTPUTS];
+        Scale scales[TILE_OUTPUTS];
+        UNROLL for (k = 0; k < TILE_OUTPUTS; k++)
+            scales[k] = scale_of(factors[k]);
+        for (p = 0; p + TILE_PIXELS <= pixels; p += TILE_PIXELS, source += TILE_PIXELS * stride) {
+            tile_portable(source, stride, inputs, weights, biases, sums, TILE_PIXELS);
+            UNROLL for (q = 0; q < TILE_PIXELS; q++, target += apart)
+                UNROLL for (k = 0; k < TILE_OUTPUTS; k++)
+                    target[k] = requantize(sums[q][k], scales[k], factors + k);
         }
-        if (p < pixels) {
-            tile_portable(l, source, stride, o, sums, 1);
-            target[0] = requantize(sums[0][0], first, factors);
-            target[1] = requantize(sums[0][1], second, factors + 1);
+        for (; p < pixels; p++, source += stride, target += apart) {
+            tile_portable(source, stride, inputs, weights, biases, sums, 1);
+            UNROLL for (k = 0; k < TILE_OUTPUTS; k++)
+                target[k] = requantize(sums[0][k], scales[k], factors + k);
         }
     }
 }
@@ -161,13 +168,12 @@ static void pool_portable(const uint8_t *in, uint8_t *out, int pixels, int chann
 
 static void classify_portable(const Layer *l, const uint8_t *in, float *logits)
 {
-    int o;
-    for (o = 0; o < l->outputs; o += 2) {
-        int32_t sums[2][2];
-        tile_portable(l, in, 0, o, sums, 1);
-        logits[o] = (float)sums[0][0] * l->factors[o];
-        if (o + 1 < l->outputs)
-            logits[o + 1] = (float)sums[0][1] * l->factors[o + 1];
+    int o, k;
+    for (o = 0; o < l->outputs; o += TILE_OUTPUTS) {
+        int32_t sums[TILE_PIXELS][TILE_OUTPUTS];
+        tile_portable(in, 0, padded(l->inputs, 4), weights_of(l, o), l->biases + o, sums, 1);
+        for (k = 0; k < TILE_OUTPUTS && o + k < l->outputs; k++)
+            logits[o + k] = (float)sums[0][k] * l->factors[o + k];
     }
 }
 

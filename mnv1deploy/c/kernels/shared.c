@@ -77,6 +77,12 @@ INLINE int32_t four_bytes(const uint8_t *in)
     return bytes;
 }
 
+/* A 1x1 convolution's weights of one output: four inputs at a time, 64 bytes apart. */
+INLINE const int8_t *weights_of(const Layer *l, int output)
+{
+    return l->weights + output / 16 * 16 * padded(l->inputs, 4) + output % 16 * 4;
+}
+
 /* Where some channels of a row are, and how far apart its pixels are. A row outside the picture is zeros of any
  * length. */
 typedef struct {
