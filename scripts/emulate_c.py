@@ -2,20 +2,24 @@
 
     python scripts/emulate_c.py artifacts/network_int8.c      # mnv1 export --format c --quantize int8 --name network
 
-Needs the packages that scripts/install_emulators names. Prints the tables of docs/formats/c.md. Sizes are the linker
-map's. Cortex-M: examples/cortex-m, whose clock ticks once in so many instructions of the emulator. The others: programs
-for Linux; their instructions are counted in the emulator's log of what it translates and what it runs.
+Prints the table of docs/formats/c.md; with --write it becomes that, and tests/instructions.json, which a test compares
+with. Needs the packages that scripts/install_emulators names. Sizes are the linker map's. Cortex-M: examples/cortex-m,
+whose clock ticks once in so many instructions of the emulator. The others: programs for Linux; their instructions are
+counted in the emulator's log of what it translates and what it runs.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +28,9 @@ from mnv1deploy import datasets
 from mnv1deploy.c import backends
 
 ROOT = Path(__file__).parents[1]
+TABLE = ROOT / "tests" / "instructions.json"
+PAGE = ROOT / "docs" / "formats" / "c.md"
+MARKS = "<!-- instructions -->\n", "<!-- /instructions -->"
 
 
 @dataclass(frozen=True)
@@ -55,8 +62,14 @@ CORTEX_M = {
 }
 """Processors by name. A Cortex-M0's code runs on a Cortex-M3."""
 
-OPTIONS = ("-Os", "-O2", "-O3")
-"""Rows of the table."""
+ROWS = [
+    (name, options)
+    for name in CORTEX_M
+    for options in (("-Os", "-O2", "-O3") if name in ("Cortex-M3", "Cortex-M4", "Cortex-M55") else ("-O2",))
+]
+"""Of the table: processors and the compiler's options."""
+
+CROSS_COMPILER = "arm-none-eabi-gcc"
 
 
 @dataclass(frozen=True)
@@ -131,7 +144,7 @@ class Run:
 def lacking(name: str) -> list[str]:
     """The programs that are not installed and without which this target cannot be run."""
     needed = (
-        ("make", "arm-none-eabi-gcc", "qemu-system-arm")
+        ("make", CROSS_COMPILER, "qemu-system-arm")
         if name in CORTEX_M
         else (LINUX[name].compiler[0], LINUX[name].linker, LINUX[name].emulator[0])
     )
@@ -229,22 +242,73 @@ def _sizes(text: str) -> tuple[int, int]:
     return sizes[0], sizes[1]
 
 
-def main(network: Path) -> None:
-    images = datasets.calibration().images[:2]
-    print("| processor | options | code | constants | whole flash | whole RAM | stack in use | instructions |")
-    print("|---|---|---:|---:|---:|---:|---:|---:|")
+def compiler_version(name: str) -> str:
+    """Of the compiler of this processor's networks, on which counts depend; of no other part of the machine."""
+    compiler = CROSS_COMPILER if name in CORTEX_M else LINUX[name].compiler[0]
+    done = subprocess.run([compiler, "-dumpversion"], check=True, capture_output=True, text=True)
+    return f"{compiler} {done.stdout.strip()}"
+
+
+def pictures() -> NDArray[np.uint8]:
+    """What is run; instructions are those of the last one."""
+    return datasets.calibration().images[:8]
+
+
+def measure(network: Path) -> Iterator[dict[str, Any]]:
+    """The rows of the table, one after the other."""
+    images = pictures()
     with tempfile.TemporaryDirectory() as temporary:
-        for name in CORTEX_M:
-            for options in OPTIONS:
-                folder = Path(temporary) / name / options
-                run = run_cortex_m(network, images, name, folder, f"OPTIMIZE={options}")
-                sizes = f"{run.code:,} | {run.constants:,} | {run.flash:,} | {run.ram:,} | {run.stack:,}"
-                print(f"| {name} | {options} | {sizes} | {run.instructions / 1e6:.1f} M |", flush=True)
+        for name, options in ROWS:
+            run = run_cortex_m(network, images, name, Path(temporary) / name / options, f"OPTIMIZE={options}")
+            yield _row(name, options, run, flash=run.flash, ram=run.ram, stack=run.stack, instructions=run.instructions)
         for name in LINUX:
             program = build_linux(network, name, Path(tempfile.mkdtemp(dir=temporary)))
-            run, count = run_linux(program, images, name), count_instructions(program, images[0], name)
-            print(f"| {name} | -O2 | {run.code:,} | {run.constants:,} | | | | {count / 1e6:.1f} M |", flush=True)
+            count = count_instructions(program, images[-1], name)
+            yield _row(name, "-O2", run_linux(program, images, name), instructions=count)
+
+
+def _row(name: str, options: str, run: Run, **more: int) -> dict[str, Any]:
+    sizes = {"code": run.code, "constants": run.constants}
+    return {"processor": name, "options": options, "kernels": run.backend, **sizes, **more}
+
+
+def committed(name: str, options: str = "-O2") -> dict[str, Any]:
+    """A row of the committed table."""
+    rows: list[dict[str, Any]] = json.loads(TABLE.read_text("utf-8"))["rows"]
+    return next(row for row in rows if (row["processor"], row["options"]) == (name, options))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """In Markdown, for the docs."""
+    sizes = {"code": "code", "constants": "constants", "flash": "whole flash", "ram": "whole RAM", "stack": "stack"}
+    lines = [f"| processor | kernels | options | {' | '.join(sizes.values())} | instructions |"]
+    lines.append(f"| --- | --- | --- |{' ---: |' * (len(sizes) + 1)}")
+    for row in rows:
+        numbers = " | ".join(f"{row[size]:,}" if size in row else "" for size in sizes)
+        name, millions = f"{row['processor']} | `{row['kernels']}` | {row['options']}", row["instructions"] / 1e6
+        lines.append(f"| {name} | {numbers} | {millions:.2f} M |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Flash, RAM and instructions of the generated C on emulated processors."
+    )
+    parser.add_argument("network", type=Path, help="a folder of C, exported with --name network")
+    parser.add_argument("--write", action="store_true", help="tests/instructions.json and docs/formats/c.md")
+    arguments = parser.parse_args()
+    rows = []
+    for row in measure(arguments.network):
+        row["compiler"] = compiler_version(row["processor"])
+        rows.append(row)
+        print(f"{row['processor']}, {row['options']}: {row['instructions']:,} instructions", flush=True)
+    print(table(rows), end="")
+    if arguments.write:
+        TABLE.write_text(json.dumps({"rows": rows}, indent=1) + "\n", "utf-8")
+        text = PAGE.read_text("utf-8")
+        start, end = (text.index(mark) for mark in MARKS)
+        PAGE.write_text(text[: start + len(MARKS[0])] + table(rows) + text[end:], "utf-8")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -1,5 +1,6 @@
 """The generated C on other processors, emulated: a microcontroller's memory, and the same bits everywhere."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,14 +14,22 @@ from conftest import export
 from emulate_c import (
     CORTEX_M,
     LINUX,
+    MARKS,
+    PAGE,
     ROOT,
+    ROWS,
     STRICT,
+    TABLE,
     Run,
     build_linux,
+    committed,
+    compiler_version,
     count_instructions,
     lacking,
+    pictures,
     run_cortex_m,
     run_linux,
+    table,
 )
 
 from mnv1deploy import bundled, checkpoint, datasets, formats
@@ -151,7 +160,7 @@ def test_cortex_m_has_the_same_bits_in_64_kib_of_ram_and_512_of_flash(
     network: Path, name: str, setting: str, tmp_path: Path
 ) -> None:
     need(name)
-    images = datasets.calibration().images[:8]
+    images = pictures()
     run = run_cortex_m(network, images, name, tmp_path / "board", setting)
     check(run, network, images)
     assert run.backend == CORTEX_M[name].backend
@@ -159,7 +168,23 @@ def test_cortex_m_has_the_same_bits_in_64_kib_of_ram_and_512_of_flash(
     assert run.code + run.constants < run.flash <= 512 * 1024
     assert plan(CIFAR).scratch + images[0].nbytes < run.ram <= 64 * 1024
     assert 0 < run.stack <= 1024
-    assert 2_500_000 < run.instructions < 100_000_000, "between what vectors save and a loop gone wrong"
+    options = setting.removeprefix("OPTIMIZE=")
+    if (name, options) in ROWS:
+        check_count(name, run.instructions, options)
+
+
+def check_count(name: str, instructions: int, options: str = "-O2") -> None:
+    """At most 1 % more than the committed count; scripts/emulate_c.py --write writes those."""
+    before = committed(name, options)
+    # other versions of the compiler give other counts
+    tolerance = 1.01 if compiler_version(name) == before["compiler"] else 1.25
+    assert instructions <= before["instructions"] * tolerance
+
+
+def test_the_docs_table_of_instructions_is_the_committed_one() -> None:
+    rows = json.loads(TABLE.read_text("utf-8"))["rows"]
+    assert [(row["processor"], row["options"]) for row in rows] == ROWS + [(name, "-O2") for name in LINUX]
+    assert f"{MARKS[0]}{table(rows)}{MARKS[1]}" in PAGE.read_text("utf-8")
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -273,11 +298,17 @@ def test_optimisation_and_contraction_change_no_bit(network: Path, name: str, tm
 
 
 @pytest.mark.parametrize("name", LINUX)
-def test_instructions_are_counted(odd: Path, name: str, tmp_path: Path) -> None:
-    """About as many as of a Cortex-M, which counts them in another way."""
+def test_no_count_of_instructions_has_grown(network: Path, name: str, tmp_path: Path) -> None:
     need(name)
-    need("Cortex-M4")
+    check_count(name, count_instructions(build_linux(network, name, tmp_path), pictures()[-1], name))
+
+
+@pytest.mark.slow
+def test_both_ways_to_count_instructions_agree(odd: Path, tmp_path: Path) -> None:
+    """The emulator's clock and its log, of the same kernels on processors of much the same instructions."""
+    need("RISC-V 64")
+    need("Cortex-M3")
     images = datasets.calibration().images[:1]
-    count = count_instructions(build_linux(odd, name, tmp_path), images[0], name)
-    cortex = run_cortex_m(odd, images, "Cortex-M4", tmp_path / "board").instructions
-    assert 0.7 < count / cortex < 1.4
+    count = count_instructions(build_linux(odd, "RISC-V 64", tmp_path), images[0], "RISC-V 64")
+    cortex = run_cortex_m(odd, images, "Cortex-M3", tmp_path / "board").instructions
+    assert 0.7 < count / cortex < 1.5
