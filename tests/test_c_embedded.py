@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from c_tracing import TracedC
 from conftest import export
 from emulate_c import (
     CORTEX_M,
@@ -211,6 +212,53 @@ def test_cortex_m_runs_other_networks(spec: ModelSpec, name: str, tmp_path: Path
     folder = write(spec, tmp_path)
     images = datasets.resized(datasets.calibration(), spec.pixels).images[:4]
     check(run_cortex_m(folder, images, name, tmp_path / "board", "RAM=128K"), folder, images)
+
+
+TRACER = """
+void network_trace(const char *layer, const uint8_t *values, int pixels, int channels, int stride)
+{
+    uint32_t sum = 0;
+    int p, c;
+    for (p = 0; p < pixels; p++)
+        for (c = 0; c < channels; c++)
+            sum = 31 * sum + values[p * stride + c];
+    board_write(layer);
+    board_write(" ");
+    write_number((uint32_t)pixels, 10, 1);
+    board_write(" ");
+    write_number(sum, 10, 1);
+    board_write("\\n");
+}
+"""
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_traced_cortex_m_has_the_integers_of_every_layer(small: Path, name: str, tmp_path: Path) -> None:
+    """But for depthwise rows that are packed for what reads them: those are not traced."""
+    need(name)
+    image = datasets.resized(datasets.calibration(), SMALL.pixels).images[3]
+    expected, _ = TracedC(small, tmp_path / "traced.so", "-DNETWORK_NO_SIMD").run(image, "portable")
+    if CORTEX_M[name].backend == "cortex_m_dsp":
+        expected = {
+            layer.name: expected[layer.name] for layer in SMALL.layers() if layer.kind in ("conv", "pointwise", "pool")
+        }
+    board = shutil.copytree(ROOT / "examples" / "cortex-m", tmp_path / "board")
+    (board / "pictures.rgb").write_bytes(image.tobytes())
+    (board / "main.c").write_text((board / "main.c").read_text() + TRACER)
+    command = ["make", "--silent", f"NETWORK={small}", "BUILD=here", "OPTIMIZE=-O2 -DNETWORK_TRACE", "run"]
+    done = subprocess.run(
+        [*command, *CORTEX_M[name].settings], cwd=board, check=True, capture_output=True, text=True, timeout=60
+    )
+    seen: dict[str, int] = {}
+    for line in done.stdout.splitlines()[:-2]:  # without the picture's class and the ticks
+        traced, pixels, found = line.split()
+        start = seen.get(traced, 0)
+        seen[traced] = start + int(pixels)
+        total = 0
+        for value in expected[traced][start : seen[traced]].ravel().tolist():
+            total = (31 * total + value) % 2**32
+        assert total == int(found), traced
+    assert seen == {layer: len(values) for layer, values in expected.items()}
 
 
 def test_the_count_of_instructions_is_the_same_every_time(odd: Path, tmp_path: Path) -> None:
