@@ -294,9 +294,7 @@ static void border_dsp(uint32_t *word, const ChannelsDsp *c, const Line lines[3]
 
 static void depthwise_cortex_m_dsp(const Layer *l, const uint8_t *in, uint8_t *out, int row, int rows)
 {
-    const int inputs = padded(l->inputs, 16), size = l->in_size, stride = l->stride;
-    /* the first output that reads a column beyond the last */
-    const int inner = smaller((size - 3 + l->left + stride) / stride, l->out_size);
+    const int inputs = padded(l->inputs, 16), size = l->in_size, stride = l->stride, inner = inner_outputs(l);
     uint32_t *between = aligned_dsp(out);
     int c, k, x, y;
     for (c = 0; c < l->inputs; c += 4) {

@@ -222,9 +222,7 @@ static void depthwise_helium(const Layer *l, const uint8_t *in, uint8_t *out, in
 {
     const uint16x8_t fourth = vmulq_n_u16(vidupq_n_u16(0, 1), 4); /* byte: 0, 4, 8 ... */
     const uint32x4_t even = {0, 8, 16, 24};
-    const int channels = padded(l->inputs, 16), size = l->in_size;
-    /* the first output that reads a column beyond the last */
-    const int inner = smaller((size - 3 + l->left + l->stride) / l->stride, l->out_size);
+    const int channels = padded(l->inputs, 16), size = l->in_size, inner = inner_outputs(l);
     int c, k, x, y;
     for (c = 0; c < channels; c += 8) {
         const int8_t *stored = l->weights + c / 16 * 192 + c % 16 * 4;

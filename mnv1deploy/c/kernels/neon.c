@@ -100,23 +100,30 @@ INLINE const int8_t *centre_neon(uint8_t *bytes, int count)
     return (const int8_t *)bytes;
 }
 
+/* A 1x1 convolution by register tiles of `height` pixels, and what is left of them one by one. */
+#define POINTWISE_NEON(tile, height) \
+    do { \
+        const int inputs = padded(l->inputs, 4), outputs = padded(l->outputs, 16); \
+        const int8_t *centred = centre_neon(in, pixels * stride); \
+        int o, p, q; \
+        for (o = 0; o < outputs; o += 16) { \
+            const int8_t *weights = weights_of(l, o), *source = centred; \
+            uint8_t *target = out + o; \
+            int32x4_t biases[4]; \
+            float32x4_t factors[4]; \
+            biases_neon(biases, l->biases + o, weights, inputs); \
+            UNROLL for (q = 0; q < 4; q++) \
+                factors[q] = vld1q_f32(l->factors + o + 4 * q); \
+            for (p = 0; p + (height) <= pixels; p += (height), source += (height) * stride, target += (height) * outputs) \
+                tile(source, stride, inputs, target, outputs, weights, biases, factors, height); \
+            for (; p < pixels; p++, source += stride, target += outputs) \
+                tile(source, stride, inputs, target, outputs, weights, biases, factors, 1); \
+        } \
+    } while (0)
+
 static void pointwise_neon(const Layer *l, uint8_t *in, int stride, uint8_t *out, int pixels)
 {
-    const int inputs = padded(l->inputs, 4), outputs = padded(l->outputs, 16);
-    const int8_t *centred = centre_neon(in, pixels * stride);
-    int o, p, q;
-    for (o = 0; o < outputs; o += 16) {
-        const int8_t *weights = l->weights + o * inputs;
-        int32x4_t biases[4];
-        float32x4_t factors[4];
-        biases_neon(biases, l->biases + o, weights, inputs);
-        UNROLL for (q = 0; q < 4; q++)
-            factors[q] = vld1q_f32(l->factors + o + 4 * q);
-        for (p = 0; p + 2 <= pixels; p += 2)
-            tile_neon(centred + p * stride, stride, inputs, out + p * outputs + o, outputs, weights, biases, factors, 2);
-        if (p < pixels)
-            tile_neon(centred + p * stride, stride, inputs, out + p * outputs + o, outputs, weights, biases, factors, 1);
-    }
+    POINTWISE_NEON(tile_neon, 2);
 }
 
 /* Three rows of eight channels in one column, as words. */

@@ -54,21 +54,7 @@ DOTPROD INLINE void tile_dotprod(const int8_t *in, int stride, int inputs, uint8
 
 DOTPROD static void pointwise_neon_dotprod(const Layer *l, uint8_t *in, int stride, uint8_t *out, int pixels)
 {
-    const int inputs = padded(l->inputs, 4), outputs = padded(l->outputs, 16);
-    const int8_t *centred = centre_neon(in, pixels * stride);
-    int o, p, q;
-    for (o = 0; o < outputs; o += 16) {
-        const int8_t *weights = l->weights + o * inputs;
-        int32x4_t biases[4];
-        float32x4_t factors[4];
-        biases_neon(biases, l->biases + o, weights, inputs);
-        UNROLL for (q = 0; q < 4; q++)
-            factors[q] = vld1q_f32(l->factors + o + 4 * q);
-        for (p = 0; p + 4 <= pixels; p += 4)
-            tile_dotprod(centred + p * stride, stride, inputs, out + p * outputs + o, outputs, weights, biases, factors, 4);
-        for (; p < pixels; p++)
-            tile_dotprod(centred + p * stride, stride, inputs, out + p * outputs + o, outputs, weights, biases, factors, 1);
-    }
+    POINTWISE_NEON(tile_dotprod, 4);
 }
 
 /* Four rows of eight channels in one column, less 128: channels 0 to 3 and 4 to 7, four rows of each. */

@@ -73,7 +73,7 @@ static int32_t border_sum(const Layer *l, const uint8_t *in, const int8_t *weigh
 static void depthwise_portable(const Layer *l, const uint8_t *in, uint8_t *out, int row, int rows)
 {
     const int stride = padded(l->inputs, 16), channels = padded(l->inputs, 4), line = l->in_size * stride;
-    const int step = l->stride * stride, end = (l->in_size - 3 + l->left) / l->stride; /* the last place inside */
+    const int step = l->stride * stride, inner = inner_outputs(l);
     int y, x, c;
     for (y = row; y < row + rows; y++, out += l->out_size * stride) {
         const int top = y * l->stride - l->top, inside = top >= 0 && top + 3 <= l->in_size;
@@ -85,7 +85,7 @@ static void depthwise_portable(const Layer *l, const uint8_t *in, uint8_t *out, 
             uint8_t *target = out + c;
             for (x = 0; x < l->out_size; x++, a += step, target += stride) {
                 int32_t sum = bias;
-                if (inside && x >= l->left && x <= end) {
+                if (inside && x >= l->left && x < inner) {
                     const uint8_t *r = a;
                     sum += r[0] * w[0] + r[stride] * w[64] + r[2 * stride] * w[128];
                     r += line;

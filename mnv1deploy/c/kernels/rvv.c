@@ -83,16 +83,10 @@ static void pointwise_rvv(const Layer *l, uint8_t *in, int stride, uint8_t *out,
     }
 }
 
-/* Outputs before this one read no column beyond the last. */
-INLINE int inner_rvv(const Layer *l)
-{
-    return smaller((l->in_size - 3 + l->left + l->stride) / l->stride, l->out_size);
-}
-
 /* Whole rows of patches are copied by registers, whatever their alignment. */
 static void patches_rvv(const Layer *l, const uint8_t *image, uint8_t *out, int row, int rows)
 {
-    const int inner = inner_rvv(l);
+    const int inner = inner_outputs(l);
     uint8_t padding[PATCH_ROW];
     int k, x, y;
     memset(padding, PADDING, sizeof padding);
@@ -138,7 +132,7 @@ static void patches_rvv(const Layer *l, const uint8_t *image, uint8_t *out, int 
 
 static void depthwise_rvv(const Layer *l, const uint8_t *in, uint8_t *out, int row, int rows)
 {
-    const int channels = padded(l->inputs, 16), count = l->out_size, inner = inner_rvv(l);
+    const int channels = padded(l->inputs, 16), count = l->out_size, inner = inner_outputs(l);
     int c, k, x, y;
     for (c = 0; c < channels; c += 16) {
         const vint32m4_t biases = __riscv_vle32_v_i32m4(l->biases + c, 16);

@@ -101,6 +101,12 @@ INLINE Line line_of(const Layer *l, const uint8_t *in, int top, int c)
     return line;
 }
 
+/* Outputs of a row before this one read no column beyond the last. */
+INLINE int inner_outputs(const Layer *l)
+{
+    return smaller((l->in_size - 3 + l->left + l->stride) / l->stride, l->out_size);
+}
+
 enum {
     PATCH_ROW = 3 * COLOURS,             /* bytes that a patch has of each of three rows */
     PATCH = (3 * PATCH_ROW + 15) & ~15,  /* from one to the next */
