@@ -2,10 +2,10 @@
 
     python scripts/emulate_c.py artifacts/network_int8.c      # mnv1 export --format c --quantize int8 --name network
 
-Prints the table of docs/formats/c.md; with --write it becomes that, and tests/instructions.json, which a test compares
-with. Needs the packages that scripts/install_emulators names. Sizes are the linker map's. Cortex-M: examples/cortex-m,
-whose clock ticks once in so many instructions of the emulator. The others: programs for Linux; their instructions are
-counted in the emulator's log of what it translates and what it runs.
+Needs the packages that scripts/install_emulators names; scripts/measure.py makes the table of docs/formats/c.md of the
+rows, and --write tests/instructions.json, with whose counts the tests compare. Sizes are the linker map's. Cortex-M:
+examples/cortex-m, whose clock ticks once in so many of the emulator's instructions. The others: programs for Linux;
+their instructions are counted in its log of what it translates and runs.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ from mnv1deploy.c import backends
 
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "tests" / "instructions.json"
-PAGE = ROOT / "docs" / "formats" / "c.md"
-MARKS = "<!-- instructions -->\n", "<!-- /instructions -->"
 
 
 @dataclass(frozen=True)
@@ -254,60 +252,44 @@ def pictures() -> NDArray[np.uint8]:
     return datasets.calibration().images[:8]
 
 
-def measure(network: Path) -> Iterator[dict[str, Any]]:
-    """The rows of the table, one after the other."""
+def rows(network: Path) -> Iterator[dict[str, Any]]:
+    """What it takes on every processor, with every set of options: bytes and instructions; 0 where nothing is told."""
     images = pictures()
     with tempfile.TemporaryDirectory() as temporary:
         for name, options in ROWS:
             run = run_cortex_m(network, images, name, Path(temporary) / name / options, f"OPTIMIZE={options}")
-            yield _row(name, options, run, flash=run.flash, ram=run.ram, stack=run.stack, instructions=run.instructions)
+            yield _row(name, options, run, run.instructions)
         for name in LINUX:
             program = build_linux(network, name, Path(tempfile.mkdtemp(dir=temporary)))
-            count = count_instructions(program, images[-1], name)
-            yield _row(name, "-O2", run_linux(program, images, name), instructions=count)
+            run = run_linux(program, images, name)
+            yield _row(name, "-O2", run, count_instructions(program, images[-1], name))
 
 
-def _row(name: str, options: str, run: Run, **more: int) -> dict[str, Any]:
-    sizes = {"code": run.code, "constants": run.constants}
-    return {"processor": name, "options": options, "kernels": run.backend, **sizes, **more}
+def _row(name: str, options: str, run: Run, instructions: int) -> dict[str, Any]:
+    sizes = {part: getattr(run, part) for part in ("code", "constants", "flash", "ram", "stack")}
+    return {"processor": name, "options": options, "kernels": run.backend, **sizes, "instructions": instructions}
 
 
 def committed(name: str, options: str = "-O2") -> dict[str, Any]:
-    """A row of the committed table."""
-    rows: list[dict[str, Any]] = json.loads(TABLE.read_text("utf-8"))["rows"]
-    return next(row for row in rows if (row["processor"], row["options"]) == (name, options))
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """In Markdown, for the docs."""
-    sizes = {"code": "code", "constants": "constants", "flash": "whole flash", "ram": "whole RAM", "stack": "stack"}
-    lines = [f"| processor | kernels | options | {' | '.join(sizes.values())} | instructions |"]
-    lines.append(f"| --- | --- | --- |{' ---: |' * (len(sizes) + 1)}")
-    for row in rows:
-        numbers = " | ".join(f"{row[size]:,}" if size in row else "" for size in sizes)
-        name, millions = f"{row['processor']} | `{row['kernels']}` | {row['options']}", row["instructions"] / 1e6
-        lines.append(f"| {name} | {numbers} | {millions:.2f} M |")
-    return "\n".join(lines) + "\n"
+    """The compiler and the count of instructions in the committed table."""
+    found: dict[str, Any] = json.loads(TABLE.read_text("utf-8"))[name][options]
+    return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Flash, RAM and instructions of the generated C on emulated processors."
-    )
+    """Prints a line for each."""
+    parser = argparse.ArgumentParser(description="Flash, RAM and instructions of the generated C, emulated.")
     parser.add_argument("network", type=Path, help="a folder of C, exported with --name network")
-    parser.add_argument("--write", action="store_true", help="tests/instructions.json and docs/formats/c.md")
+    parser.add_argument("--write", action="store_true", help="the counts to tests/instructions.json")
     arguments = parser.parse_args()
-    rows = []
-    for row in measure(arguments.network):
-        row["compiler"] = compiler_version(row["processor"])
-        rows.append(row)
-        print(f"{row['processor']}, {row['options']}: {row['instructions']:,} instructions", flush=True)
-    print(table(rows), end="")
+    counts: dict[str, dict[str, Any]] = {}
+    for row in rows(arguments.network):
+        print(row, flush=True)
+        name = row["processor"]
+        facts = {"compiler": compiler_version(name), "instructions": row["instructions"]}
+        counts.setdefault(name, {})[row["options"]] = facts
     if arguments.write:
-        TABLE.write_text(json.dumps({"rows": rows}, indent=1) + "\n", "utf-8")
-        text = PAGE.read_text("utf-8")
-        start, end = (text.index(mark) for mark in MARKS)
-        PAGE.write_text(text[: start + len(MARKS[0])] + table(rows) + text[end:], "utf-8")
+        TABLE.write_text(json.dumps(counts, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

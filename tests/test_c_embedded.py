@@ -15,8 +15,6 @@ from conftest import export
 from emulate_c import (
     CORTEX_M,
     LINUX,
-    MARKS,
-    PAGE,
     ROOT,
     ROWS,
     STRICT,
@@ -30,7 +28,6 @@ from emulate_c import (
     pictures,
     run_cortex_m,
     run_linux,
-    table,
 )
 
 from mnv1deploy import bundled, checkpoint, datasets, formats
@@ -182,10 +179,9 @@ def check_count(name: str, instructions: int, options: str = "-O2") -> None:
     assert instructions <= before["instructions"] * tolerance
 
 
-def test_the_docs_table_of_instructions_is_the_committed_one() -> None:
-    rows = json.loads(TABLE.read_text("utf-8"))["rows"]
-    assert [(row["processor"], row["options"]) for row in rows] == ROWS + [(name, "-O2") for name in LINUX]
-    assert f"{MARKS[0]}{table(rows)}{MARKS[1]}" in PAGE.read_text("utf-8")
+def test_every_count_of_instructions_is_committed() -> None:
+    table = json.loads(TABLE.read_text("utf-8"))
+    assert [(name, options) for name in table for options in table[name]] == ROWS + [(name, "-O2") for name in LINUX]
 
 
 @pytest.mark.parametrize("name", KINDS)
