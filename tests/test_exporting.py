@@ -19,6 +19,7 @@ from mnv1deploy.spec import CIFAR
 from mnv1deploy.verification import Limits
 
 
+@pytest.mark.slow
 def test_int8_reaches_its_limits_on_the_10_000_test_images(cifar10: Path, tmp_path: Path) -> None:
     for item in mnv1.export(["onnx", "torchscript", "litert"], "int8", output=tmp_path):
         proof = item.proof
@@ -45,6 +46,7 @@ def test_int8_reaches_its_limits_on_the_10_000_test_images(cifar10: Path, tmp_pa
         }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "limit"), [("fp32", 1e-4), ("fp16", 0.1)])
 def test_float_precisions(precision: exporting.Precision, limit: float, tmp_path: Path) -> None:
     for item in exporting.export("all", precision, output=tmp_path / "out"):
@@ -59,6 +61,7 @@ def test_float_precisions(precision: exporting.Precision, limit: float, tmp_path
         assert mnv1.load(item.path).spec == CIFAR
 
 
+@pytest.mark.slow
 def test_the_shipped_artifacts_are_what_the_exporter_writes(tmp_path: Path) -> None:
     """The bytes of another version of torch or onnx may differ; the answers may not."""
     images = datasets.sample().images
@@ -69,18 +72,19 @@ def test_the_shipped_artifacts_are_what_the_exporter_writes(tmp_path: Path) -> N
 
 
 def test_an_artifact_that_fails_its_proof_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(verification.LIMITS, "int8", Limits(0.0, 1.01, 0.0, 0.0, 0.0))
+    monkeypatch.setitem(verification.LIMITS, "fp32", Limits(0.0, 1.01, 0.0, 0.0, 0.0))
     output = tmp_path / "out"
-    (item,) = exporting.export("onnx", "int8", output=output)
+    (item,) = exporting.export("onnx", "fp32", output=output)
     assert len(item.failures) >= 2
     assert "a logit differs by" in item.failures[0]
     assert list(output.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_older_artifact_survives_a_failed_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (first,) = exporting.export("onnx", "int8", output=tmp_path / "out")
-    monkeypatch.setitem(verification.LIMITS, "int8", Limits(0.0, 1.0, 0.0, 0.0, 0.0))
-    (second,) = exporting.export("onnx", "int8", output=tmp_path / "out")
+    (first,) = exporting.export("onnx", "fp32", output=tmp_path / "out")
+    monkeypatch.setitem(verification.LIMITS, "fp32", Limits(0.0, 1.0, 0.0, 0.0, 0.0))
+    (second,) = exporting.export("onnx", "fp32", output=tmp_path / "out")
     assert second.failures
     assert Manifest.read(first.path) == first.manifest
 
@@ -157,6 +161,7 @@ def test_pictures_that_cannot_calibrate_are_refused(pictures: str, renamed: Path
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pictures", ["nearly black", "noise", "near copies"])
 def test_a_proof_catches_useless_calibration_by_its_logits(
     pictures: str, renamed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -237,6 +242,7 @@ def test_calibrating_on_the_test_part_alone_is_refused(two_classes: Path, class_
 # Untrained networks ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_untrained_network_is_exported_and_says_so(tmp_path: Path) -> None:
     spec = exporting.untrained_spec("cifar", width=0.25, input_size=40, colours=1, classes=3)
     items = list(exporting.export(["onnx", "litert"], "int8", untrained=spec, output=tmp_path))
@@ -280,6 +286,7 @@ def test_calibration_folders_that_are_none(tmp_path: Path) -> None:
         list(exporting.export(calibration=tmp_path))
 
 
+@pytest.mark.slow
 def test_int8_is_calibrated_on_the_pictures_given(class_folders: Path, tmp_path: Path) -> None:
     (item,) = exporting.export("onnx", "int8", output=tmp_path / "out", calibration=class_folders)
     assert item.manifest.provenance.quantization is not None
