@@ -27,6 +27,14 @@ Images = NDArray[np.uint8]
 Draw = Callable[[np.random.Generator], Images]
 
 
+USELESS = (
+    *("20 black pictures", "20 grey ones", "one white picture", "20 of one colour each, all different"),
+    *("200 of noise", "one real picture"),
+)
+FEW = ("the same with 20 kinds of faint noise", "2 real pictures", "4", "8")
+"""Kinds that the checks on calibration pictures refuse; the others are enough."""
+
+
 def _kinds(train: datasets.Dataset) -> dict[str, tuple[Draw, int]]:
     """How to draw pictures, and how often, by what they are called."""
     shape = train.images.shape[1:]
@@ -103,7 +111,8 @@ def rows() -> list[dict[str, Any]]:
                     "bundled_noise": logit_noise(answers(quantized, shipped), expected_shipped),
                 }
             )
-        found.append({"pictures": name, **{key: [one[key] for one in draws] for key in draws[0]}})
+        worth = "useless" if name in USELESS else "few" if name in FEW else "enough"
+        found.append({"pictures": name, "worth": worth, **{key: [one[key] for one in draws] for key in draws[0]}})
     return found
 
 

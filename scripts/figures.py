@@ -17,10 +17,9 @@ from mnv1deploy import bundled
 from mnv1deploy.artifact import Manifest
 from mnv1deploy.benchmark import processor
 from mnv1deploy.c import backends
-from mnv1deploy.c.plan import plan
 from mnv1deploy.cost import cost
 from mnv1deploy.report.tables import figure_text
-from mnv1deploy.spec import CIFAR, PAPER
+from mnv1deploy.spec import PAPER
 from mnv1deploy.verification import LIMITS
 
 ROOT = Path(__file__).parents[1]
@@ -250,45 +249,6 @@ def backends_table(runs: Runs) -> str:
     return table(header, rows)
 
 
-def emulation_table(runs: Runs) -> str:
-    """A row per processor and options."""
-    header = "processor | options | >code | >constants | >whole flash | >whole RAM | >stack in use | >instructions"
-    sizes = ("code", "constants", "flash", "ram", "stack")
-    rows = (
-        [
-            row["processor"],
-            row["options"],
-            *(f"{row[size]:,}" if row[size] else "" for size in sizes),
-            f"{row['instructions'] / 1e6:.1f} M",
-        ]
-        for row in runs["emulation"][0]["results"]
-    )
-    return table(header, rows)
-
-
-def microcontroller(runs: Runs) -> str:
-    """What a Cortex-M4 needs, in one clause."""
-    rows = runs["emulation"][0]["results"]
-    row = next(row for row in rows if (row["processor"], row["options"]) == ("Cortex-M4", "-O2"))
-    flash, ram = (f"{row[part] / 1000:.0f} KB" for part in ("flash", "ram"))
-    return f"{flash} of flash, {ram} of RAM and {row['instructions'] / 1e6:.0f} million instructions"
-
-
-def plan_table(runs: Runs) -> str:
-    """Where the bundled network's activations are in the C's scratch."""
-    rows = (
-        [
-            fusion.name,
-            "the picture" if fusion.input < 0 else f"{fusion.input:,} .. {fusion.input + fusion.input_bytes:,}",
-            f"{fusion.output:,} .. {fusion.output + fusion.output_bytes:,}",
-            str(fusion.rows),
-            f"{fusion.rows_bytes:,}",
-        ]
-        for fusion in plan(CIFAR).fusions
-    )
-    return table("step | >reads | >writes | >rows at a time | >bytes of rows", rows)
-
-
 # ---- Quantization and training
 
 
@@ -313,17 +273,31 @@ def schemes_table(runs: Runs) -> str:
     return table("ranges | equalization | rounding | biases | >divergence | >agreement | >accuracy", rows())
 
 
+def span(values: Sequence[float]) -> str:
+    """From the least to the largest of some fractions, in whole percent."""
+    return " to ".join(dict.fromkeys(f"{100 * end:.0f}" for end in (min(values), max(values)))) + " %"
+
+
 def evidence_table(runs: Runs) -> str:
     """A row per kind of calibration pictures: means over the draws, and the noise of the best and worst of them."""
 
     def rows() -> Iterator[list[str]]:
         for row in runs["evidence"][0]["results"]:
-            ends = [f"{100 * end:.0f}" for end in (min(row["noise"]), max(row["noise"]))]
-            noise = " to ".join(dict.fromkeys(ends))
             accuracy, agreement = (f"{100 * sum(row[k]) / len(row[k]):.1f} %" for k in ("accuracy", "agreement"))
-            yield [row["pictures"], accuracy, agreement, f"{noise} %"]
+            yield [row["pictures"], accuracy, agreement, span(row["noise"]), span(row["bundled_noise"])]
 
-    return table("calibrated on | >accuracy | >agreement | >noise of the logits", rows())
+    header = "calibrated on | >accuracy | >agreement | >noise of the logits | >on bundled pictures"
+    return table(header, rows())
+
+
+def bundled_noise(choose: Callable[[list[float]], float], **wanted: str) -> Callable[[Runs], str]:
+    """The least or the largest on bundled pictures of all draws of some kinds."""
+
+    def text(runs: Runs) -> str:
+        rows = (row for row in runs["evidence"][0]["results"] if wanted.items() <= row.items())
+        return f"{100 * choose([noise for row in rows for noise in row['bundled_noise']]):.0f} %"
+
+    return text
 
 
 def limits_table(runs: Runs) -> str:
@@ -398,7 +372,7 @@ def printed(name: str) -> Callable[[Runs], str]:
 
     def text(runs: Runs) -> str:
         row = next(row for row in runs["commands"][0]["results"] if row["name"] == name)
-        lines = "\n".join(line.rstrip() for line in row["output"].splitlines() if line.strip())
+        lines = re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in row["output"].strip().splitlines()))
         return f"\n```console\n$ {row['command']}\n{lines}\n```\n"
 
     return text
@@ -438,17 +412,17 @@ FIGURES: dict[str, Callable[[Runs], str]] = {
     **{f"artifacts.{name}": format_table(name) for name in ENGINES if not name.startswith("pytorch")},
     "shipped": shipped,
     "throughput": throughput,
-    "instruction-sets": lambda runs: f"\n{backends.table()}\n",
     "backends": backends_table,
-    "emulation": emulation_table,
-    "emulation.cortex-m4": microcontroller,
-    "plan": plan_table,
     "schemes": schemes_table,
     "evidence": evidence_table,
+    "evidence.useless": bundled_noise(min, worth="useless"),
+    "evidence.enough": bundled_noise(max, worth="enough"),
+    "evidence.two": bundled_noise(min, pictures="2 real pictures"),
     "limits": limits_table,
     "few_pictures": few_pictures_table,
     "paper": paper_table,
     "platforms": platforms_table,
+    "platforms.date": lambda runs: str(runs["platforms"][0]["date"]),
     **{f"commands.{name}": printed(name) for name in ("export", "bench", "refusal", "predict")},
 }
 """What stands between the markers of a name."""

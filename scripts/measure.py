@@ -126,16 +126,6 @@ def backends() -> Answer:
     ]
 
 
-def emulation() -> Answer:
-    """What the C takes on processors that are emulated."""
-    import emulate_c
-
-    with tempfile.TemporaryDirectory() as folder:
-        mnv1("export", "--format", "c", "--quantize", "int8", "--name", "network", "--output", folder)
-        results = list(emulate_c.rows(Path(folder) / "network_int8.c"))
-    return results, ["python scripts/emulate_c.py artifacts/network_int8.c"]
-
-
 def schemes() -> Answer:
     """What each step of quantization gives, on the training images that training held out."""
     from dataclasses import asdict
@@ -191,7 +181,7 @@ def commands() -> Answer:
 MEASUREMENTS: dict[str, Callable[[], Answer]] = {
     measure.__name__: measure
     for measure in (
-        *(artifacts, latency, throughput, backends, emulation),
+        *(artifacts, latency, throughput, backends),
         *(schemes, evidence, few_pictures, platforms, commands),
     )
 }

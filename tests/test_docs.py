@@ -9,13 +9,14 @@ from pathlib import Path
 import figures
 import pytest
 
-pytestmark = pytest.mark.slow
+from mnv1deploy import formats
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*figures.PAGES, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", ROOT / "CHANGELOG.md"]
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_python_blocks_run(page: Path, tmp_path: Path) -> None:
     """In order, in one process, in a folder that has the example pictures and the shipped models."""
@@ -51,6 +52,22 @@ def test_a_dirty_figure_is_noticed() -> None:
     assert figures.written(changed, figures.measured()) != changed
 
 
+def test_the_workflow_installs_what_there_is() -> None:
+    """Every format of an extra that it installs on other systems has wheels there (docs/platforms.md)."""
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8")
+    extras = set().union(*(found.split(",") for found in re.findall(r'"\.\[([\w,-]+)\]"', workflow)))
+    entries = {name: formats.get(name) for name in formats.exportable()}
+    there = [row for row in figures.measured()["platforms"][0]["results"] if row.get("format")]
+    chosen = [
+        row
+        for row in there
+        if row["system"] in ("macOS, Apple silicon", "Windows, x86-64") and entries[row["format"]].extra in extras
+    ]
+    assert {row["format"] for row in chosen} >= {"onnx", "torchscript"}
+    assert all(row["runs"] for row in chosen)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_examples_run(script: Path, tmp_path: Path, class_folders: Path) -> None:
     arguments = {"predict.py": [ROOT / "examples" / "cat.png"], "train_own_folder.py": [class_folders]}
