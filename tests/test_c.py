@@ -464,6 +464,19 @@ def test_no_fusion_writes_over_what_is_still_to_be_read(spec: ModelSpec) -> None
     assert (written == len(buffers.fusions) - 1).all()
 
 
+@pytest.mark.parametrize("kind", ["conv", "depthwise", "pointwise"])
+def test_weights_whose_products_could_overflow_16_bits_are_refused(kind: str, tmp_path: Path) -> None:
+    """AVX2 and Helium add two neighbours' products in 16 bits; quantize() gives no such weights."""
+    quantization, _ = random_integers(SMALL, 1)
+    name = next(layer.name for layer in SMALL.layers() if layer.kind == kind)
+    weights = quantization.weights[name]
+    values = weights.values.copy()
+    values[0] = 127
+    changed = {**quantization.weights, name: dataclasses.replace(weights, values=values)}
+    with pytest.raises(MnvError, match=f"Neighbouring weights of {re.escape(name)} could overflow"):
+        write("c", dataclasses.replace(quantization, weights=changed), tmp_path)
+
+
 def test_names_of_any_characters_stay_names(integers: Quantization, tmp_path: Path) -> None:
     classes = ('"', "\\", "??/", "naïve", "*/ int x;", "a\nb", "%s", "$size", "7")
     network = copy.deepcopy(integers.network)
