@@ -107,17 +107,16 @@ INLINE const int8_t *centre_neon(uint8_t *bytes, int count)
         const int8_t *centred = centre_neon(in, pixels * stride); \
         int o, p, q; \
         for (o = 0; o < outputs; o += 16) { \
-            const int8_t *weights = weights_of(l, o), *source = centred; \
-            uint8_t *target = out + o; \
+            const int8_t *weights = weights_of(l, o); \
             int32x4_t biases[4]; \
             float32x4_t factors[4]; \
             biases_neon(biases, l->biases + o, weights, inputs); \
             UNROLL for (q = 0; q < 4; q++) \
                 factors[q] = vld1q_f32(l->factors + o + 4 * q); \
-            for (p = 0; p + (height) <= pixels; p += (height), source += (height) * stride, target += (height) * outputs) \
-                tile(source, stride, inputs, target, outputs, weights, biases, factors, height); \
-            for (; p < pixels; p++, source += stride, target += outputs) \
-                tile(source, stride, inputs, target, outputs, weights, biases, factors, 1); \
+            for (p = 0; p + (height) <= pixels; p += (height)) \
+                tile(centred + p * stride, stride, inputs, out + p * outputs + o, outputs, weights, biases, factors, height); \
+            for (; p < pixels; p++) \
+                tile(centred + p * stride, stride, inputs, out + p * outputs + o, outputs, weights, biases, factors, 1); \
         } \
     } while (0)
 
