@@ -54,8 +54,10 @@ BACKENDS = (
     Backend(
         "rvv", "RISC-V with V 1.0, registers of 128 bits or more", "clang 16, gcc 14, with `-march=rv64gcv`", "riscv64"
     ),
-    Backend("cortex_m_dsp", "Cortex-M4, M7, M33, with or without a floating-point unit", "gcc, clang", "arm"),
-    Backend("helium", "Cortex-M55, M85", "gcc, clang, with `-mfloat-abi=hard` or `softfp`", "arm"),
+    Backend(
+        "cortex_m_dsp", "Cortex-M4, M7, M33, with or without a floating-point unit", "gcc, clang, from `-O1` on", "arm"
+    ),
+    Backend("helium", "Cortex-M55, M85", "the same, with `-mfloat-abi=hard` or `softfp`", "arm"),
 )
 """A later one is taken where the processor has it: among those of one machine the order is that of speed."""
 
