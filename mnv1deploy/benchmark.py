@@ -195,7 +195,7 @@ def contestants(named: Sequence[str], *, everything: bool = False) -> list[str]:
     """
     if not everything:
         return [*named] or [str(bundled.INT8), str(bundled.FP32)]
-    return [*(str(path) for folder in named or ["artifacts"] for path in find(folder)), *REFERENCES]
+    return [*(str(path) for folder in named or ["artifacts"] for path in artifacts_in(folder)), *REFERENCES]
 
 
 def notes(artifacts: Sequence[str | Path]) -> list[str]:
@@ -223,7 +223,7 @@ def names(artifacts: Sequence[str | Path]) -> list[str]:
     return found
 
 
-def find(folder: str | Path) -> list[Path]:
+def artifacts_in(folder: str | Path) -> list[Path]:
     """The artifacts in a folder that a manifest stands for. Raises MnvError if there is none."""
     manifests = sorted(Path(folder).glob("*.json"))
     found = [path.with_suffix("") for path in manifests if path == manifest_path(path.with_suffix(""))]

@@ -54,7 +54,7 @@ class Cifar:
         """(name, MD5) of all."""
         return (*self.train, *self.test, self.meta)
 
-    def find(self, folder: Path) -> Path | None:
+    def folder_of(self, folder: Path) -> Path | None:
         """Where its files are: in ``folder`` or, as its archive has them, one further down; None if nowhere."""
         if (folder / self.folder).is_dir():
             return folder / self.folder

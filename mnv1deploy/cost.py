@@ -29,7 +29,7 @@ class LayerCost:
         live_bytes: of its input and output together, which is what must be in memory while it runs.
         standard_multiply_adds: on a pointwise layer, those of the standard 3x3 convolution that this layer and the
             depthwise one before it stand for; None elsewhere.
-        ratio: those of the pair over the standard convolution's, ``1 / C_out + 1 / K^2`` (section 3.1).
+        ratio: those of the two over the standard convolution's, ``1 / C_out + 1 / K^2`` (section 3.1).
     """
 
     name: str
@@ -51,7 +51,7 @@ class Cost:
         layers: in order.
         precision: of the activations.
         multiply_adds, parameters: in total.
-        standard_multiply_adds: in total, had every separable pair been a standard convolution.
+        standard_multiply_adds: in total, had every depthwise layer and its pointwise one been a standard convolution.
         peak_bytes, peak_layer: the largest ``live_bytes``, layers running one after the other, and whose it is.
     """
 

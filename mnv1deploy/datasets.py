@@ -137,7 +137,7 @@ def _parts(data: str | Path | None, seed: int, download: str | Path | None = Non
     if download is not None:
         raise MnvError("--data names data that are there, and --download a folder to fetch them into.", "Name one.")
     root = _existing(data)
-    found = [(variant, folder) for variant in cifar.VARIANTS if (folder := variant.find(root))]
+    found = [(variant, folder) for variant in cifar.VARIANTS if (folder := variant.folder_of(root))]
     if found and len(found) + folders.looks_like_classes(root) > 1:
         there = " and ".join([variant.name for variant, _ in found] + ["folders of pictures"] * (len(found) == 1))
         raise MnvError(
@@ -197,7 +197,7 @@ def data_folder(data: str | Path | None = None) -> Path:
 
 def has_cifar10(data: str | Path | None = None) -> bool:
     """Whether CIFAR-10 is at hand without a download."""
-    return CIFAR10.find(data_folder(data)) is not None
+    return CIFAR10.folder_of(data_folder(data)) is not None
 
 
 def cifar10(split: Split, data: str | Path | None = None) -> Dataset:
@@ -208,7 +208,7 @@ def cifar10(split: Split, data: str | Path | None = None) -> Dataset:
     """
     if data is None:
         folder = _cifar10_folder(None)
-    elif (found := CIFAR10.find(data_folder(data))) is not None:
+    elif (found := CIFAR10.folder_of(data_folder(data))) is not None:
         folder = found
     else:
         raise MnvError(f"CIFAR-10 is not in {data_folder(data)}.", folders.FORMS)
@@ -218,7 +218,7 @@ def cifar10(split: Split, data: str | Path | None = None) -> Dataset:
 def _cifar10_folder(download: str | Path | None) -> Path:
     """Where CIFAR-10 is: in ``download``, or where it is looked for. Fetched, unless a variable names the place."""
     folder = data_folder(download)
-    if (found := CIFAR10.find(folder)) is not None:
+    if (found := CIFAR10.folder_of(folder)) is not None:
         return found
     if download is None and os.environ.get(DATA_VARIABLE):
         raise MnvError(

@@ -147,7 +147,7 @@ class Prover:
         if evidence.bundled and self._bundled is not None:
             compared.append((logits(session, evidence.bundled.images), self._bundled))
         difference = max(float(np.abs(ours - theirs).max()) for ours, theirs in compared)
-        noise, _, *bundled_noise = (logit_noise(*pair) for pair in compared)
+        noise, _, *bundled_noise = (logit_noise(ours, theirs) for ours, theirs in compared)
         exact = limits.max_logit_difference if math.isfinite(limits.max_logit_difference) else 0.0
         ties = _margin(self._unseen) <= 2 * exact
         same = (answers.argmax(1) == self._unseen.argmax(1)) | ties

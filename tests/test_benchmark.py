@@ -117,10 +117,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_find_goes_by_the_manifests(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    assert benchmark.find(folder) == [folder / bundled.INT8.name]
+    assert benchmark.artifacts_in(folder) == [folder / bundled.INT8.name]
     for empty in (tmp_path_factory.mktemp("empty"), folder / "none"):
         with pytest.raises(MnvError, match="no artifacts with their manifests"):
-            benchmark.find(empty)
+            benchmark.artifacts_in(empty)
 
 
 def test_what_cannot_be_measured_is_named_and_the_rest_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,7 +97,7 @@ def test_cifar10_is_found_by_the_folder_and_by_the_one_above(
     cifar10_folder: Path, cifar10_test: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outer = cifar10_folder
-    inner = CIFAR10.find(outer)
+    inner = CIFAR10.folder_of(outer)
     renamed = tmp_path / "cifar"
     renamed.symlink_to(inner)
     for place in (outer, inner, renamed):
@@ -108,7 +108,7 @@ def test_cifar10_is_found_by_the_folder_and_by_the_one_above(
 
 def test_damaged_cifar10_is_refused(cifar10_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / datasets.CIFAR10_FOLDER
-    shutil.copytree(CIFAR10.find(cifar10_folder), folder, copy_function=shutil.copyfile)
+    shutil.copytree(CIFAR10.folder_of(cifar10_folder), folder, copy_function=shutil.copyfile)
     batch = folder / "test_batch"
     whole = batch.read_bytes()
     batch.write_bytes(whole[:-1])
@@ -307,7 +307,7 @@ def test_a_variable_that_names_a_folder_without_cifar10_is_refused(no_download: 
 def test_cifar10_is_fetched_where_nothing_or_download_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cifar10_folder: Path
 ) -> None:
-    inner = CIFAR10.find(cifar10_folder)
+    inner = CIFAR10.folder_of(cifar10_folder)
     fetched: list[Path] = []
 
     def download(self: Cifar, folder: Path) -> Path:
@@ -353,7 +353,7 @@ def test_other_forms_of_cifar_are_called_by_name(
 
 def test_a_folder_with_cifar10_and_classes_is_not_guessed(class_folders: Path, cifar10_folder: Path) -> None:
     """As an older release left a folder into which it had downloaded by mistake."""
-    (class_folders / datasets.CIFAR10_FOLDER).symlink_to(CIFAR10.find(cifar10_folder))
+    (class_folders / datasets.CIFAR10_FOLDER).symlink_to(CIFAR10.folder_of(cifar10_folder))
     with pytest.raises(MnvError, match="has CIFAR-10 and folders of pictures"):
         datasets.load_test(class_folders, Pixels(32))
     assert len(datasets.load_test(class_folders / datasets.CIFAR10_FOLDER, Pixels(32))) == 10_000

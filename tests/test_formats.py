@@ -243,13 +243,13 @@ def test_pairing_the_stems_pixels_changes_no_integer(stride: int, size: int, pad
     integers = quantize(MobileNetV1(spec).eval().folded(), images, "test")
     provenance = Provenance("onnx", "int8", spec, "0" * 64, (), integers.facts, {})
     logits = []
-    for pairs in (False, True):
-        path = tmp_path / f"{pairs}.onnx"
-        model = build(copy.deepcopy(integers.network), provenance, integers, pairs=pairs)
+    for two_pixels in (False, True):
+        path = tmp_path / f"{two_pixels}.onnx"
+        model = build(copy.deepcopy(integers.network), provenance, integers, two_pixels=two_pixels)
         onnx.save(model, path)
         logits.append(formats.open_session(path)(images))
         parted = [node.name for node in model.graph.node if node.name == "stem.parted"]
-        assert bool(parted) == (pairs and size == 32)
+        assert bool(parted) == (two_pixels and size == 32)
     np.testing.assert_array_equal(*logits)
     assert np.ptp(logits[0], 0).min() > 0, "not all alike"
 

@@ -25,10 +25,10 @@ from mnv1deploy.errors import MnvError
 from mnv1deploy.report import as_json, tables
 from mnv1deploy.spec import CIFAR, ModelSpec
 from mnv1deploy.training.augmentation import View
+from mnv1deploy.training.distillation import TeacherAnswers
 from mnv1deploy.training.run import Run
 from mnv1deploy.training.settings import Settings
 from mnv1deploy.training.setup import base_spec
-from mnv1deploy.training.targets import TeacherAnswers
 from mnv1deploy.training.teacher import Teacher
 
 PICTURES = calibration().subset(np.arange(160), calibration().name)

@@ -287,11 +287,11 @@ class _Graph:
         assert self._quantization
         integers, grid = self._quantization.weights[layer.name], self._quantization.activations[before]
         dimension = 3 if layer.kind == "depthwise" else 0
-        steps = grid.scale * integers.scales.astype(np.float64)
+        sum_scales = grid.scale * integers.scales.astype(np.float64)
         weight = self._scaled(integers.scales, dimension=dimension)
         return [
             self.constant(f"{layer.name}.weight", _layout(layer, integers.values), weight),
-            self.constant(f"{layer.name}.bias", integers.bias, self._scaled(steps)),
+            self.constant(f"{layer.name}.bias", integers.bias, self._scaled(sum_scales)),
         ]
 
     def packed(self, image: int, logits: int, provenance: Provenance) -> bytes:

@@ -59,7 +59,7 @@ class OnnxFormat(Format):
         """See Format.export. Needs onnx, onnxsim, onnxscript and, for int8, onnxruntime."""
         from mnv1deploy.formats.onnx_graph import build
 
-        model = build(network, provenance, quantization, pairs=True)
+        model = build(network, provenance, quantization, two_pixels=True)
         path.write_bytes(model.SerializeToString(deterministic=True))
 
     def providers(self) -> tuple[str, ...]:

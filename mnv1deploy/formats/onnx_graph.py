@@ -31,22 +31,22 @@ IR_VERSION = 8
 
 
 def build(
-    network: MobileNetV1, provenance: Provenance, quantization: Quantization | None, *, pairs: bool
+    network: MobileNetV1, provenance: Provenance, quantization: Quantization | None, *, two_pixels: bool
 ) -> ModelProto:
     """The model that OnnxFormat writes and other formats start from.
 
     Args:
         network, provenance, quantization: see Format.export.
-        pairs: has the stem of an int8 model compute two pixels at once, which is faster in onnxruntime and slower in
-            OpenVINO; False for other engines' converters.
+        two_pixels: has the stem of an int8 model compute two pixels at once, which is faster in onnxruntime and slower
+            in OpenVINO; False for other engines' converters.
     """
     onnx = engine("onnx", OnnxFormat.export_extra)
     model = _export_graph(network.half() if provenance.precision == "fp16" else network)
     _name_tensors(model, network)
     if quantization:
         model = _quantize_graph(model, network, quantization)
-        if pairs:
-            _pair_pixels(model, network.spec)
+        if two_pixels:
+            _join_pixels(model, network.spec)
         _compact(model)
     _strip(model)
     model.metadata_props.add(key=METADATA_KEY, value=provenance.to_json())
@@ -194,7 +194,7 @@ def _feed_pixels(model: ModelProto) -> None:
         chain = before
 
 
-def _pair_pixels(model: ModelProto, spec: ModelSpec) -> None:
+def _join_pixels(model: ModelProto, spec: ModelSpec) -> None:
     """Has the stem compute two neighbouring pixels at once, from one window as wide as the two need.
 
     Half as many windows are gathered and requantised. The weights are there twice, a stride apart among zeros, so

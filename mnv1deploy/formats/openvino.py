@@ -54,7 +54,7 @@ class OpenVinoFormat(Format):
 
         openvino = engine("openvino", self.export_extra)
         exact = replace(provenance, precision="fp32") if provenance.precision == "fp16" else provenance
-        graph = build(network, exact, quantization, pairs=False)
+        graph = build(network, exact, quantization, two_pixels=False)
         del graph.metadata_props[:]  # they would become rt_info of their own
         if quantization:
             zero_point = network.spec.normalization.quantization[1]

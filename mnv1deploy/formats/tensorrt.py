@@ -44,7 +44,7 @@ class TensorRtFormat(OnnxFormat):
 
         onnx = engine("onnx", self.export_extra)
         assert quantization, "int8 only"
-        model = build(network, provenance, None, pairs=False)
+        model = build(network, provenance, None, two_pixels=False)
         _quantize(model, quantization)
         onnx.checker.check_model(model, full_check=True)
         path.write_bytes(model.SerializeToString(deterministic=True))

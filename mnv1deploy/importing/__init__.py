@@ -270,7 +270,7 @@ def _build(path: Path, options: Options, *, may_wait: bool = False) -> _Built:
     found = matching.match(path, source) if isinstance(source, Tensors) else source
     if options.bgr:
         found = _red_first(found)
-    family = families.find(found)
+    family = families.recognised(found)
     resolved = _Resolved(path, found, family, options, may_wait and _has_something_to_say(found))
     spec = resolved.spec()
     if options.drop_background:

@@ -72,13 +72,13 @@ class Normed:
     norm: Norm
 
 
-Step = Affine | Pad | Activation | Pool | Linear | Softmax | Normed | Convolution
+Operation = Affine | Pad | Activation | Pool | Linear | Softmax | Normed | Convolution
 
 
 def follow(
     path: Path,
     source: str,
-    steps: Sequence[Step],
+    operations: Sequence[Operation],
     *,
     input_size: int | None,
     normalization: Normalization | None = None,
@@ -86,7 +86,7 @@ def follow(
     notes: tuple[str, ...] = (),
     quantized: bool = False,
 ) -> Found:
-    """The network of steps that follow each other; ``normalization`` is of what the graph itself does not compute.
+    """The network of operations that follow each other; ``normalization`` is of what the graph itself does not compute.
 
     Raises:
         MnvError: if it is not a MobileNetV1.
@@ -97,52 +97,54 @@ def follow(
     padding: Padding | None = None
     pooled = ended = False
     said = list(notes)
-    for step in steps:
-        if padding and not isinstance(step, Convolution):
-            raise no_mobilenetv1(path, f"after the padding {step.name} there is no convolution")
+    for operation in operations:
+        if padding and not isinstance(operation, Convolution):
+            raise no_mobilenetv1(path, f"after the padding {operation.name} there is no convolution")
         if ended:
-            raise no_mobilenetv1(path, f"{step.name} follows what makes probabilities of the logits")
-        if isinstance(step, Softmax):
+            raise no_mobilenetv1(path, f"{operation.name} follows what makes probabilities of the logits")
+        if isinstance(operation, Softmax):
             ended = True
-            said.append(f"{step.function} at the end is left out: it does not change which class is the largest.")
-        elif isinstance(step, Pad):
-            padding = step.amount
-        elif isinstance(step, Pool):
+            said.append(f"{operation.function} at the end is left out: it does not change which class is the largest.")
+        elif isinstance(operation, Pad):
+            padding = operation.amount
+        elif isinstance(operation, Pool):
             if not convolutions or pooled:
-                raise no_mobilenetv1(path, f"{step.name} pools where a MobileNetV1 does not")
+                raise no_mobilenetv1(path, f"{operation.name} pools where a MobileNetV1 does not")
             pooled = True
-        elif isinstance(step, Linear):
+        elif isinstance(operation, Linear):
             if linear is not None:
-                raise no_mobilenetv1(path, f"it has two linear layers, {linear.name} and {step.name}")
-            linear = step
-        elif isinstance(step, Convolution):
+                raise no_mobilenetv1(path, f"it has two linear layers, {linear.name} and {operation.name}")
+            linear = operation
+        elif isinstance(operation, Convolution):
             if padding:
-                if step.padding != (0, 0, 0, 0):
-                    raise no_mobilenetv1(path, f"{step.name} is padded twice")
-                step, padding = replace(step, padding=padding), None
+                if operation.padding != (0, 0, 0, 0):
+                    raise no_mobilenetv1(path, f"{operation.name} is padded twice")
+                operation, padding = replace(operation, padding=padding), None
             if pooled:
-                if step.kernel != (1, 1) or step.depthwise or linear is not None:
-                    raise no_mobilenetv1(path, f"{step.name} convolves after the pooling")
-                if step.activation not in (None, "none"):
-                    raise no_mobilenetv1(path, f"{step.name} after the pooling is followed by {step.activation}")
-                linear = Linear(step.name, step.weight[:, :, 0, 0], step.bias)
+                if operation.kernel != (1, 1) or operation.depthwise or linear is not None:
+                    raise no_mobilenetv1(path, f"{operation.name} convolves after the pooling")
+                if operation.activation not in (None, "none"):
+                    raise no_mobilenetv1(
+                        path, f"{operation.name} after the pooling is followed by {operation.activation}"
+                    )
+                linear = Linear(operation.name, operation.weight[:, :, 0, 0], operation.bias)
             else:
                 if convolutions and convolutions[-1].activation is None:
                     convolutions[-1] = replace(convolutions[-1], activation="none")
-                convolutions.append(step)
+                convolutions.append(operation)
         elif not convolutions:
-            if isinstance(step, Affine):
-                affine = _after(affine, step)
-            elif isinstance(step, Normed):
-                affine = _after(affine, _as_affine(step))
-            elif step.function != "none":
-                raise no_mobilenetv1(path, f"{step.name} applies {step.function} to the pixels")
+            if isinstance(operation, Affine):
+                affine = _after(affine, operation)
+            elif isinstance(operation, Normed):
+                affine = _after(affine, _as_affine(operation))
+            elif operation.function != "none":
+                raise no_mobilenetv1(path, f"{operation.name} applies {operation.function} to the pixels")
         elif pooled:
-            if isinstance(step, Activation) and step.function == "none":
+            if isinstance(operation, Activation) and operation.function == "none":
                 continue
-            raise no_mobilenetv1(path, f"{step.name} stands after the pooling")
+            raise no_mobilenetv1(path, f"{operation.name} stands after the pooling")
         else:
-            convolutions[-1] = _then(path, convolutions[-1], step)
+            convolutions[-1] = _then(path, convolutions[-1], operation)
     if linear is None:
         raise no_mobilenetv1(path, "no classifier follows its convolutions", "Export the whole network, not its body.")
     if not pooled:
@@ -168,29 +170,31 @@ def follow(
     )
 
 
-def _then(path: Path, before: Convolution, step: Affine | Normed | Activation) -> Convolution:
+def _then(path: Path, before: Convolution, operation: Affine | Normed | Activation) -> Convolution:
     """A convolution and what follows it."""
-    if isinstance(step, Activation):
-        if before.activation not in (None, "none") and step.function != "none":
-            if {before.activation, step.function} == {"relu", "relu6"}:
+    if isinstance(operation, Activation):
+        if before.activation not in (None, "none") and operation.function != "none":
+            if {before.activation, operation.function} == {"relu", "relu6"}:
                 return replace(before, activation="relu6")
-            raise no_mobilenetv1(path, f"{step.name} applies {step.function} after {before.activation}")
-        return replace(before, activation=step.function if step.function != "none" else before.activation)
+            raise no_mobilenetv1(path, f"{operation.name} applies {operation.function} after {before.activation}")
+        return replace(before, activation=operation.function if operation.function != "none" else before.activation)
     if before.activation is not None:
-        raise no_mobilenetv1(path, f"{step.name} stands after an activation, where a MobileNetV1 has a convolution")
-    if isinstance(step, Affine):
+        raise no_mobilenetv1(
+            path, f"{operation.name} stands after an activation, where a MobileNetV1 has a convolution"
+        )
+    if isinstance(operation, Affine):
         ones = np.ones(before.out_channels, np.float32)
-        step = Normed(step.name, Norm(0 * ones, ones, step.scale * ones, step.offset * ones, 0.0))
+        operation = Normed(operation.name, Norm(0 * ones, ones, operation.scale * ones, operation.offset * ones, 0.0))
     if before.norm is not None:
-        raise no_mobilenetv1(path, f"{step.name} normalises {before.name} a second time")
-    return replace(before, norm=step.norm)
+        raise no_mobilenetv1(path, f"{operation.name} normalises {before.name} a second time")
+    return replace(before, norm=operation.norm)
 
 
-def _as_affine(step: Normed) -> Affine:
-    norm = step.norm
+def _as_affine(operation: Normed) -> Affine:
+    norm = operation.norm
     scale = (1.0 if norm.gamma is None else norm.gamma) / np.sqrt(norm.variance + (norm.epsilon or 0.0))
     offset = (0.0 if norm.beta is None else norm.beta) - norm.mean * scale
-    return Affine(step.name, np.asarray(scale, np.float64), np.asarray(offset, np.float64))
+    return Affine(operation.name, np.asarray(scale, np.float64), np.asarray(offset, np.float64))
 
 
 def _after(first: Affine | None, second: Affine) -> Affine:

@@ -265,7 +265,7 @@ FAMILIES = (
 """The first that fits is taken: rows that go by names stand before those that any names fit."""
 
 
-def find(found: Found) -> Family | None:
+def recognised(found: Found) -> Family | None:
     """The family a file is of. Raises MnvError for one that is known and is not imported."""
     family = next((family for family in FAMILIES if family.fits(found)), None)
     if family is not None and family.refused:

@@ -97,8 +97,8 @@ def pictures(pixels: Pixels, folder: Path | None = None) -> NDArray[np.uint8]:
     count = max(8, min(64, 64 * 96**2 // pixels.size**2))
     if folder is not None:
         paths = images.find([folder])
-        step = max(len(paths) // count, 1)
-        return np.stack([images.read(path, pixels) for path in paths[::step][:count]])
+        every = max(len(paths) // count, 1)
+        return np.stack([images.read(path, pixels) for path in paths[::every][:count]])
     bundled = datasets.calibration().images
     if pixels.size < 64:
         return np.stack([images.read(picture, pixels) for picture in bundled[:64]])

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mnv1deploy.errors import MnvError
-from mnv1deploy.importing.chain import Activation, Affine, Linear, Normed, Pad, Pool, Softmax, Step, follow
+from mnv1deploy.importing.chain import Activation, Affine, Linear, Normed, Operation, Pad, Pool, Softmax, follow
 from mnv1deploy.importing.found import Array, Convolution, Found, Norm, Tensors, no_mobilenetv1
 from mnv1deploy.packages import engine
 
@@ -176,7 +176,7 @@ def _sources(nodes: Any) -> Iterator[str]:
 
 def graph(path: Path, config: Mapping[str, Any], weights: Weights, source: str) -> Found:
     """The network of a configuration in Keras's form and weights by layer name. Raises MnvError."""
-    steps: list[Step] = []
+    operations: list[Operation] = []
     size: int | None = None
     for layer in _flat(path, config):
         facts = layer["config"]
@@ -189,11 +189,11 @@ def graph(path: Path, config: Mapping[str, Any], weights: Weights, source: str) 
             size = shape[1]
         if facts.get("data_format", "channels_last") == "channels_first":
             raise MnvError(f"{path} has its channels first, which is not read here.", "Save it with channels last.")
-        steps += _steps(path, layer["class_name"], facts, weights.get(facts.get("name", ""), []))
-    return follow(path, source, steps, input_size=size)
+        operations += _operations(path, layer["class_name"], facts, weights.get(facts.get("name", ""), []))
+    return follow(path, source, operations, input_size=size)
 
 
-def _steps(path: Path, kind: str, facts: Mapping[str, Any], arrays: list[Array]) -> Iterator[Step]:
+def _operations(path: Path, kind: str, facts: Mapping[str, Any], arrays: list[Array]) -> Iterator[Operation]:
     name = facts.get("name", kind)
     if kind in {"InputLayer", *_DROPPED, *_AUGMENTATIONS}:
         return
@@ -269,7 +269,7 @@ def _rectifier(kind: str, facts: Mapping[str, Any]) -> str:
     return "relu" if top is None else "relu6" if top == 6 else f"a ReLU that ends at {top:g}"
 
 
-def _activation(name: str, facts: Mapping[str, Any]) -> Iterator[Step]:
+def _activation(name: str, facts: Mapping[str, Any]) -> Iterator[Operation]:
     function = facts.get("activation") or "linear"
     if isinstance(function, Mapping):  # an object, or a function that was registered
         inner = function.get("config")

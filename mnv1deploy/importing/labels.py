@@ -79,12 +79,12 @@ def _from_json(path: Path, content: object) -> list[str]:
     if isinstance(content, list) and all(isinstance(name, str) for name in content):
         return list(content)
     if isinstance(content, dict):
-        pairs = list(content.items())
-        if all(isinstance(index, int) for _, index in pairs):
-            rows = sorted((index, name) for name, index in pairs)
-        elif all(str(index).isdigit() for index, _ in pairs):
+        entries = list(content.items())
+        if all(isinstance(index, int) for _, index in entries):
+            rows = sorted((index, name) for name, index in entries)
+        elif all(str(index).isdigit() for index, _ in entries):
             # Keras's imagenet_class_index.json has [identifier, name]
-            rows = sorted((int(index), name[-1] if isinstance(name, list) else str(name)) for index, name in pairs)
+            rows = sorted((int(index), name[-1] if isinstance(name, list) else str(name)) for index, name in entries)
         else:
             rows = []
         if rows and [index for index, _ in rows] == list(range(len(rows))):

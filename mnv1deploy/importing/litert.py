@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mnv1deploy.errors import MnvError
-from mnv1deploy.importing.chain import Activation, Affine, Linear, Pad, Pool, Softmax, Step, follow
+from mnv1deploy.importing.chain import Activation, Affine, Linear, Operation, Pad, Pool, Softmax, follow
 from mnv1deploy.importing.families import NORMALIZATIONS
 from mnv1deploy.importing.found import Array, Convolution, Found, no_mobilenetv1
 from mnv1deploy.packages import engine, silenced
@@ -103,7 +103,7 @@ class _Graph:
         shape = [int(n) for n in self._tensor(graph.inputs[0]).shape]
         if len(shape) != 4 or shape[1] != shape[2]:
             raise no_mobilenetv1(self._path, f"it takes {shape}, not square pictures")
-        steps = list(self._steps())
+        operations = list(self._operations())
         quantized = any(
             self._kinds[self._tensor(n).type] in ("INT8", "UINT8")
             for operator in graph.operators
@@ -115,7 +115,7 @@ class _Graph:
         return follow(
             self._path,
             "LiteRT graph",
-            steps,
+            operations,
             input_size=shape[1],
             normalization=normalization,
             classes=self._classes(),
@@ -138,7 +138,7 @@ class _Graph:
             )
         return str(self._operators[max(code.builtinCode, code.deprecatedBuiltinCode)])
 
-    def _steps(self) -> Iterator[Step]:
+    def _operations(self) -> Iterator[Operation]:
         current = self._graph.inputs[0]
         for operator in self._graph.operators:
             kind = self._operator(operator)
@@ -152,12 +152,12 @@ class _Graph:
                 raise no_mobilenetv1(self._path, f"{name} ({kind}) joins two branches: it is a residual network")
             if flowing != [current]:
                 raise no_mobilenetv1(self._path, f"{name} ({kind}) takes up an earlier layer: there are branches")
-            yield from self._step(kind, name, operator, inputs)
+            yield from self._operation(kind, name, operator, inputs)
             current = int(operator.outputs[0])
         if current != self._graph.outputs[0]:
             raise no_mobilenetv1(self._path, "its last operator does not give its output")
 
-    def _step(self, kind: str, name: str, operator: Any, inputs: list[int]) -> Iterator[Step]:
+    def _operation(self, kind: str, name: str, operator: Any, inputs: list[int]) -> Iterator[Operation]:
         options = operator.builtinOptions
         if kind in ("RESHAPE", "SQUEEZE", "QUANTIZE", "DEQUANTIZE", "CAST"):
             return

@@ -130,16 +130,16 @@ def _without_companions(path: Path, arrays: dict[str, Array]) -> tuple[dict[str,
 
 def _without_normalization(arrays: dict[str, Array]) -> tuple[dict[str, Array], Normalization | None]:
     """Without a mean and a std of pixels, which some networks keep as buffers: 3 values or 1, for pixels in 0..1."""
-    pair: dict[str, str] = {}
+    buffers: dict[str, str] = {}
     for name, array in arrays.items():
         last = re.split(r"[._/]", name)[-1]
         if last in ("mean", "std") and array.size in (1, 3) and array.ndim in (1, 3, 4):
-            pair[last] = name
-    if len(pair) != 2:
+            buffers[last] = name
+    if len(buffers) != 2:
         return arrays, None
-    mean, std = (arrays[pair[key]].reshape(-1).astype(np.float64) for key in ("mean", "std"))
+    mean, std = (arrays[buffers[key]].reshape(-1).astype(np.float64) for key in ("mean", "std"))
     scale = 1 if std.max() > 2 else 255
-    rest = {name: array for name, array in arrays.items() if name not in pair.values()}
+    rest = {name: array for name, array in arrays.items() if name not in buffers.values()}
     return rest, Normalization(tuple((scale * mean).tolist()), tuple((scale * std).tolist()))
 
 
@@ -266,8 +266,8 @@ def _match(path: Path, tensors: Tensors, groups: list[_Group]) -> tuple[tuple[Co
     check_order(path, convolutions)
     if norms and len(norms) != len(convolutions):
         raise no_mobilenetv1(path, f"it has {len(convolutions)} convolutions and {len(norms)} batch normalisations")
-    pairs = zip(convolutions, norms, strict=True) if norms else ((c, None) for c in convolutions)
-    normed = tuple(_with_norm(path, convolution, norm) for convolution, norm in pairs)
+    joined = zip(convolutions, norms, strict=True) if norms else ((c, None) for c in convolutions)
+    normed = tuple(_with_norm(path, convolution, norm) for convolution, norm in joined)
     if head is not None:
         weight, bias = head.weight[:, :, 0, 0], head.bias
         name = head.name
@@ -337,7 +337,7 @@ def _interleaved(convolutions: list[Convolution]) -> list[Convolution]:
         return convolutions
     depthwise = [c for c in convolutions[1:] if c.depthwise]
     others = [c for c in convolutions[1:] if not c.depthwise]
-    mixed = [c for pair in zip(depthwise, others, strict=False) for c in pair]
+    mixed = [c for block in zip(depthwise, others, strict=False) for c in block]
     return [stem, *mixed, *others[len(depthwise) :], *depthwise[len(others) :]]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mnv1deploy.errors import MnvError
-from mnv1deploy.importing.chain import Activation, Affine, Linear, Normed, Pad, Pool, Softmax, Step, follow
+from mnv1deploy.importing.chain import Activation, Affine, Linear, Normed, Operation, Pad, Pool, Softmax, follow
 from mnv1deploy.importing.found import Array, Convolution, Found, Norm, no_mobilenetv1
 from mnv1deploy.packages import engine
 
@@ -54,10 +54,10 @@ class _Graph:
         height, width = sizes[2:] if sizes[1] in (1, 3) else sizes[1:3]
         if height != width:
             raise no_mobilenetv1(self._path, f"it takes pictures of {height}x{width} pixels, and they are square here")
-        steps = list(self._steps(inputs[0].name))
-        return follow(self._path, "ONNX graph", steps, input_size=height or None, quantized=self._quantized)
+        operations = list(self._operations(inputs[0].name))
+        return follow(self._path, "ONNX graph", operations, input_size=height or None, quantized=self._quantized)
 
-    def _steps(self, current: str) -> Iterator[Step]:
+    def _operations(self, current: str) -> Iterator[Operation]:
         for node in self._graph.node:
             inputs = [name for name in node.input if name]
             known = [name for name in inputs if name in self._constants]
@@ -83,7 +83,7 @@ class _Graph:
                 raise no_mobilenetv1(
                     self._path, f"{name} ({node.op_type}) takes up an earlier layer: there are branches"
                 )
-            yield from self._step(node, name, inputs)
+            yield from self._operation(node, name, inputs)
             current = node.output[0]
         if self._linear is not None:
             yield Linear(*self._linear, None)
@@ -109,7 +109,7 @@ class _Graph:
             shape[self._attribute(node, "axis", 1) if values.ndim > 1 else 0] = -1
         return ((values - zero.reshape(shape)) * scale.reshape(shape)).astype(np.float32)
 
-    def _step(self, node: Any, name: str, inputs: list[str]) -> Iterator[Step]:
+    def _operation(self, node: Any, name: str, inputs: list[str]) -> Iterator[Operation]:
         kind = node.op_type
         if self._linear is not None:
             held, self._linear = self._linear, None

@@ -153,16 +153,16 @@ def _round(
             scales = weight_scales(layer, weight, bias, grid.scale)
             moments = second_moments(layer, inputs, grid) if scheme.compensation else None
             values = rounded(layer, weight, scales, moments)
-            step = grid.scale * scales.astype(np.float64)
+            sum_scale = grid.scale * scales.astype(np.float64)
             integers = torch.from_numpy(values).view_as(original)
             if scheme.bias_correction and layer.name in means:
                 sums = (_sums(layer, x, integers, grid) for x in inputs)
                 total = torch.stack([x.mean((2, 3)).sum(0) for x in sums]).sum(0)
-                bias = means[layer.name] - total.numpy() * step / len(images)
-            bias = np.rint(bias / step)
+                bias = means[layer.name] - total.numpy() * sum_scale / len(images)
+            bias = np.rint(bias / sum_scale)
             found[layer.name] = Weights(values.astype(np.int8).reshape(original.shape), scales, bias.astype(np.int32))
             if output_grid:
-                factor, offset = (torch.from_numpy(x).view(-1, 1, 1) for x in (step, bias * step))
+                factor, offset = (torch.from_numpy(x).view(-1, 1, 1) for x in (sum_scale, bias * sum_scale))
                 sums = (_sums(layer, x, integers, grid) for x in inputs)  # again: for all images they are large
                 inputs = [output_grid.integers((x * factor + offset).relu()) for x in sums]
         grid = output_grid or grid
@@ -187,9 +187,9 @@ def _network_of(network: MobileNetV1, activations: dict[str, Grid], weights: dic
         if layer.kind != "pool":
             integers = weights[layer.name]
             column = integers.scales.reshape(-1, *[1] * (integers.values.ndim - 1))
-            step = scale * integers.scales.astype(np.float64)
+            sum_scale = scale * integers.scales.astype(np.float64)
             weight, bias = parameters_of(result, layer)
             weight.copy_(torch.from_numpy(integers.values * column))
-            bias.copy_(torch.from_numpy(integers.bias * step))
+            bias.copy_(torch.from_numpy(integers.bias * sum_scale))
         scale = activations[layer.name].scale if layer.name in activations else scale
     return result

@@ -149,8 +149,8 @@ def upper_bound(seen: Observation, method: Method) -> float:
 def _squared_error(histogram: NDArray[np.int64], kept: int) -> float:
     """Of rounding to LEVELS values up to bin ``kept`` and clipping there, in bin widths squared."""
     values = np.arange(BINS) + 0.5
-    step = kept / (LEVELS - 1)
-    error = np.rint(values / step).clip(0, LEVELS - 1) * step - values
+    width = kept / (LEVELS - 1)
+    error = np.rint(values / width).clip(0, LEVELS - 1) * width - values
     return float((histogram * error**2).sum())
 
 

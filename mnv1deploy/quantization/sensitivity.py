@@ -157,8 +157,8 @@ def schemes(base: Scheme) -> list[Scheme]:
     """Plain rounding in ranges by minimum and maximum, each step from there to ``base``, then its other ranges."""
     plain = Scheme("minmax", 0.0, compensation=False, bias_correction=False)
     equalized = replace(plain, equalization=base.equalization)
-    steps = [plain, equalized, replace(equalized, bias_correction=True), replace(equalized, compensation=True)]
-    return steps + [replace(base, ranges=method) for method in METHODS]
+    path = [plain, equalized, replace(equalized, bias_correction=True), replace(equalized, compensation=True)]
+    return path + [replace(base, ranges=method) for method in METHODS]
 
 
 @torch.inference_mode()

@@ -350,7 +350,7 @@ def show_cost(cost: Cost) -> None:
         captions=[
             f"bytes: of the output, {cost.precision}; with input: held while the layer runs, at most "
             f"{cost.peak_bytes:,} ({cost.peak_layer}).",
-            "standard: multiply-adds of a 3x3 convolution in place of the pair; ratio: 1 / C_out + 1 / 9.",
+            "standard: multiply-adds of a 3x3 convolution in place of both; ratio: 1 / C_out + 1 / 9.",
         ],
     )
 

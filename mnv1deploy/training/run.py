@@ -32,11 +32,11 @@ from mnv1deploy.training import distributed, precision, setup
 from mnv1deploy.training import state as states
 from mnv1deploy.training.augmentation import View
 from mnv1deploy.training.average import Average
+from mnv1deploy.training.distillation import TeacherAnswers
 from mnv1deploy.training.optimizers import Optimizers
 from mnv1deploy.training.progress import Epoch, Progress
 from mnv1deploy.training.settings import Settings
 from mnv1deploy.training.state import State
-from mnv1deploy.training.targets import TeacherAnswers
 from mnv1deploy.training.teacher import Teacher
 from mnv1deploy.verification import Evaluation, evaluate
 
