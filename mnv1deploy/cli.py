@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 from typer.core import TyperCommand
 from typer.models import CommandInfo
 
-from mnv1deploy.errors import MnvError
+from mnv1deploy.errors import MnvError, flag
 from mnv1deploy.packages import engine
 from mnv1deploy.report import console
 from mnv1deploy.training.settings import RANGES
+
+Parsed = TypeVar("Parsed")
 
 app = typer.Typer(
     name="mnv1",
@@ -38,12 +39,12 @@ class _Command(TyperCommand):
         return super().get_short_help_str(sys.maxsize)
 
 
-def _parsed(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """A parser of an option; what it refuses is wrong usage."""
+def _parsed(parse: Callable[..., Parsed]) -> Callable[..., Parsed]:
+    """A parser of options; what it refuses is wrong usage."""
 
-    def parser(text: str) -> Any:
+    def parser(*texts: Any) -> Parsed:
         try:
-            return parse(text)
+            return parse(*texts)
         except MnvError as error:
             raise typer.BadParameter(str(error)) from error
 
@@ -326,7 +327,7 @@ def export(
     names = _list(",".join(format or ["onnx"]), formats.named)
     with machine.patient_threads():
         engine("torch", "export")
-    from mnv1deploy import benchmark, bundled, exporting, quantization
+    from mnv1deploy import bundled, exporting, quantization
     from mnv1deploy.report import as_json, tables
 
     random = None
@@ -334,7 +335,6 @@ def export(
         random = exporting.untrained_spec(
             untrained, width=width, input_size=input_size, colours=colours, classes=classes
         )
-    everything = names == ["all"]
     with console.stages() as on_progress:
         done = exporting.export(
             names,
@@ -350,23 +350,15 @@ def export(
             threads=threads,
             on_progress=on_progress,
         )
-        runnable = [
-            item.path
-            for item in done
-            if not item.failures and not formats.get(item.manifest.provenance.format).elsewhere
-        ]
-        latency = benchmark.latencies(runnable, on_progress=on_progress) if len(runnable) > 1 else {}
+        latency = exporting.latencies(done, on_progress)
     if json:
         console.show_json(as_json.exported_as_dicts(done, latency))
     else:
-        tables.show_exported(done, latency, formats.absent() if everything else {})
-    for item in done:
-        if item.failures:
-            console.show_error(
-                f"{item.path.name} is not proved and was not kept: {'; '.join(item.failures)}.",
-                "Calibrate on pictures like those it was trained on (--calibration), or use --quantize fp16.",
-            )
-    if any(item.failures for item in done):
+        tables.show_exported(done, latency, formats.absent() if names == ["all"] else {})
+    refusals = [item.refusal for item in done if item.refusal]
+    for refusal in refusals:
+        console.show_error(refusal.message, refusal.hint)
+    if refusals:
         raise typer.Exit(1)
 
 
@@ -531,8 +523,6 @@ def train(
     seed: Annotated[int | None, _setting("seed", "Of weights, order and augmentation")] = None,
 ) -> None:
     """Train a network on CIFAR-10 or on your own folder of pictures."""
-    from dataclasses import fields
-
     from mnv1deploy import machine
 
     with machine.patient_threads():
@@ -541,30 +531,18 @@ def train(
     from mnv1deploy.report import epochs as shown_epochs
     from mnv1deploy.training import distributed, start
     from mnv1deploy.training.run import complete
-    from mnv1deploy.training.settings import Settings
 
     if tensorboard:
         engine("tensorboard", "tensorboard")
     if threads:
         torch.set_num_threads(threads)
-    names = {field.name for field in fields(Settings)} & set(ctx.params) - {"teacher"}
-    network = {"init", "preset", "width", "input_size", "colours"}
-    given = [name for name in ctx.params if str(ctx.get_parameter_source(name)).endswith("COMMANDLINE")]
-    of_data: dict[str, Any] = {"skip_unreadable": skip_unreadable, "download": download}
-    of_run: dict[str, Any] = {"device": device, "sync_batchnorm": sync_batchnorm, "teacher": teacher}
+    asked = {name: ctx.params[name] for name in _given(ctx)}
     with distributed.joined():
-        if resume:
-            if fixed := [_flag(name) for name in given if name in {*names, *network, "recipe"}]:
-                raise MnvError(f"A run is resumed with the settings it was begun with; leave out {', '.join(fixed)}.")
-            run, test_split = start.resume(output, data, **of_data, **of_run)
-        else:
-            changes = {name: ctx.params[name] for name in names if ctx.params[name] is not None}
-            chosen: dict[str, Any] = {name: ctx.params[name] for name in network}
-            run, test_split = start.begin(output, data, recipe=recipe, changes=changes, **of_data, **chosen, **of_run)
+        run, test_split = start.ready(output, data, asked, resume=resume)
         try:
             complete(run, watch=partial(shown_epochs.training_progress, tensorboard=tensorboard))
         except KeyboardInterrupt:
-            again = shlex.join(["mnv1", "train", "--resume", "--output", str(output), *_same_again(ctx, given)])
+            again = start.command_to_resume(output, asked)
             console.show_error(f"Interrupted; {len(run.log)} epochs are kept.", f"Go on with: {again}")
             raise typer.Exit(130) from None
         if distributed.rank():
@@ -651,20 +629,13 @@ def import_(
 
     with machine.patient_threads():
         engine("torch", "train")
-    from mnv1deploy import checkpoint, importing
+    from mnv1deploy import importing
     from mnv1deploy.report import as_json, tables
 
-    if (mean is None) != (std is None):
-        raise typer.BadParameter("--mean and --std go together.")
-    if mean:
-        _refuse(ctx, "with --mean and --std", "normalization")
     target = importing.output_path(file, output, force=force)
-    chosen = None
-    if normalization or mean:
-        chosen = importing.normalization(normalization or "", _floats(mean, "--mean"), _floats(std, "--std"))
     options = importing.Options(
         strides=tuple(_list(strides, importing.stride)) if strides else None,
-        normalization=chosen,
+        normalization=_parsed(importing.given_normalization)(normalization, mean, std),
         activation=activation,
         padding=padding,
         epsilon=epsilon,
@@ -677,8 +648,7 @@ def import_(
     )
     with console.stages() as stage:
         imported = importing.import_file(file, options, lambda what: stage(what, 0, 0))
-    accuracy = (imported.accuracy,) if imported.accuracy else ()
-    checkpoint.save(target, imported.network, training=imported.to_dict(), accuracy=accuracy)
+    imported.save(target)
     if json:
         console.show_json(as_json.info_as_dict(target))
     else:
@@ -729,19 +699,17 @@ def cost(
     """Count multiply-adds, parameters and activation memory, per layer."""
     from mnv1deploy import cost as model_of_cost
     from mnv1deploy import formats
+    from mnv1deploy import spec as specs
     from mnv1deploy.c.plan import plan
     from mnv1deploy.report import as_json, tables
-    from mnv1deploy.spec import PRESETS
 
     if memory:
         _refuse(ctx, "with --memory, which is of int8", "precision")
     if model:
         _refuse(ctx, "with --model, which has its own", "preset", "width")
         spec = as_json.spec_of(model)
-    elif preset in PRESETS:
-        spec = PRESETS[preset].scaled(width)
     else:
-        raise typer.BadParameter(f"there is no preset {preset}; there are {', '.join(PRESETS)}.")
+        spec = _parsed(specs.preset)(preset).scaled(width)
     if input_size:
         spec = spec.replace(input_size=input_size)
     result = plan(spec) if memory else model_of_cost.cost(spec, formats.precision(precision))
@@ -768,30 +736,13 @@ def formats_(json: JsonOption = False) -> None:
 @app.command(cls=_Command)
 def providers(json: JsonOption = False) -> None:
     """List what this machine can run artifacts on."""
-    from mnv1deploy import benchmark, formats
-    from mnv1deploy.report import tables
+    from mnv1deploy.report import as_json, tables
 
-    found = {name: list(formats.get(name).providers()) for name in formats.NAMES}
-    missing = formats.missing_providers(found["onnx"])
+    facts = as_json.providers_as_dict()
     if json:
-        console.show_json({"machine": benchmark.machine(), "available": found, "not_available": missing})
+        console.show_json(facts)
     else:
-        tables.show_providers(found, missing)
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _same_again(ctx: typer.Context, given: list[str]) -> list[str]:
-    """Of the options that were given those that a resumed run needs again; the others are in its state."""
-    words: list[str] = []
-    for name in given:
-        if name in ("device", "threads"):
-            words += [_flag(name), str(ctx.params[name])]
-        elif name in ("tensorboard", "sync_batchnorm", "json", "skip_unreadable"):
-            words.append(_flag(name))
-    return words
+        tables.show_providers(facts["available"], facts["not_available"])
 
 
 def _list(text: str, parse: Callable[[str], Any]) -> list[Any]:
@@ -799,24 +750,17 @@ def _list(text: str, parse: Callable[[str], Any]) -> list[Any]:
     return [_parsed(parse)(part.strip()) for part in text.split(",")]
 
 
+def _given(ctx: typer.Context) -> list[str]:
+    """Names of the options that stand on the command line."""
+    return [name for name in ctx.params if str(ctx.get_parameter_source(name)).endswith("COMMANDLINE")]
+
+
 def _refuse(ctx: typer.Context, why: str, *names: str) -> None:
     """Refuses options that were given and would change nothing."""
-    given = [name for name in names if str(ctx.get_parameter_source(name)).endswith("COMMANDLINE")]
+    given = [name for name in _given(ctx) if name in names]
     if given:
-        flags = " and ".join(_flag(name) for name in given)
+        flags = " and ".join(map(flag, given))
         raise typer.BadParameter(f"{flags} would change nothing {why}; leave it out.")
-
-
-def _floats(text: str | None, flag: str) -> tuple[float, ...] | None:
-    if text is None:
-        return None
-    try:
-        values = tuple(float(part) for part in text.strip("()[] ").replace(",", " ").split())
-    except ValueError:
-        values = ()
-    if len(values) not in (1, 3):
-        raise typer.BadParameter(f"{flag} takes three numbers with commas between them, or one, not {text!r}.")
-    return values
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The one exception family for everything a user can cause."""
+"""The one exception family for everything a user can cause, and how its sentences call options."""
 
 
 class MnvError(Exception):
@@ -21,3 +21,8 @@ class MnvError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
+
+
+def flag(option: str) -> str:
+    """How an option of Python's is written on the command line: ``batch_size`` is ``--batch-size``."""
+    return "--" + option.replace("_", "-")

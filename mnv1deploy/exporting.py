@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from mnv1deploy import checkpoint, evidence, formats, quantization, verification
+from mnv1deploy import benchmark, checkpoint, evidence, formats, quantization, verification
 from mnv1deploy.artifact import Manifest, Precision, Proof, Provenance, hashes
 from mnv1deploy.bundled import CHECKPOINT
 from mnv1deploy.errors import MnvError
@@ -34,6 +34,16 @@ class Exported:
     path: Path
     manifest: Manifest
     failures: tuple[str, ...]
+
+    @property
+    def refusal(self) -> MnvError | None:
+        """Why it was not kept; None if it was."""
+        if not self.failures:
+            return None
+        return MnvError(
+            f"{self.path.name} is not proved and was not kept: {'; '.join(self.failures)}.",
+            "Calibrate on pictures like those it was trained on (--calibration), or use --quantize fp16.",
+        )
 
     @property
     def format(self) -> str:
@@ -157,6 +167,16 @@ def export(
         done.append(result)
         on_artifact(result)
     return done
+
+
+def latencies(exported: Sequence[Exported], on_progress: OnProgress = untold) -> dict[Path, float]:
+    """The p50 of one picture on one thread in milliseconds, by artifact, of several that can be run here; else empty.
+
+    Raises:
+        MnvError: as :func:`mnv1deploy.benchmark.bench` does.
+    """
+    kept = [item.path for item in exported if not item.failures and not formats.get(item.format).elsewhere]
+    return benchmark.latencies(kept, on_progress=on_progress) if len(kept) > 1 else {}
 
 
 class _NotProvedError(Exception):

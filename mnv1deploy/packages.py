@@ -18,6 +18,8 @@ from mnv1deploy.errors import MnvError
 
 def engine(module: str, extra: str) -> ModuleType:
     """Imports the package a format needs. Raises MnvError naming the extra that brings it."""
+    # from 1.29 on onnxruntime reports its use to its makers, by a thread that forked children wait for when they exit
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         return importlib.import_module(module)
     except ImportError as error:

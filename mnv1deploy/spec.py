@@ -353,3 +353,10 @@ PAPER = ModelSpec(
 """The network of table 1 of arXiv 1704.04861: 569 million multiply-adds, 4.2 million parameters."""
 
 PRESETS = {"cifar": CIFAR, "paper": PAPER}
+
+
+def preset(name: str) -> ModelSpec:
+    """The network of a name in PRESETS. Raises MnvError for another name."""
+    if name not in PRESETS:
+        raise MnvError(f"There is no preset {name}; there are {', '.join(PRESETS)}.")
+    return PRESETS[name]

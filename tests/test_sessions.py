@@ -92,9 +92,9 @@ child = os.fork()
 if child == 0:
     signal.alarm(60)  # ends a child that hangs
     try:
-        os._exit(0 if np.array_equal(session(images), before) else 3)
+        sys.exit(0 if np.array_equal(session(images), before) else 3)
     except MnvError as error:
-        os._exit(7 if "spawn" in str(error) else 4)
+        sys.exit(7 if "spawn" in str(error) else 4)
 status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 assert np.array_equal(session(images), before)
 os._exit(status)
@@ -104,11 +104,22 @@ os._exit(status)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is none")
 @pytest.mark.parametrize(("name", "precision"), [case for case in CASES if case[1] == "int8"])
 def test_a_forked_child_answers_or_says_that_it_cannot(name: str, precision: Precision, tmp_path: Path) -> None:
-    """It used to wait for ever for threads that had stayed with the parent."""
+    """It used to wait for ever for threads that had stayed with the parent: when it asked, or when it ended."""
     path = artifact(name, precision, tmp_path)
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     done = subprocess.run([sys.executable, "-c", FORK, str(path)], env=environment, timeout=200)
     assert done.returncode == (0 if formats.open_session(path).engine.forks else 7)
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "1"), ("0", "0")])
+def test_onnxruntime_does_not_report_what_it_is_used_for(given: str | None, expected: str) -> None:
+    """Unless somebody says that it may."""
+    script = "import os, mnv1deploy; mnv1deploy.load(); print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    if given is not None:
+        environment["ORT_DISABLE_TELEMETRY"] = given
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == [expected], done.stderr
 
 
 @pytest.mark.parametrize("images", [None, [[1]], "cat.png", 3], ids=str)

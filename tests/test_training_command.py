@@ -234,15 +234,15 @@ def test_weights_from_elsewhere_are_sent_to_the_import(class_folders: Path, tmp_
 def test_a_run_is_resumed_with_its_own_pictures(class_folders: Path, tmp_path: Path) -> None:
     begun = start.begin(tmp_path / "run", class_folders, changes={"epochs": 2}, width=0.25).run
     begun.fit(on_epoch=lambda epoch: None)
-    ready = start.resume(tmp_path / "run")
+    ready = start.resumed(tmp_path / "run")
     assert (ready.run.done, ready.run.source) == (True, str(class_folders))
     moved = class_folders.rename(tmp_path / "elsewhere")
     others = write_class_folders(tmp_path / "others", (0, 1))
     with pytest.raises(MnvError, match=r"was begun on pets train .*, which .*others is not") as refused:
-        start.resume(tmp_path / "run", others)
+        start.resumed(tmp_path / "run", others)
     assert "--data" in refused.value.hint
     (tmp_path / "again").mkdir()
-    assert start.resume(tmp_path / "run", moved.rename(tmp_path / "again" / "pets")).run.done
+    assert start.resumed(tmp_path / "run", moved.rename(tmp_path / "again" / "pets")).run.done
 
 
 def test_names_of_specs() -> None:

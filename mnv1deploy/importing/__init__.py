@@ -8,11 +8,18 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mnv1deploy import checkpoint
 from mnv1deploy.artifact import Accuracy
 from mnv1deploy.errors import MnvError
 from mnv1deploy.files import sha256
 from mnv1deploy.importing import build, checks, families, fingerprint, labels, matching, proof, readers
-from mnv1deploy.importing.families import NORMALIZATIONS, TUTORIAL_NORMALIZATION, Family, normalization
+from mnv1deploy.importing.families import (
+    NORMALIZATIONS,
+    TUTORIAL_NORMALIZATION,
+    Family,
+    given_normalization,
+    normalization,
+)
 from mnv1deploy.importing.found import Found, Tensors
 from mnv1deploy.network import MobileNetV1
 from mnv1deploy.spec import CIFAR10_CLASSES, Block, ModelSpec, Normalization, Preprocessing
@@ -23,6 +30,7 @@ __all__ = [
     "Fact",
     "Imported",
     "Options",
+    "given_normalization",
     "import_file",
     "import_state_dict",
     "labels",
@@ -94,6 +102,11 @@ class Imported:
     notes: tuple[str, ...]
     doubts: tuple[tuple[str, str], ...]
     source: dict[str, str] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """Writes it as a checkpoint, with all that is known of it. Raises MnvError where that cannot be."""
+        accuracy = (self.accuracy,) if self.accuracy else ()
+        checkpoint.save(path, self.network, training=self.to_dict(), accuracy=accuracy)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for the checkpoint's metadata."""

@@ -296,6 +296,31 @@ def normalization(
     return for_colours(chosen, colours)
 
 
+def given_normalization(name: str | None, mean: str | None, std: str | None) -> Normalization | None:
+    """The normalisation that was typed, by name or as a mean and a std ("R,G,B" or one number); None if none was.
+
+    Raises:
+        MnvError: as :func:`normalization`; for a mean without a std, either with a name, and what are no numbers.
+    """
+    if (mean is None) != (std is None):
+        raise MnvError("--mean and --std go together.")
+    if mean is not None and std is not None:
+        if name is not None:
+            raise MnvError("--normalization would change nothing with --mean and --std; leave it out.")
+        return normalization("", _numbers(mean, "--mean"), _numbers(std, "--std"))
+    return None if name is None else normalization(name)
+
+
+def _numbers(text: str, option: str) -> tuple[float, ...]:
+    try:
+        values = tuple(float(part) for part in text.strip("()[] ").replace(",", " ").split())
+    except ValueError:
+        values = ()
+    if len(values) not in (1, 3):
+        raise MnvError(f"{option} takes three numbers with commas between them, or one, not {text!r}.")
+    return values
+
+
 def _given(mean: tuple[float, ...], std: tuple[float, ...]) -> Normalization:
     in_pixels = [max(values) > 1 for values in (mean, std)]
     if min(std) <= 0:

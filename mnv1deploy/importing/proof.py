@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mnv1deploy.errors import MnvError
 from mnv1deploy.importing.found import Found
 from mnv1deploy.network import MobileNetV1
-from mnv1deploy.packages import is_installed, silenced
+from mnv1deploy.packages import engine, is_installed, silenced
 
 TOLERANCE = 1e-4
 """Largest difference of a logit between a float file and the import, in standard deviations of the logits."""
@@ -141,8 +141,8 @@ def _meaning(details: dict[str, Any], values: NDArray[Any]) -> NDArray[np.float3
 def _onnx(path: Path, found: Found, images: NDArray[np.uint8], pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     """Logits, by onnxruntime: what the last softmax takes becomes an output, in memory."""
     import onnx
-    import onnxruntime
 
+    onnxruntime = engine("onnxruntime", "cpu")
     model = onnx.load(str(path))
     last = [node for node in model.graph.node if node.op_type == "Softmax"]
     output = last[-1].input[0] if last else model.graph.output[0].name

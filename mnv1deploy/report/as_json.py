@@ -124,6 +124,16 @@ def spec_of(path: Path) -> ModelSpec:
     return ModelSpec.from_dict(facts["spec"])
 
 
+def providers_as_dict() -> dict[str, Any]:
+    """What this machine can run artifacts on, by format, and by provider the package that brings what it cannot."""
+    available = {name: list(formats.get(name).providers()) for name in formats.NAMES}
+    return {
+        "machine": benchmark.machine(),
+        "available": available,
+        "not_available": formats.missing_providers(available["onnx"]),
+    }
+
+
 def formats_as_dicts() -> list[dict[str, Any]]:
     """The formats that can be exported to, with the version of every package, None for one that is not installed."""
 

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mnv1deploy import checkpoint
+from mnv1deploy import spec as specs
 from mnv1deploy.datasets import Dataset
 from mnv1deploy.errors import MnvError
 from mnv1deploy.network import MobileNetV1, PixelNetwork
@@ -83,9 +84,7 @@ def base_spec(
     Raises:
         MnvError: if there is no such preset or checkpoint, or the checkpoint contradicts what is asked for.
     """
-    if preset is not None and preset not in PRESETS:
-        raise MnvError(f"There is no preset {preset}; there are {', '.join(PRESETS)}.")
-    wanted = PRESETS[preset or "cifar"].scaled(1.0 if width is None else width)
+    wanted = specs.preset(preset or "cifar").scaled(1.0 if width is None else width)
     if init is None:
         if colours not in (None, wanted.colours):
             normalization = Normalization.default(colours) if colours in (1, 3) else wanted.normalization

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import shlex
+from collections.abc import Collection, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mnv1deploy import bundled, checkpoint, datasets
 from mnv1deploy.datasets import Dataset
-from mnv1deploy.errors import MnvError
+from mnv1deploy.errors import MnvError, flag
 from mnv1deploy.spec import ModelSpec, Pixels
 from mnv1deploy.training import distributed
 from mnv1deploy.training.run import Run, begun
@@ -24,11 +26,53 @@ FROM_NOTHING = "none"
 """In place of a checkpoint to start from: random weights."""
 
 
+_SETTINGS = {field.name for field in fields(Settings)} - {"teacher"}  # which is a folder here, and a recipe there
+_NETWORK = {"init", "preset", "width", "input_size", "colours"}
+_DATA = {"skip_unreadable", "download"}
+_RUN = {"device", "sync_batchnorm", "teacher"}
+
+
 class Ready(NamedTuple):
     """A run that is ready, and the pictures it is measured on in the end."""
 
     run: Run
     test: Dataset
+
+
+def ready(output: Path, data: Path | None, asked: Mapping[str, Any], *, resume: bool) -> Ready:
+    """A new run in ``output``, or the one there, with what was asked for.
+
+    Args:
+        output, data: see :func:`begin`.
+        asked: by name what :func:`begin` takes, the settings among it; what is not there is as it is by default, and
+            what neither of both takes is left alone.
+        resume: go on with the run in ``output``.
+
+    Raises:
+        MnvError: as :func:`begin` and :func:`resumed`; for a setting where a run is resumed.
+    """
+    rest = _named(asked, _DATA | _RUN)
+    if not resume:
+        how = _named(asked, {"recipe"} | _NETWORK)
+        return begin(output, data, changes=_named(asked, _SETTINGS), **how, **rest)
+    if fixed := [flag(name) for name in asked if name in {"recipe"} | _SETTINGS | _NETWORK]:
+        raise MnvError(f"A run is resumed with the settings it was begun with; leave out {', '.join(fixed)}.")
+    return resumed(output, data, **rest)
+
+
+def command_to_resume(output: Path, asked: Mapping[str, Any]) -> str:
+    """How a run in ``output`` is gone on with. What was asked for is in its state but for what a machine decides."""
+    words = ["mnv1", "train", "--resume", "--output", str(output)]
+    for name, value in asked.items():
+        if name in ("device", "threads"):
+            words += [flag(name), str(value)]
+        elif name in ("tensorboard", "sync_batchnorm", "json", "skip_unreadable") and value:
+            words.append(flag(name))
+    return shlex.join(words)
+
+
+def _named(asked: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in asked.items() if name in names}
 
 
 def begin(
@@ -79,7 +123,7 @@ def begin(
     return Ready(Run(spec, parts, settings, output, init=start, source=source, **of_run), test)
 
 
-def resume(
+def resumed(
     output: Path,
     data: Path | None = None,
     *,
