@@ -289,3 +289,15 @@ def test_fine_tuning_starts_from_the_checkpoint_with_a_new_head(tmp_path: Path) 
     began = checkpoint.load(bundled.CHECKPOINT).network.get_parameter("stem.conv.weight")
     change = (kept.network.get_parameter("stem.conv.weight") - began).norm() / began.norm()
     assert 0 < change < 0.3
+
+
+def test_the_command_to_go_on_with_has_what_the_state_does_not(tmp_path: Path) -> None:
+    asked = {"output": tmp_path, "data": tmp_path, "epochs": 3, "device": "cpu", "threads": 2, "json": True}
+    command = start.command_to_resume(tmp_path / "a run", asked)
+    assert shlex.split(command)[5:] == ["--device", "cpu", "--threads", "2", "--json"]
+    assert shlex.split(command)[:5] == ["mnv1", "train", "--resume", "--output", str(tmp_path / "a run")]
+
+
+def test_a_resumed_run_takes_no_settings(tmp_path: Path) -> None:
+    with pytest.raises(MnvError, match="leave out --batch-size, --width, --recipe"):
+        start.ready(tmp_path, None, {"batch_size": 3, "width": 0.5, "recipe": "best", "device": "cpu"}, resume=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -143,6 +145,14 @@ def open_session(path: str | Path, *, provider: str = CPU, threads: int | None =
     check_threads(threads)
     format_ = of_file(path)
     manifest = Manifest.read(path)
+    if manifest is None and not format_.checks:
+        _rehearse(path)
+    return _session(path, format_, manifest, provider, threads)
+
+
+def _session(
+    path: Path, format_: Format, manifest: Manifest | None, provider: str, threads: int | None
+) -> SharedSession:
     if manifest and manifest.provenance.format != format_.name:
         raise MnvError(
             f"{path} is named like {format_.name}, but its manifest is that of {manifest.provenance.format}.",
@@ -159,6 +169,54 @@ def open_session(path: str | Path, *, provider: str = CPU, threads: int | None =
         return session
 
     return SharedSession(path, provider, threads, open_engine, notes(path))
+
+
+REHEARSAL_BYTES = 4 << 30
+"""The memory that a rehearsal may have: a hundred times what any of our networks takes."""
+
+
+_REFUSED = 3
+"""How a rehearsal ends that has a sentence to say."""
+
+
+def _rehearse(path: Path) -> None:
+    """Opens a file that nothing proves in a process of its own, which dies of it in place of this one.
+
+    Raises:
+        MnvError: if it could not be opened there, whatever became of the process.
+    """
+    import subprocess
+
+    command = [sys.executable, "-c", "import sys; from mnv1deploy import formats; formats.rehearse(sys.argv[1])"]
+    try:
+        done = subprocess.run([*command, str(path)], capture_output=True, timeout=120)
+    except subprocess.TimeoutExpired:
+        fate = "did not end"
+    else:
+        if done.returncode == 0:
+            return
+        if done.returncode == _REFUSED:
+            raise MnvError(*json.loads(done.stdout.splitlines()[-1]))
+        fate = f"died (exit code {done.returncode})"
+    raise MnvError(
+        f"{path} cannot be run: it has no manifest, and a process that tried it {fate}.",
+        "It is damaged; copy it again together with its manifest, or export it again.",
+    )
+
+
+def rehearse(path: str) -> None:
+    """What a process that tries a file does: opens it, which looks at one picture, in a limited memory."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limits
+        pass
+    else:
+        resource.setrlimit(resource.RLIMIT_AS, (REHEARSAL_BYTES, REHEARSAL_BYTES))
+    try:
+        _session(Path(path), of_file(Path(path)), None, CPU, 1)
+    except MnvError as error:
+        sys.stdout.write(json.dumps([error.message, error.hint]) + "\n")
+        sys.exit(_REFUSED)
 
 
 def reopen(path: Path, provider: str, threads: int | None) -> SharedSession:

@@ -156,6 +156,7 @@ class Format(Protocol):
         writers: the packages that write it, whose versions decide its bytes.
         quantizer: who decides the integers of its int8; "mnv1deploy" where the engine takes ours.
         executes: whether opening an artifact executes code that is in it.
+        checks: whether its engine checks a file before it follows what stands in it; one that does not may die of it.
         elsewhere: why this machine cannot run its artifacts whatever is installed; empty if it can.
     """
 
@@ -168,6 +169,7 @@ class Format(Protocol):
     writers: tuple[str, ...]
     quantizer: str = "mnv1deploy"
     executes: bool = False
+    checks: bool = True
     elsewhere: str = ""
 
     def export(

@@ -57,6 +57,7 @@ class LiteRTFormat(Format):
     precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
     extra = "litert"
     runners: tuple[str, ...] = ("ai-edge-litert",)
+    checks = False
     export_extra = "litert,train"
     writers: tuple[str, ...] = ("torch", "ai-edge-litert")
 

@@ -129,7 +129,8 @@ class OnnxSession:
             options.graph_optimization_level = ort.GraphOptimizationLevel(self._options["graph_optimization_level"])
             options.inter_op_num_threads = self._options["inter_op_num_threads"]
             if self._asked in _built_in():
-                return ort.InferenceSession(str(self._path), options, providers=[(self._asked, provider_options)])
+                providers = [(self._asked, provider_options)]  # and no others, should they fail
+                return ort.InferenceSession(str(self._path), options, providers=providers, enable_fallback=0)
             options.add_provider_for_devices([_plugin_devices()[self._asked]], provider_options)
             return ort.InferenceSession(str(self._path), options)
         except Exception as error:  # onnxruntime's own exceptions have no common public base

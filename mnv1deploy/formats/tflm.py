@@ -46,6 +46,7 @@ class TFLMFormat(Format):
     precisions: tuple[Precision, ...] = ("int8",)
     extra = "tflm"
     runners: tuple[str, ...] = ("tflite-micro",)
+    checks = False
     export_extra = "tflm,litert,train"
     writers: tuple[str, ...] = ("torch", "ai-edge-litert", "tflite-micro")
 
