@@ -92,8 +92,11 @@ def _lines(rows: dict[str, dict[str, Run]], theme: Theme) -> Iterator[str]:
         accuracy = top1(precisions.get("int8"))
         if accuracy is not None:
             yield text(ACCURACIES, y + 5, percent(accuracy))
-        if min(p50.values()) > SLOWEST:
-            yield text(RIGHT + 6, y + 4, f"{figure_text(min(p50.values()))} →", style=number_style)
+        beyond = [value for value in p50.values() if value > SLOWEST]
+        if beyond:
+            yield text(RIGHT + 6, y + 4, f"{figure_text(min(beyond))} →", style=number_style)
+        p50 = {precision: value for precision, value in p50.items() if value <= SLOWEST}
+        if not p50:
             continue
         first, last = place(min(p50.values())), place(max(p50.values()))
         if len(p50) > 1:

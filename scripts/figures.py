@@ -17,9 +17,10 @@ from mnv1deploy import bundled
 from mnv1deploy.artifact import Manifest
 from mnv1deploy.benchmark import processor
 from mnv1deploy.c import backends
+from mnv1deploy.c.plan import plan
 from mnv1deploy.cost import cost
 from mnv1deploy.report.tables import figure_text
-from mnv1deploy.spec import PAPER
+from mnv1deploy.spec import CIFAR, PAPER
 from mnv1deploy.verification import LIMITS
 
 ROOT = Path(__file__).parents[1]
@@ -147,7 +148,7 @@ def engines_table(runs: Runs) -> str:
                 shown[1],
                 percent(top1(int8)),
                 percent(agreement),
-                f"{int8['bytes']:,}" if int8 else "",
+                compiled(runs) if name == "c" else f"{int8['bytes']:,}" if int8 else "",
             ]
 
     return table("engine | >int8, µs | >fp32, µs | >top-1 of int8 | >agreement | >bytes", rows())
@@ -247,6 +248,56 @@ def backends_table(runs: Runs) -> str:
         if any(name in column for column in columns)
     )
     return table(header, rows)
+
+
+def emulation_table(runs: Runs) -> str:
+    """A row per processor and options."""
+    header = "processor | options | >code | >constants | >whole flash | >whole RAM | >stack in use | >instructions"
+    sizes = ("code", "constants", "flash", "ram", "stack")
+    rows = (
+        [
+            row["processor"],
+            row["options"],
+            *(f"{row[size]:,}" if row[size] else "" for size in sizes),
+            f"{row['instructions'] / 1e6:.1f} M",
+        ]
+        for row in runs["emulation"][0]["results"]
+    )
+    return table(header, rows)
+
+
+def cortex_m4(runs: Runs) -> Run:
+    """What the C takes on it, compiled with -O2."""
+    rows = runs["emulation"][0]["results"]
+    return next(row for row in rows if (row["processor"], row["options"]) == ("Cortex-M4", "-O2"))
+
+
+def compiled(runs: Runs) -> str:
+    """The bytes of the C as a program has it; its source says nothing."""
+    row = cortex_m4(runs)
+    return f"{row['code'] + row['constants']:,} (Cortex-M4)"
+
+
+def microcontroller(runs: Runs) -> str:
+    """What a Cortex-M4 needs, in one clause."""
+    row = cortex_m4(runs)
+    flash, ram = (f"{row[part] / 1000:.0f} KB" for part in ("flash", "ram"))
+    return f"{flash} of flash, {ram} of RAM and {row['instructions'] / 1e6:.0f} million instructions"
+
+
+def plan_table(runs: Runs) -> str:
+    """Where the bundled network's activations are in the C's scratch."""
+    rows = (
+        [
+            fusion.name,
+            "the picture" if fusion.input < 0 else f"{fusion.input:,} .. {fusion.input + fusion.input_bytes:,}",
+            f"{fusion.output:,} .. {fusion.output + fusion.output_bytes:,}",
+            str(fusion.rows),
+            f"{fusion.rows_bytes:,}",
+        ]
+        for fusion in plan(CIFAR).fusions
+    )
+    return table("step | >reads | >writes | >rows at a time | >bytes of rows", rows)
 
 
 # ---- Quantization and training
@@ -395,7 +446,7 @@ def platforms_table(runs: Runs) -> str:
         return ", ".join(f"{word} ({', '.join(pythons)})" for word, pythons in words.items())
 
     def rows() -> Iterator[list[str]]:
-        titles = {"format": lambda name: ENGINES[name][0], "extra": lambda name: f"`pip install '.[{name}]'`"}
+        titles = {"format": lambda name: ENGINES[name][0], "extra": lambda name: f"extra `{name}`"}
         for kind, title in titles.items():
             for name in dict.fromkeys(row[kind] for row in results if kind in row):
                 mine = [row for row in results if row.get(kind) == name]
@@ -409,10 +460,14 @@ FIGURES: dict[str, Callable[[Runs], str]] = {
     "latency.machine": machine("latency"),
     "latency.onnx": onnx_by_processor,
     "artifacts.checkpoint": checkpoint_accuracy,
-    **{f"artifacts.{name}": format_table(name) for name in ENGINES if not name.startswith("pytorch")},
+    **{f"artifacts.{name}": format_table(name) for name in ENGINES if name != "c" and not name.startswith("pytorch")},
     "shipped": shipped,
     "throughput": throughput,
+    "instruction-sets": lambda runs: f"\n{backends.table()}\n",
     "backends": backends_table,
+    "emulation": emulation_table,
+    "emulation.cortex-m4": microcontroller,
+    "plan": plan_table,
     "schemes": schemes_table,
     "evidence": evidence_table,
     "evidence.useless": bundled_noise(min, worth="useless"),

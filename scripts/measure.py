@@ -30,7 +30,7 @@ import figures
 from figures import FILE, PAGES, ROOT, Run
 
 from mnv1deploy.artifact import Manifest
-from mnv1deploy.benchmark import find, processor
+from mnv1deploy.benchmark import artifacts_in, processor
 from mnv1deploy.datasets import DATA_VARIABLE
 from mnv1deploy.files import atomic
 
@@ -86,7 +86,7 @@ def artifacts() -> Answer:
                 raise SystemExit(f"{item['path']}: {'; '.join(item['failures'])}")
         commands.append(f"mnv1 export --format all --quantize {precision}")
     results = []
-    for path in find(ARTIFACTS):
+    for path in artifacts_in(ARTIFACTS):
         manifest = Manifest.read(path)
         assert manifest
         facts = manifest.to_dict()
@@ -124,6 +124,16 @@ def backends() -> Answer:
     return [{"backend": name, "p50": least} for name, least in p50.items()], [
         f"{BACKEND_VARIABLE}={name} mnv1 bench artifacts/{artifact.name} --threads 1" for name in p50
     ]
+
+
+def emulation() -> Answer:
+    """What the C takes on processors that are emulated."""
+    import emulate_c
+
+    with tempfile.TemporaryDirectory() as folder:
+        mnv1("export", "--format", "c", "--quantize", "int8", "--name", "network", "--output", folder)
+        results = list(emulate_c.rows(Path(folder) / "network_int8.c"))
+    return results, ["python scripts/emulate_c.py artifacts/network_int8.c"]
 
 
 def schemes() -> Answer:
@@ -181,7 +191,7 @@ def commands() -> Answer:
 MEASUREMENTS: dict[str, Callable[[], Answer]] = {
     measure.__name__: measure
     for measure in (
-        *(artifacts, latency, throughput, backends),
+        *(artifacts, latency, throughput, backends, emulation),
         *(schemes, evidence, few_pictures, platforms, commands),
     )
 }

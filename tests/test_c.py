@@ -498,11 +498,6 @@ def test_an_export_is_called_what_name_says(tmp_path: Path) -> None:
         next(exporting.export("onnx", "fp32", output=tmp_path, name="a/b"))
 
 
-def test_the_docs_table_of_instruction_sets_is_the_codes() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "formats" / "c.md").read_text("utf-8")
-    assert f"<!-- instruction sets -->\n{backends.table()}\n<!-- /instruction sets -->" in page
-
-
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

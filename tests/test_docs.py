@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import artifacts_picture
 import figures
 import pytest
 
@@ -41,6 +42,19 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_figures_are_the_measured_ones(page: Path) -> None:
     text = page.read_text("utf-8")
     assert figures.written(text, figures.measured()) == text, "python scripts/measure.py writes them"
+
+
+def test_every_figure_stands_on_a_page() -> None:
+    marked = set().union(*(figures.names(page.read_text("utf-8")) for page in figures.PAGES))
+    assert marked == set(figures.FIGURES)
+
+
+def test_pictures_show_the_measured_figures() -> None:
+    pictures = artifacts_picture.pictures(figures.measured())
+    assert len(pictures) == 2
+    for path, drawn in pictures.items():
+        assert Path(path).read_text("utf-8") == drawn, "python scripts/measure.py draws them"
+        assert Path(path).name in (ROOT / "README.md").read_text("utf-8")
 
 
 def test_a_dirty_figure_is_noticed() -> None:
