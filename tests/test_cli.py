@@ -118,6 +118,14 @@ def test_predict_and_bench_need_no_torch(tmp_path: Path) -> None:
     assert "Traceback" not in refused.stderr
 
 
+def test_the_cpu_waits_for_no_plugin_of_onnxruntime(tmp_path: Path) -> None:
+    """One that was never asked for took a third of the time that predict takes."""
+    (tmp_path / "onnxruntime_ep_trap.py").write_text("raise ImportError('the plugin was loaded')")
+    trap = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    assert succeed("predict", CAT, env=trap).split()[1] == "cat"
+    assert "onnxruntime_ep_trap" in mnv1("predict", CAT, "--provider", "cuda", env=trap).stderr
+
+
 # bench -------------------------------------------------------------------------------------------------------------
 
 

@@ -81,7 +81,8 @@ class OnnxFormat(Format):
             if provider in _plugins().values():
                 remedy = "Its plugin package is installed, but finds no device here that it supports."
             raise refuse_provider(provider, self.providers(), self.name, remedy)
-        if provider not in self.providers():  # onnxruntime has it, and a subclass does not take it
+        # onnxruntime has it, and a subclass does not take it; plugins take long to load, and the CPU needs none
+        if provider != CPU and provider not in self.providers():
             raise refuse_provider(provider, self.providers(), self.name)
         return OnnxSession(path, provider, threads)
 
