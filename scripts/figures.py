@@ -423,7 +423,7 @@ def printed(name: str) -> Callable[[Runs], str]:
 
     def text(runs: Runs) -> str:
         row = next(row for row in runs["commands"][0]["results"] if row["name"] == name)
-        lines = re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in row["output"].strip().splitlines()))
+        lines = re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in row["output"].splitlines()).strip("\n"))
         return f"\n```console\n$ {row['command']}\n{lines}\n```\n"
 
     return text
