@@ -27,7 +27,7 @@ from mnv1deploy.training.settings import Settings
 settings = Settings.recipe("quick", epochs=int(sys.argv[2]), batch_size=64, holdout=0.2, ema=0.9, learning_rate=0.1)
 with distributed.joined():
     run = Run(
-        CIFAR.scaled(0.25), datasets.calibration(), settings, sys.argv[1], device="cpu"
+        CIFAR.scaled(0.5), datasets.calibration(), settings, sys.argv[1], device="cpu"
     )
     run.fit()
 """

@@ -262,4 +262,5 @@ def progress_bar() -> Progress:
         TextColumn("{task.fields[fields]}", markup=False),
         console=Console(stderr=True),
         transient=True,
+        redirect_stdout=sys.stdout.isatty(),  # above the bar where both are one terminal; else a file would stay empty
     )
