@@ -388,20 +388,23 @@ def few_pictures_table(runs: Runs) -> str:
     return table(header, rows)
 
 
+PRINTED = (
+    (1.0, 224, 569, 4.2),
+    (0.75, 224, 325, 2.6),
+    (0.5, 224, 149, 1.3),
+    (0.25, 224, 41, 0.5),
+    (1.0, 192, 418, 4.2),
+    (1.0, 160, 290, 4.2),
+    (1.0, 128, 186, 4.2),
+)
+"""Tables 6 and 7 of the paper: width, resolution, millions of multiply-adds and of parameters."""
+
+
 def paper_table(runs: Runs) -> str:
     """Multiply-adds and parameters of the paper's networks, beside what it prints in its tables 6 and 7."""
-    printed = [
-        (1.0, 224, 569, 4.2),
-        (0.75, 224, 325, 2.6),
-        (0.5, 224, 149, 1.3),
-        (0.25, 224, 41, 0.5),
-        (1.0, 192, 418, 4.2),
-        (1.0, 160, 290, 4.2),
-        (1.0, 128, 186, 4.2),
-    ]
 
     def rows() -> Iterator[list[str]]:
-        for width, size, multiply_adds, parameters in printed:
+        for width, size, multiply_adds, parameters in PRINTED:
             found = cost(replace(PAPER.scaled(width), input_size=size))
             yield [
                 f"{width}",

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import figures
 import pytest
 import torch
 from drawn import specs
@@ -21,18 +22,7 @@ def test_the_cifar_network() -> None:
     assert found.multiply_adds == 7_872_512
 
 
-@pytest.mark.parametrize(
-    ("width", "resolution", "millions", "parameters"),
-    [
-        (1.0, 224, 569, 4.2),
-        (0.75, 224, 325, 2.6),
-        (0.5, 224, 149, 1.3),
-        (0.25, 224, 41, 0.5),
-        (1.0, 192, 418, 4.2),
-        (1.0, 160, 290, 4.2),
-        (1.0, 128, 186, 4.2),
-    ],
-)
+@pytest.mark.parametrize(("width", "resolution", "millions", "parameters"), figures.PRINTED)
 def test_tables_6_and_7_of_the_paper(width: float, resolution: int, millions: int, parameters: float) -> None:
     found = cost(PAPER.scaled(width).replace(input_size=resolution))
     # the paper rounds 568.7 up to 569 and cuts 290.7 down to 290
