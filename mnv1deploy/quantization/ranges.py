@@ -89,7 +89,8 @@ def observe(
     def record_histogram(name: str, output: Tensor) -> None:
         moving[name] = MOMENTUM * moving.get(name, output.max().item()) + (1 - MOMENTUM) * output.max().item()
         top = max(float(channel_max[name].max()), 1e-30)
-        counts = torch.histc(output.clamp(max=top), BINS, 0, top).long()  # rounding may put the largest a bit above
+        # rounding may put the largest a bit above; float32 cannot count the zeros of a large layer
+        counts = torch.histc(output.double().clamp(max=top), BINS, 0, top).long()
         counts[0] -= output.numel() - output.count_nonzero()
         histograms[name] = histograms[name] + counts if name in histograms else counts
 
