@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from mnv1deploy import bundled
@@ -250,6 +251,37 @@ def backends_table(runs: Runs) -> str:
     return table(header, rows)
 
 
+def profiles(runs: Runs) -> Iterator[tuple[str, dict[str, Run]]]:
+    """The instruction sets that were profiled, each once, and the rows of each by layer."""
+    seen = set()
+    for run in runs["profile"]:
+        for backend in dict.fromkeys(row["backend"] for row in run["results"]):
+            if backend not in seen:
+                seen.add(backend)
+                rows = {row["layer"]: row for row in run["results"] if row["backend"] == backend}
+                yield backend, rows
+
+
+def profile_table(runs: Runs) -> str:
+    """A row per layer, two columns per instruction set: microseconds, and how much of them is the bound."""
+    found = list(profiles(runs))
+    layers = list(dict.fromkeys(layer for _, rows in found for layer in rows if layer not in ("peak", "network")))
+
+    def cells(row: Run | None) -> list[str]:
+        if not row:
+            return ["", ""]
+        reached = f"{100 * row['bound'] / row['microseconds']:.0f} %" if row["bound"] else ""
+        return [f"{row['microseconds']:.2f}", reached]
+
+    rows = ([layer, *(cell for _, by in found for cell in cells(by.get(layer)))] for layer in [*layers, "network"])
+    return table(" | ".join(["layer", *(f">`{backend}` | >of it" for backend, _ in found)]), rows)
+
+
+def peaks(runs: Runs) -> str:
+    """The rate of each instruction set's products alone."""
+    return ", ".join(f"{rows['peak']['multiply_adds']:,.0f} with `{name}`" for name, rows in profiles(runs))
+
+
 def emulation_table(runs: Runs) -> str:
     """A row per processor and options."""
     header = "processor | options | >code | >constants | >whole flash | >whole RAM | >stack in use | >instructions"
@@ -388,6 +420,60 @@ def few_pictures_table(runs: Runs) -> str:
     return table(header, rows)
 
 
+def runs_table(runs: Runs) -> str:
+    """A row per log in models/, and one for all seeds of ``best``."""
+    found = runs["trained"][0]["results"]
+    best = [row for row in found if "--recipe best" in row["options"]]
+
+    def rows() -> Iterator[list[str]]:
+        for row in found:
+            log = f"[{row['log']}]({row['log']})"
+            yield [f"`{row['options']}`", percent(row["holdout"]), percent(row["test"]), f"{row['minutes']:.0f}", log]
+        deviations = (
+            f"{100 * mean(values):.2f} ± {100 * stdev(values):.2f} %"
+            for values in ([row[part] for row in best] for part in ("holdout", "test"))
+        )
+        yield [f"{len(best)} seeds of `best`, mean and standard deviation", *deviations, "", ""]
+
+    return table("`mnv1 train` | >held out | >test | >minutes | log", rows())
+
+
+def seeds_of_best(runs: Runs) -> str:
+    """Mean and standard deviation of their test accuracy."""
+    values = [row["test"] for row in runs["trained"][0]["results"] if "--recipe best" in row["options"]]
+    return f"{100 * mean(values):.2f} ± {100 * stdev(values):.2f} % over {len(values)} seeds"
+
+
+def tried_table(runs: Runs) -> str:
+    """A row per thing that was tried, the accuracies of its runs beside each other."""
+
+    def accuracies(row: Run, part: str) -> str:
+        values = [one[part] for one in row["runs"] if one[part] is not None]
+        return f"{', '.join(f'{100 * value:.1f}' for value in values)} %" if values else ""
+
+    rows = (
+        [row["what"], str(row["runs"][0]["epochs"]), *(accuracies(row, part) for part in ("train", "holdout", "test"))]
+        for row in runs["tried"][0]["results"]
+    )
+    return table("run | >epochs | >training top-1 | >held-out top-1 | >test", rows)
+
+
+def tested(options: str) -> Callable[[Runs], str]:
+    """The test accuracy of a run that was tried."""
+
+    def text(runs: Runs) -> str:
+        tried = (run for row in runs["tried"][0]["results"] for run in row["runs"])
+        return percent(next(run["test"] for run in tried if run["options"] == options))
+
+    return text
+
+
+def weak_spots(runs: Runs) -> str:
+    """The three classes that are taken for others most often."""
+    worst = sorted(runs["classes"][0]["results"][0].items(), key=lambda item: item[1])[:3]
+    return ", ".join(f"{name} {100 * right:.1f} %" for name, right in worst)
+
+
 PRINTED = (
     (1.0, 224, 569, 4.2),
     (0.75, 224, 325, 2.6),
@@ -468,6 +554,8 @@ FIGURES: dict[str, Callable[[Runs], str]] = {
     "throughput": throughput,
     "instruction-sets": lambda runs: f"\n{backends.table()}\n",
     "backends": backends_table,
+    "profile": profile_table,
+    "profile.peaks": peaks,
     "emulation": emulation_table,
     "emulation.cortex-m4": microcontroller,
     "plan": plan_table,
@@ -478,6 +566,12 @@ FIGURES: dict[str, Callable[[Runs], str]] = {
     "evidence.two": bundled_noise(min, pictures="2 real pictures"),
     "limits": limits_table,
     "few_pictures": few_pictures_table,
+    "trained": runs_table,
+    "trained.best": seeds_of_best,
+    "tried": tried_table,
+    "tried.quick": tested("--recipe quick"),
+    "tried.quick-muon": tested("--recipe quick --muon 0.05 --muon-decay 0.02"),
+    "classes": weak_spots,
     "paper": paper_table,
     "platforms": platforms_table,
     "platforms.date": lambda runs: str(runs["platforms"][0]["date"]),

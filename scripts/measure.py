@@ -29,6 +29,7 @@ import artifacts_picture
 import figures
 from figures import FILE, PAGES, ROOT, Run
 
+from mnv1deploy import bundled
 from mnv1deploy.artifact import Manifest
 from mnv1deploy.benchmark import artifacts_in, processor
 from mnv1deploy.datasets import DATA_VARIABLE
@@ -126,6 +127,16 @@ def backends() -> Answer:
     ]
 
 
+def profile() -> Answer:
+    """What every layer of the C takes on this processor, and the least that it could, in microseconds."""
+    import profile_c
+
+    with tempfile.TemporaryDirectory() as folder:
+        mnv1("export", "--format", "c", "--quantize", "int8", "--name", "network", "--output", folder)
+        results = list(profile_c.rows(Path(folder) / "network_int8.c"))
+    return results, ["python scripts/profile_c.py artifacts/network_int8.c"]
+
+
 def emulation() -> Answer:
     """What the C takes on processors that are emulated."""
     import emulate_c
@@ -164,6 +175,26 @@ def few_pictures() -> Answer:
     return [row for name in names for row in script.rows(name)], [f"python scripts/few_pictures.py {' '.join(names)}"]
 
 
+def trained() -> Answer:
+    """The runs whose logs are in models/."""
+    import training_runs as script
+
+    return list(script.rows("shipped")), ["python scripts/training_runs.py shipped"]
+
+
+def tried() -> Answer:
+    """What was tried on the way to them."""
+    import training_runs as script
+
+    return list(script.rows("tried")), ["python scripts/training_runs.py tried"]
+
+
+def classes() -> Answer:
+    """How much of every class of the test split the bundled checkpoint gets right, as fractions."""
+    evaluation = mnv1("evaluate", str(bundled.CHECKPOINT))
+    return [evaluation["classes"]], ["mnv1 evaluate models/mobilenetv1_cifar10.safetensors"]
+
+
 def platforms() -> Answer:
     """Which format can be written and run on which system."""
     import platforms as script
@@ -191,8 +222,8 @@ def commands() -> Answer:
 MEASUREMENTS: dict[str, Callable[[], Answer]] = {
     measure.__name__: measure
     for measure in (
-        *(artifacts, latency, throughput, backends, emulation),
-        *(schemes, evidence, few_pictures, platforms, commands),
+        *(artifacts, latency, throughput, backends, profile, emulation),
+        *(schemes, evidence, few_pictures, trained, tried, classes, platforms, commands),
     )
 }
 

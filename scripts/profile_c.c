@@ -1,5 +1,5 @@
 /* Times every kernel call of a generated network; see profile_c.py. Lines: instruction set, layer, microseconds, and
- * how many its arithmetic takes at least. */
+ * how many its arithmetic takes at least; first, as layer "peak", microseconds of some products alone and how many. */
 #define _POSIX_C_SOURCE 199309L
 #include "network.c"
 
@@ -31,6 +31,39 @@ AVX512 static void vector_peak(void)
     for (q = 1; q < 12; q++)
         sums[0] = _mm512_xor_si512(sums[0], sums[q]);
     scratch[0] = (uint8_t)_mm512_reduce_add_epi32(sums[0]);
+}
+
+/* The same of what AVX2 has for vpdpbusd: products of bytes, sums of two, sums of four. The compiler is kept from
+ * seeing that all are the same. */
+AVX2 static void vector_peak_avx2(void)
+{
+    __m256i sums[12], bytes = _mm256_set1_epi8(1);
+    const __m256i ones = _mm256_set1_epi16(1);
+    int i, q;
+    UNROLL for (q = 0; q < 12; q++)
+        sums[q] = _mm256_set1_epi32(q);
+    for (i = 0; i < PEAK_CALLS; i++)
+        _Pragma("GCC unroll 12") for (q = 0; q < 12; q++) {
+            __asm__("" : "+x"(bytes));
+            sums[q] = _mm256_add_epi32(sums[q], _mm256_madd_epi16(_mm256_maddubs_epi16(bytes, bytes), ones));
+        }
+    for (q = 1; q < 12; q++)
+        sums[0] = _mm256_xor_si256(sums[0], sums[q]);
+    scratch[0] = (uint8_t)_mm256_extract_epi32(sums[0], 0);
+}
+
+/* Of 12 conversions, multiplications and roundings of 8 sums. */
+AVX2 static void scaling_peak_avx2(void)
+{
+    __m256i sums = _mm256_set1_epi32(1), scaled;
+    const __m256 factor = _mm256_set1_ps(0.5f);
+    int i, q;
+    for (i = 0; i < PEAK_CALLS; i++)
+        _Pragma("GCC unroll 12") for (q = 0; q < 12; q++) {
+            __asm__("" : "+x"(sums));
+            scaled = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(sums), factor));
+            __asm__ volatile("" : : "x"(scaled));
+        }
 }
 
 /* The same of four tdpbusd. */
@@ -107,14 +140,12 @@ static double peak(void (*function)(void), int instructions)
     return best(&job) / PEAK_CALLS / instructions;
 }
 
-static void profile(const char *name, int backend, double vector, double tile)
+static void profile(const char *name, int backend, double vector, double scale, double tile)
 {
     Job job = {NULL, NULL, NULL, 0};
+    double whole = 0;
     int s;
-    if (!network_has(backend))
-        return;
     job.kernels = kernels[backend];
-    printf("%s,network,%f,0\n", name, best(&job));
     for (s = 0; s < (int)(sizeof fusions / sizeof *fusions); s++)
         for (job.second = 0; job.second < 2; job.second++) {
             const Layer *depthwise = fusions[s].depthwise, *p = fusions[s].pointwise;
@@ -122,33 +153,42 @@ static void profile(const char *name, int backend, double vector, double tile)
             const double outputs = pixels * padded(job.second ? p->outputs : p->inputs, 16) / 16;
             double products = outputs * (job.second ? padded(p->inputs, 4) / 4 : depthwise ? 3 : 0) * vector;
             /* the multiplication and the rounding of each sum need the same units */
-            const double scaling = job.second || depthwise ? 2 * outputs * vector : 0;
+            const double scaling = job.second || depthwise ? outputs * scale : 0;
             double bound = products + scaling;
             if (job.second && backend == NETWORK_AMX_INT8) { /* tiles and vectors work at the same time */
                 products = outputs / 16 * ((p->inputs + 63) / 64) * tile;
                 bound = products > scaling ? products : scaling;
             }
+            whole += bound;
             job.fusion = &fusions[s];
             printf("%s,%s,%f,%f\n", name, job.second ? p->name : depthwise ? depthwise->name : "patches", best(&job),
                    bound);
         }
+    job.fusion = NULL;
+    printf("%s,network,%f,%f\n", name, best(&job), whole);
 }
 
 int main(void)
 {
-    double vector, tile = 0;
     size_t i;
     for (i = 0; i < sizeof image; i++)
         image[i] = (uint8_t)rand();
-    vector = peak(vector_peak, 12);
-    printf("vpdpbusd,peak,%f,0\n", vector);
-#ifdef AMX_INT8_KERNELS
-    if (network_has(NETWORK_AMX_INT8)) {
-        tile = peak(tile_peak, 4);
-        printf("tdpbusd,peak,%f,0\n", tile);
+    if (network_has(NETWORK_AVX2)) { /* 16 outputs are two vectors */
+        const double vector = 2 * peak(vector_peak_avx2, 12);
+        printf("avx2,peak,%f,64\n", vector);
+        profile("avx2", NETWORK_AVX2, vector, 2 * peak(scaling_peak_avx2, 12), 0);
     }
+    if (network_has(NETWORK_AVX512_VNNI)) {
+        const double vector = peak(vector_peak, 12);
+        printf("avx512_vnni,peak,%f,64\n", vector);
+        profile("avx512_vnni", NETWORK_AVX512_VNNI, vector, 2 * vector, 0);
+#ifdef AMX_INT8_KERNELS
+        if (network_has(NETWORK_AMX_INT8)) {
+            const double tile = peak(tile_peak, 4);
+            printf("amx_int8,peak,%f,16384\n", tile);
+            profile("amx_int8", NETWORK_AMX_INT8, vector, 2 * vector, tile);
+        }
 #endif
-    profile("avx512_vnni", NETWORK_AVX512_VNNI, vector, tile);
-    profile("amx_int8", NETWORK_AMX_INT8, vector, tile);
+    }
     return 0;
 }

@@ -1,22 +1,28 @@
-"""Per layer of the generated C, with AVX-512 VNNI and with AMX: the time it takes and the least its arithmetic takes.
+"""Per layer of the generated C, on x86: the time it takes and the least its arithmetic takes.
 
     python scripts/profile_c.py artifacts/network_int8.c      # mnv1 export --format c --quantize int8 --name network
 
-On one core, the best of 5,000 runs, caches warm. The bound is vpdpbusd, and the multiplication and the rounding of
-every sum, at the rate measured here for vpdpbusd alone: they need the same units. With AMX, tiles work beside those,
-and the bound of a 1x1 convolution is the longer of the two. Prints the tables of docs/formats/c.md.
+On one core, the best of 5,000 runs, caches warm, for every instruction set but SSE that the processor has. The bound is
+the products, and the multiplication and the rounding of every sum, at the rate measured here for those instructions
+alone: they need the same units. With AMX, tiles work beside those, and the bound of a 1x1 convolution is the longer of
+the two. scripts/measure.py keeps the rows for docs/formats/c.md.
 """
 
-import itertools
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mnv1deploy.formats.c import FLAGS, compiler
 
 
-def main(folder: Path) -> None:
+def rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """Microseconds of every layer and the bound of them, by instruction set, the whole network last.
+
+    A row of ``peak`` has an instruction set's products alone, in billions of multiply-adds a second.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         program = Path(temporary) / "profile"
         command = compiler()
@@ -25,21 +31,21 @@ def main(folder: Path) -> None:
         source = Path(__file__).with_suffix(".c")
         subprocess.run([*command, *flags, f"-I{folder}", source, "-o", program], check=True)
         lines = subprocess.run([program], check=True, capture_output=True, text=True).stdout.splitlines()
-    rows = [
-        (kernels, layer, float(time), float(bound)) for kernels, layer, time, bound in (x.split(",") for x in lines)
-    ]
-    for kernels, group in itertools.groupby(rows, lambda row: row[0]):
-        layers = list(group)
-        if layers[0][1] == "peak":
-            products = 64 if kernels == "vpdpbusd" else 16 * 16 * 64
-            print(f"{kernels}: {products / layers[0][2] / 1000:,.0f} G multiply-adds/s")
+    for backend, layer, time, bound in (line.split(",") for line in lines):
+        if layer == "peak":
+            yield {"backend": backend, "layer": layer, "multiply_adds": float(bound) / float(time) / 1000}
+        else:
+            yield {"backend": backend, "layer": layer, "microseconds": float(time), "bound": float(bound)}
+
+
+def main(folder: Path) -> None:
+    """Prints a line for each."""
+    for row in rows(folder):
+        if row["layer"] == "peak":
+            print(f"\n{row['backend']}: {row['multiply_adds']:,.0f} G multiply-adds/s at most")
             continue
-        print(f"\n| {kernels} | us | bound, us | reached |\n|---|---:|---:|---:|")
-        (_, _, network, _), *layers = layers
-        for _, layer, time, bound in layers:
-            print(f"| {layer} | {time:.2f} | {bound:.2f} | {f'{bound / time:.0%}' if bound else ''} |")
-        total = sum(bound for *_, bound in layers)
-        print(f"| the whole network | {network:.2f} | {total:.2f} | {total / network:.0%} |")
+        reached = f"{row['bound'] / row['microseconds']:4.0%}" if row["bound"] else ""
+        print(f"{row['layer']:<20} {row['microseconds']:8.2f} us   bound {row['bound']:8.2f} us   {reached}")
 
 
 if __name__ == "__main__":

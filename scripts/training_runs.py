@@ -1,0 +1,98 @@
+"""The runs that docs/training.md and the model card speak of: what was trained, and what came of it.
+
+    python scripts/training_runs.py shipped       # the seeds of best and its teachers: a night on two cores
+    python scripts/training_runs.py tried         # what was tried on the way: a day
+
+Every row is ``mnv1 train`` with options. Accuracies are fractions; the held-out ones choose, the test split is only
+reported. scripts/measure.py keeps the rows, scripts/figures.py makes the tables of them.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+SHIPPED = {
+    "teacher_log.jsonl": "--recipe teacher --seed 0",
+    "teacher-1_log.jsonl": "--recipe teacher --seed 1",
+    "log.jsonl": "--recipe best --seed 0",
+    "seed-1_log.jsonl": "--recipe best --seed 1",
+    "seed-2_log.jsonl": "--recipe best --seed 2",
+}
+"""The logs in models/, and the options that made them."""
+
+MUON = "--muon 0.05 --muon-decay 0.02"
+ONE_TEACHER = "--recipe best --teachers 1 --epochs 8"
+TRIED = {
+    "one teacher's answers, SGD": [f"{ONE_TEACHER} --muon 0"],
+    "**the same with Muon, 0.05 and a decay of 0.02**; twice, on two days": [ONE_TEACHER, ONE_TEACHER],
+    "Muon, 0.05, with a quarter of the decay": [f"{ONE_TEACHER} --muon-decay 0.005"],
+    "Muon, 0.05, the other weights at learning rates of 0.1 and 0.05": [
+        f"{ONE_TEACHER} --learning-rate 0.1",
+        f"{ONE_TEACHER} --learning-rate 0.05",
+    ],
+    "`quick` in ten epochs, seeds 0 and 1": ["--epochs 10", "--epochs 10 --seed 1"],
+    "the same without cutout, seed 0": ["--epochs 10 --cutout 0"],
+    "the same without label smoothing": ["--epochs 10 --label-smoothing 0"],
+    "the same with a cosine schedule": ["--epochs 10 --schedule cosine"],
+    "the same with AdamW, a decay of 0.05, learning rates of 0.002 and 0.006": [
+        "--epochs 10 --optimizer adamw --weight-decay 0.05 --learning-rate 0.002",
+        "--epochs 10 --optimizer adamw --weight-decay 0.05 --learning-rate 0.006",
+    ],
+    "the same with Muon, 0.05 and a decay of 0.02": [f"--epochs 10 {MUON}"],
+    "`quick`: labels": ["--recipe quick"],
+    "`quick` with Muon, 0.05 and a decay of 0.02": [f"--recipe quick {MUON}"],
+    "`teacher` without Muon": ["--recipe teacher --muon 0"],
+    "**`teacher`**": ["--recipe teacher"],
+    "one teacher's answers, SGD, to the end": ["--recipe best --teachers 1 --muon 0"],
+    "**`best`**: Muon, two teachers' answers, seeds 0 to 2": [
+        "--recipe best",
+        "--recipe best --seed 1",
+        "--recipe best --seed 2",
+    ],
+}
+"""Rows of the table, and the runs of each."""
+
+
+def run(options: str, teachers: Path) -> dict[str, Any]:
+    """One run: its options, epochs, training, held-out and test accuracy and minutes; teachers are made once."""
+    teacher = ["--teacher", str(teachers)] if "best" in options else []
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "mnv1deploy.cli", "train", *options.split(), *teacher, "--output", folder]
+        evaluation = json.loads(subprocess.run([*command, "--json"], stdout=subprocess.PIPE, check=True).stdout)
+        epochs = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text("utf-8").splitlines()]
+    return {
+        "options": options,
+        "epochs": len(epochs),
+        "train": epochs[-1]["train_accuracy"],
+        "holdout": max(epoch["holdout_accuracy"] for epoch in epochs),
+        "test": evaluation["top1"],
+        "minutes": sum(epoch["seconds"] for epoch in epochs) / 60,
+    }
+
+
+def rows(name: str) -> Iterator[dict[str, Any]]:
+    """The runs of ``shipped``, a row for each log, or of ``tried``, a row for each thing that was."""
+    with tempfile.TemporaryDirectory() as teachers:
+        if name == "shipped":
+            for log, options in SHIPPED.items():
+                yield {"log": log, **run(options, Path(teachers))}
+        else:
+            for what, runs in TRIED.items():
+                yield {"what": what, "runs": [run(options, Path(teachers)) for options in runs]}
+
+
+def main(names: list[str]) -> None:
+    """Prints a line for each row."""
+    for name in names:
+        for row in rows(name):
+            print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
