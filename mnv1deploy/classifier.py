@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePath
@@ -118,11 +119,14 @@ class Classifier:
             except MnvError as error:
                 return error
 
-        from concurrent.futures import ThreadPoolExecutor
-
-        with ThreadPoolExecutor() as pool:
+        with ExitStack() as stack:
+            pool = None
             while batch := list(islice(pictures, BATCH)):
-                pixels = list(pool.map(read, batch))
+                if len(batch) > 1 and not pool:  # threads take a while to import, and one picture needs none
+                    from concurrent.futures import ThreadPoolExecutor
+
+                    pool = stack.enter_context(ThreadPoolExecutor())
+                pixels = list((pool.map if pool else map)(read, batch))
                 readable = [p for p in pixels if not isinstance(p, MnvError)]
                 answers = iter(self.predict_array(np.stack(readable), top=top) if readable else ())
                 for picture, read_pixels in zip(batch, pixels, strict=True):

@@ -17,7 +17,7 @@ from typer.models import CommandInfo
 from mnv1deploy.errors import MnvError, flag
 from mnv1deploy.packages import engine
 from mnv1deploy.report import console
-from mnv1deploy.training.settings import RANGES
+from mnv1deploy.training.ranges import RANGES
 
 Parsed = TypeVar("Parsed")
 

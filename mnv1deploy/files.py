@@ -5,14 +5,15 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shutil
-import tempfile
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mnv1deploy.errors import MnvError
+
+if TYPE_CHECKING:
+    import zipfile
 
 
 @contextmanager
@@ -22,6 +23,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
     Raises:
         MnvError: if nothing can be written there.
     """
+    import tempfile
+
     path = Path(path)
     if path.is_dir():
         raise MnvError(f"Cannot write {path}: it is a folder.", "Remove it, or choose another name.")
@@ -76,6 +79,9 @@ def staged(folder: str | Path) -> Iterator[Path]:
     Raises:
         MnvError: if nothing can be written there.
     """
+    import shutil
+    import tempfile
+
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -24,8 +24,9 @@ from mnv1deploy.errors import MnvError
 from mnv1deploy.network import MobileNetV1
 from mnv1deploy.spec import CIFAR, PAPER, ModelSpec, Normalization, Preprocessing
 from mnv1deploy.training import start
+from mnv1deploy.training.ranges import RANGES
 from mnv1deploy.training.run import Run
-from mnv1deploy.training.settings import RANGES, Settings
+from mnv1deploy.training.settings import Settings
 from mnv1deploy.training.setup import base_spec, spec_for
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnv1deploy.errors import MnvError
-from mnv1deploy.training.settings import LEAST_STEPS, RANGES, Settings, recipes
+from mnv1deploy.training.ranges import RANGES
+from mnv1deploy.training.settings import LEAST_STEPS, Settings, recipes
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from mnv1deploy.errors import MnvError
 from mnv1deploy.training import distributed
+from mnv1deploy.training.ranges import RANGES
 
 EPOCH_STEPS = 60
 """Steps that an epoch should have where there are few pictures: batches become smaller before epochs become short."""
@@ -22,43 +23,6 @@ LEAST_BATCH = 16
 LEAST_STEPS = 1000
 """Steps that a run should have: few pictures are passed over more often."""
 
-
-class Range(NamedTuple):
-    """The values that a setting may have: in words, and as a test."""
-
-    words: str
-    holds: Callable[[Any], bool]
-
-
-_ANY_AMOUNT = Range("0 or more", lambda value: 0 <= value < math.inf)
-_ABOVE_ZERO = Range("above 0", lambda value: 0 < value < math.inf)
-_FRACTION = Range("0 or more and below 1", lambda value: 0 <= value < 1)
-_NETWORKS, _OPTIMIZERS, _SCHEDULES = ("mobilenetv1", "teacher"), ("sgd", "adamw"), ("one-cycle", "cosine")
-
-RANGES = {
-    "network": Range(" or ".join(_NETWORKS), _NETWORKS.__contains__),
-    "pictures": _ANY_AMOUNT,
-    "epochs": Range("1 or more", lambda value: value >= 1),
-    "batch_size": Range("2 or more, for batch normalisation to compare", lambda value: value >= 2),
-    "optimizer": Range(" or ".join(_OPTIMIZERS), _OPTIMIZERS.__contains__),
-    "learning_rate": _ABOVE_ZERO,
-    "momentum": _FRACTION,
-    "muon": _ANY_AMOUNT,
-    "muon_decay": _ANY_AMOUNT,
-    "weight_decay": _ANY_AMOUNT,
-    "schedule": Range(" or ".join(_SCHEDULES), _SCHEDULES.__contains__),
-    "warmup": _FRACTION,
-    "label_smoothing": _FRACTION,
-    "ema": _FRACTION,
-    "crop": _ANY_AMOUNT,
-    "cutout": _ANY_AMOUNT,
-    "views": _ANY_AMOUNT,
-    "teachers": _ANY_AMOUNT,
-    "temperature": _ABOVE_ZERO,
-    "holdout": _FRACTION,
-    "seed": Range("0 to 4,294,967,295", lambda value: 0 <= value < 2**32),
-}
-"""By the name of the setting; those without a range may have any value of their type."""
 
 _GONE = {"mixup": 0, "small": 0}
 """Settings of version 0.1.0 that are no more, and the value with which they did nothing."""
