@@ -229,7 +229,8 @@ def artifacts_in(folder: str | Path) -> list[Path]:
     found = [path.with_suffix("") for path in manifests if path == manifest_path(path.with_suffix(""))]
     found = [path for path in found if path.exists()]
     if not found:
-        raise MnvError(f"There are no artifacts with their manifests in {folder}.", "mnv1 export makes some.")
+        here = Path(folder).resolve()
+        raise MnvError(f"There are no artifacts with their manifests in {here}.", "mnv1 export makes some.")
     return found
 
 

@@ -392,6 +392,8 @@ def test_files_that_are_no_artifacts(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(MnvError, match="of no known format"):
         formats.open_session(tmp_path / "notes.txt")
+    with pytest.raises(MnvError, match="is a folder, and no artifact"):
+        formats.open_session(tmp_path)
     for suffix in (formats.get(name).suffix for name in formats.NAMES):
         for content in (b"", b"nonsense" * 100):
             path = tmp_path / f"broken{suffix}"

@@ -112,6 +112,10 @@ def of_file(path: Path) -> Format:
     for suffix in sorted(known, key=len, reverse=True):  # the longest that fits: one may end like another
         if path.name.endswith(suffix):
             return get(known[suffix])
+    if path.is_dir():
+        raise MnvError(
+            f"{path} is a folder, and no artifact.", f"Name one in it; for all of them: mnv1 bench --all {path}"
+        )
     weights = any(part in WEIGHTS for part in path.suffixes)
     remedy = f"If it has weights that were trained elsewhere, bring them in with: mnv1 import {path}" if weights else ""
     raise MnvError(f"{path} is of no known format; known are {', '.join(known)}.", remedy)

@@ -202,7 +202,7 @@ def import_file(
             if given and verdict.contradicts:
                 doubts.append(
                     (
-                        f"By the statistics of its batch normalisations its {verdict.option} is {verdict}.",
+                        f"The statistics of its batch normalisations contradict its {verdict.option}: {verdict}.",
                         f"Was it trained with --{verdict.option} {verdict.best}?",
                     )
                 )
@@ -211,8 +211,8 @@ def import_file(
             elif verdict.contradicts:
                 how = next(f.how for f in facts if f.what == verdict.option)
                 raise MnvError(
-                    f"{path}: its {verdict.option} is {verdict.chosen} ({how}), but the statistics of its batch "
-                    f"normalisations say {verdict}.",
+                    f"{path}: its {verdict.option} is {verdict.chosen} ({how}), which the statistics of its batch "
+                    f"normalisations contradict: {verdict}.",
                     f"Give --{verdict.option} {verdict.best}; or --{verdict.option} {verdict.chosen}, if you are sure.",
                 )
     stage("trying labelled pictures")
