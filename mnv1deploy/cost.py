@@ -16,6 +16,9 @@ from mnv1deploy.spec import Layer, ModelSpec
 BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1}
 """Of one activation."""
 
+BYTES_AT_ONCE = 2**25
+"""What one layer's output may take, of all pictures that run together."""
+
 
 @dataclass(frozen=True)
 class LayerCost:
@@ -117,6 +120,18 @@ def cost(spec: ModelSpec, precision: str = "fp32") -> Cost:
         peak.live_bytes,
         peak.name,
     )
+
+
+def pictures_at_once(spec: ModelSpec, most: int, value_bytes: int = 4) -> int:
+    """How many pictures, up to ``most``, to run together so that no layer's output takes more than BYTES_AT_ONCE.
+
+    Args:
+        spec: of the network.
+        most: if they are small.
+        value_bytes: of one value of an activation.
+    """
+    largest = max(layer.out_channels * layer.out_size**2 for layer in spec.layers())
+    return max(1, min(most, BYTES_AT_ONCE // (value_bytes * largest)))
 
 
 def _weights(layer: Layer) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnv1deploy.artifact import Accuracy, Precision, Proof
+from mnv1deploy.cost import pictures_at_once
 from mnv1deploy.datasets import Dataset
 from mnv1deploy.errors import MnvError
 from mnv1deploy.evidence import Evidence
@@ -94,8 +95,9 @@ class Evaluation:
 def logits(session: Session, images: Images, on_batch: Callable[[int], None] = lambda count: None) -> Logits:
     """All logits, float32 ``[N, classes]``; ``on_batch`` is told how many images each batch had."""
     parts = []
-    for start in range(0, len(images), BATCH):
-        batch = np.ascontiguousarray(images[start : start + BATCH])
+    at_once = pictures_at_once(session.spec, BATCH)
+    for start in range(0, len(images), at_once):
+        batch = np.ascontiguousarray(images[start : start + at_once])
         parts.append(session(batch))
         on_batch(len(batch))
     return np.concatenate(parts)

@@ -33,7 +33,7 @@ class Grid:
 
     def integers(self, values: Tensor) -> Tensor:
         """The nearest integers of the grid, uint8."""
-        return (values / self.scale + self.zero_point).round().clamp(0, 255).byte()
+        return (values / self.scale).add_(self.zero_point).round_().clamp_(0, 255).byte()
 
     def reals(self, integers: Tensor) -> Tensor:
         """What integers of the grid stand for, float32."""

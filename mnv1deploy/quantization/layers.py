@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -15,14 +18,50 @@ def parameters_of(network: MobileNetV1, layer: Layer) -> tuple[Tensor, Tensor]:
     return network.get_parameter(f"{prefix}.weight").detach(), network.get_parameter(f"{prefix}.bias").detach()
 
 
+def outputs(network: MobileNetV1, pixels: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Runs the convolutions of a folded network on uint8 ``[N, H, W, C]``.
+
+    Yields each one's name and what it gives before and after its activation, ``[N, C, H, W]`` in channels_last.
+    """
+    x = network.normalize(pixels).contiguous(memory_format=torch.channels_last)
+    for layer in network.spec.layers():
+        if layer.is_convolution:
+            before = layer_output(layer, x, *parameters_of(network, layer))
+            x = network.get_submodule(f"{layer.name}.act")(before)
+            yield layer.name, before, x
+
+
 def layer_output(layer: Layer, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """What a layer gives before its ReLU: ``[N, C, H, W]``, of the classifier ``[N, classes, 1]``."""
     if layer.kind == "linear":
         return F.linear(x, weight, bias)[..., None]
-    return F.conv2d(padded(layer, x), weight, bias, layer.stride, 0, 1, layer.groups)
+    if x.dtype != torch.float64 or layer.kind == "conv":
+        return F.conv2d(padded(layer, x), weight, bias, layer.stride, 0, 1, layer.groups)
+    # torch has no quick convolutions in float64
+    x = padded(layer, x).permute(0, 2, 3, 1)
+    if layer.kind == "pointwise":
+        return F.linear(x, weight.flatten(1), bias).permute(0, 3, 1, 2)
+    result = x.new_zeros(len(x), layer.out_size, layer.out_size, layer.out_channels)
+    if bias is not None:
+        result += bias
+    for row, column in OFFSETS:
+        result.addcmul_(shifted(layer, x, row, column), weight[:, 0, row, column])
+    return result.permute(0, 3, 1, 2)
+
+
+OFFSETS = tuple((row, column) for row in range(3) for column in range(3))
+"""Of the nine inputs that one output of a depthwise convolution reads."""
+
+
+def shifted(layer: Layer, x: Tensor, row: int, column: int) -> Tensor:
+    """A view of a depthwise layer's padded input ``[N, H, W, C]``: what every output multiplies by one weight."""
+    rows, columns = (
+        slice(start, start + layer.stride * (layer.out_size - 1) + 1, layer.stride) for start in (row, column)
+    )
+    return x[:, rows, columns]
 
 
 def padded(layer: Layer, x: Tensor) -> Tensor:
     """Its input with the zeros that its padding puts around it."""
     top, left, bottom, right = layer.padding
-    return F.pad(x, (left, right, top, bottom))
+    return F.pad(x, (left, right, top, bottom)) if any(layer.padding) else x

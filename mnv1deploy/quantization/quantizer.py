@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mnv1deploy.cost import pictures_at_once
 from mnv1deploy.errors import MnvError
 from mnv1deploy.network import MobileNetV1
 from mnv1deploy.quantization import ranges
@@ -19,7 +20,7 @@ from mnv1deploy.quantization.grids import INPUT, Grid, Weights
 from mnv1deploy.quantization.layers import layer_output, parameters_of
 from mnv1deploy.quantization.ranges import METHODS, Method
 from mnv1deploy.quantization.rescaling import equalize, fold_normalization
-from mnv1deploy.quantization.rounding import rounded, second_moments, weight_scales
+from mnv1deploy.quantization.rounding import moments, rounded, weight_scales
 from mnv1deploy.spec import Layer
 
 
@@ -141,31 +142,33 @@ def _round(
     """Integers for every layer in turn, given what the layers before it give once they are quantised."""
     found = {}
     grid = activations[INPUT]
-    inputs = [grid.integers(network.normalize(pixels)) for pixels in ranges.batches(images)]
+    pictures = ranges.batches(images, pictures_at_once(network.spec, ranges.BATCH, 8))
+    # held one layer at a time, a byte a value
+    inputs = [grid.integers(network.normalize(x)).contiguous(memory_format=torch.channels_last) for x in pictures]
     for layer in network.spec.layers():
         output_grid = activations.get(layer.name)
         if layer.kind == "pool":
             assert output_grid
             inputs = [output_grid.integers(network.pool(grid.reals(x).double())).flatten(1) for x in inputs]
-        else:
-            original, original_bias = parameters_of(network, layer)
-            weight, bias = original.flatten(1).numpy(), original_bias.numpy()
-            scales = weight_scales(layer, weight, bias, grid.scale)
-            moments = second_moments(layer, inputs, grid) if scheme.compensation else None
-            values = rounded(layer, weight, scales, moments)
-            sum_scale = grid.scale * scales.astype(np.float64)
+            continue
+        original, original_bias = parameters_of(network, layer)
+        weight, bias = original.flatten(1).numpy(), original_bias.numpy()
+        scales = weight_scales(layer, weight, bias, grid.scale)
+        corrected = scheme.bias_correction and layer.name in means
+        read = moments(layer, inputs, grid) if scheme.compensation or corrected else None
+        values = rounded(layer, weight, scales, read.second * grid.scale**2 if read and scheme.compensation else None)
+        sum_scale = grid.scale * scales.astype(np.float64)
+        if read and corrected:
+            bias = means[layer.name] - (values * read.mean).sum(1) * sum_scale
+        bias = np.rint(bias / sum_scale)
+        found[layer.name] = Weights(values.astype(np.int8).reshape(original.shape), scales, bias.astype(np.int32))
+        if output_grid:
             integers = torch.from_numpy(values).view_as(original)
-            if scheme.bias_correction and layer.name in means:
-                sums = (_sums(layer, x, integers, grid) for x in inputs)
-                total = torch.stack([x.mean((2, 3)).sum(0) for x in sums]).sum(0)
-                bias = means[layer.name] - total.numpy() * sum_scale / len(images)
-            bias = np.rint(bias / sum_scale)
-            found[layer.name] = Weights(values.astype(np.int8).reshape(original.shape), scales, bias.astype(np.int32))
-            if output_grid:
-                factor, offset = (torch.from_numpy(x).view(-1, 1, 1) for x in (sum_scale, bias * sum_scale))
-                sums = (_sums(layer, x, integers, grid) for x in inputs)  # again: for all images they are large
-                inputs = [output_grid.integers((x * factor + offset).relu()) for x in sums]
-        grid = output_grid or grid
+            factor, offset = (torch.from_numpy(x).view(-1, 1, 1) for x in (sum_scale, bias * sum_scale))
+            for number, x in enumerate(inputs):
+                reals = _sums(layer, x, integers, grid).mul_(factor).add_(offset).clamp_(min=0)
+                inputs[number] = output_grid.integers(reals)
+            grid = output_grid
     return found
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from functools import reduce
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
+from mnv1deploy.cost import pictures_at_once
 from mnv1deploy.network import MobileNetV1
+from mnv1deploy.quantization.layers import outputs
 
 Method = Literal["minmax", "moving-average", "percentile", "entropy", "mse"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -52,24 +54,20 @@ class Observation:
         return float(above.sum() / max(self.histogram.sum(), 1))
 
 
-def batches(images: NDArray[np.uint8]) -> Iterator[Tensor]:
-    """The images as uint8 tensors of at most BATCH."""
-    for start in range(0, len(images), BATCH):
-        yield torch.from_numpy(np.ascontiguousarray(images[start : start + BATCH]))
+def batches(images: NDArray[np.uint8], most: int = BATCH) -> Iterator[Tensor]:
+    """The images as uint8 tensors of at most ``most``."""
+    for start in range(0, len(images), most):
+        yield torch.from_numpy(np.ascontiguousarray(images[start : start + most]))
 
 
 @torch.inference_mode()
 def channel_maxima(network: MobileNetV1, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
     """Largest output of every channel of every convolution after its ReLU, float64 ``[channels]`` by layer name."""
     found: dict[str, Tensor] = {}
-
-    def record(name: str, output: Tensor) -> None:
-        largest = output.amax((0, 2, 3))
-        found[name] = torch.maximum(found[name], largest) if name in found else largest
-
-    with observed(network, "act", record):
-        for pixels in batches(images):
-            network(pixels)
+    for pixels in batches(images, pictures_at_once(network.spec, BATCH, 8)):
+        for name, _, output in outputs(network, pixels):
+            largest = output.amax((0, 2, 3))
+            found[name] = torch.maximum(found[name], largest) if name in found else largest
     return {name: largest.double().numpy() for name, largest in found.items()}
 
 
@@ -79,47 +77,34 @@ def observe(
 ) -> dict[str, Observation]:
     """Every convolution's output on the images, by layer name; ``channel_max``, if known, is :func:`channel_maxima`."""
     channel_max = channel_max or channel_maxima(network, images)
-    sums: dict[str, Tensor] = {}
-    moving: dict[str, float] = {}
-    histograms: dict[str, Tensor] = {}
-
-    def record_sum(name: str, output: Tensor) -> None:
-        sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + output.double().mean((2, 3)).sum(0)
-
-    def record_histogram(name: str, output: Tensor) -> None:
-        moving[name] = MOMENTUM * moving.get(name, output.max().item()) + (1 - MOMENTUM) * output.max().item()
-        top = max(float(channel_max[name].max()), 1e-30)
-        # rounding may put the largest a bit above; float32 cannot count the zeros of a large layer
-        counts = torch.histc(output.double().clamp(max=top), BINS, 0, top).long()
-        counts[0] -= output.numel() - output.count_nonzero()
-        histograms[name] = histograms[name] + counts if name in histograms else counts
-
-    with observed(network, "conv", record_sum), observed(network, "act", record_histogram):
-        for pixels in batches(images):
-            network(pixels)
+    sums = {name: torch.zeros(len(largest), dtype=torch.float64) for name, largest in channel_max.items()}
+    maxima: dict[str, list[float]] = {name: [] for name in channel_max}
+    histograms = {name: torch.zeros(BINS, dtype=torch.int64) for name in channel_max}
+    for pixels in batches(images, pictures_at_once(network.spec, BATCH, 8)):
+        for name, before, output in outputs(network, pixels):
+            sums[name] += before.double().mean((2, 3)).sum(0)
+            maxima[name] += output.amax((1, 2, 3)).tolist()
+            histograms[name] += _histogram(output, max(float(channel_max[name].max()), 1e-30))
     return {
         name: Observation(
-            largest, (sums[name] / len(images)).numpy(), moving[name], histograms[name].numpy().astype(np.int64)
+            largest, (sums[name] / len(images)).numpy(), _moving_average(maxima[name]), histograms[name].numpy()
         )
         for name, largest in channel_max.items()
     }
 
 
-@contextmanager
-def observed(network: MobileNetV1, part: str, record: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Calls ``record`` with the name and the output of every convolution's ``part``, "conv" or "act", as it runs."""
+def _histogram(output: Tensor, top: float) -> Tensor:
+    """int64 ``[BINS]``: the values above zero, in bins of equal width up to ``top``."""
+    # rounding may put the largest a bit above; float32 cannot count the zeros of a large layer
+    counts = torch.histc(output.double().clamp(max=top), BINS, 0, top).long()
+    counts[0] -= output.numel() - output.count_nonzero()
+    return counts
 
-    def hook(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        return lambda module, inputs, output: record(name, output)
 
-    handles = [
-        network.get_submodule(f"{name}.{part}").register_forward_hook(hook(name)) for name in network.feature_layers
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _moving_average(maxima: Sequence[float]) -> float:
+    """Of the largest in every BATCH pictures, given each picture's."""
+    largest = [max(maxima[start : start + BATCH]) for start in range(0, len(maxima), BATCH)]
+    return reduce(lambda average, value: MOMENTUM * average + (1 - MOMENTUM) * value, largest)
 
 
 def upper_bound(seen: Observation, method: Method) -> float:

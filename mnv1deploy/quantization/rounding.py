@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mnv1deploy.quantization.grids import Grid
-from mnv1deploy.quantization.layers import padded
+from mnv1deploy.quantization.layers import OFFSETS, padded, shifted
 from mnv1deploy.spec import Layer
 
 PAIR = 128
@@ -19,6 +23,10 @@ x86 CPUs without VNNI add two products of a uint8 and an int8 in 16 bits that sa
 Neighbours are columns 2i and 2i + 1 of the weights as a matrix; for a full convolution, whose columns engines order
 in two ways, any two.
 """
+
+
+BLOCK = 64
+"""Columns of weights that are rounded before what they leave to the others is passed on to those."""
 
 
 def weight_scales(
@@ -50,23 +58,76 @@ def _limit(layer: Layer, values: NDArray[np.float64], column: int) -> NDArray[np
     return np.minimum(127, PAIR - np.abs(values[:, column - 1])) if column % 2 else 127
 
 
-def second_moments(layer: Layer, inputs: list[Tensor], grid: Grid) -> NDArray[np.float64]:
-    """Mean of x x^T over all places, x being what one output value reads: ``[1 or channels, K, K]``."""
-    total: Any = 0
+EXACT = 2**24 // 255**2
+"""So many products of two integers of a grid, less its zero point, float32 adds up exactly."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of what one output value reads, x, over all places of all pictures, in integers less the zero point.
+
+    Attributes:
+        mean: float64 ``[1 or channels, K]``.
+        second: float64 ``[1 or channels, K, K]``, the mean of x x^T.
+    """
+
+    mean: NDArray[np.float64]
+    second: NDArray[np.float64]
+
+
+def moments(layer: Layer, inputs: Sequence[Tensor], grid: Grid) -> Moments:
+    """Of a layer's inputs, uint8 ``[N, C, H, W]`` each, or ``[N, C]``. All sums are exact, in whatever order."""
+    add_up = _depthwise_sums if layer.kind == "depthwise" else _dense_sums
+    size = layer.in_channels // layer.groups * layer.kernel**2
+    sums = torch.zeros(layer.groups, size, dtype=torch.float64)
+    products = torch.zeros(layer.groups, size, size, dtype=torch.float64)
     count = 0
     for integers in inputs:
-        x = integers.double() - grid.zero_point
-        if layer.kind == "linear":
-            read = x[None]
-        else:
-            windows = padded(layer, x).unfold(2, layer.kernel, layer.stride).unfold(3, layer.kernel, layer.stride)
-            windows = windows.view(len(x), layer.groups, -1, *windows.shape[2:])
-            # [N, groups, channels, H, W, row, column] -> [groups, N * H * W, channels * row * column]
-            read = windows.permute(1, 0, 3, 4, 2, 5, 6).flatten(4).flatten(1, 3)
-        total = total + read.transpose(1, 2) @ read
-        count += read.shape[1]
-    moments: NDArray[np.float64] = (total * grid.scale**2 / count).numpy()
-    return moments
+        add_up(layer, integers.float() - grid.zero_point, sums, products)
+        count += len(integers) * layer.out_size**2
+    return Moments((sums / count).numpy(), (products / count).numpy())
+
+
+def _dense_sums(layer: Layer, x: Tensor, sums: Tensor, products: Tensor) -> None:
+    """Adds the sums of x and x x^T of a pointwise, a full convolution or the classifier."""
+    if layer.kind != "linear":
+        windows = padded(layer, x).permute(0, 2, 3, 1)
+        windows = windows.unfold(1, layer.kernel, layer.stride).unfold(2, layer.kernel, layer.stride)
+        x = windows.reshape(-1, sums.shape[1])  # [N, H, W, channels, row, column] -> [places, K]
+    x = F.pad(x, (0, 0, 0, -len(x) % EXACT)).view(-1, EXACT, sums.shape[1])
+    sums += x.sum(1).sum(0, dtype=torch.float64)
+    products += (x.transpose(1, 2) @ x).sum(0, dtype=torch.float64)
+
+
+def _depthwise_sums(layer: Layer, x: Tensor, sums: Tensor, products: Tensor) -> None:
+    """Adds the sums of x and x x^T of every channel.
+
+    Pairs of a window's pixels that lie the same way from each other have products in common: those of all pixels that
+    lie so are made once, and of each pair those added up that its places reach. With stride 2 this goes for pixels of
+    the same two phases.
+    """
+    stride, size = layer.stride, layer.out_size
+    plane = padded(layer, x).permute(0, 2, 3, 1)
+    exact = torch.float32 if size <= EXACT else torch.float64
+    places = [((row % stride, column % stride), (row // stride, column // stride)) for row, column in OFFSETS]
+    alike: dict[tuple[int, ...], list[tuple[int, int]]] = defaultdict(list)
+    for i, (phase, (row, column)) in enumerate(places):
+        sums[:, i] += shifted(layer, plane, *OFFSETS[i]).sum(2).sum((0, 1), dtype=torch.float64)
+        for j, (other, (other_row, other_column)) in enumerate(places[i:], i):
+            alike[(*phase, *other, other_row - row, other_column - column)].append((i, j))
+    for (row, column, other_row, other_column, down, right), pairs in alike.items():
+        starts = [places[i][1] for i, _ in pairs]
+        top, left = (min(axis) for axis in zip(*starts, strict=True))
+        bottom, end = (max(axis) + size for axis in zip(*starts, strict=True))
+        first = plane[:, row::stride, column::stride][:, top:bottom, left:end]
+        second = plane[:, other_row::stride, other_column::stride]
+        both = first * second[:, top + down : bottom + down, left + right : end + right]
+        lines = {start: both[:, :, start - left :][:, :, :size].sum(2, dtype=exact) for _, start in set(starts)}
+        for (i, j), (line, start) in zip(pairs, starts, strict=True):
+            total = lines[start][:, line - top :][:, :size].sum((0, 1), dtype=torch.float64)
+            products[:, i, j] += total
+            if i != j:
+                products[:, j, i] += total
 
 
 def rounded(
@@ -78,8 +139,8 @@ def rounded(
         layer: of the weights.
         weight: ``[out_channels, K]``.
         scales: ``[out_channels]``.
-        moments: ``[1 or out_channels, K, K]``, see second_moments; with them by arXiv 2210.17323, algorithm 1, with
-            its damping of 1 %.
+        moments: ``[1 or out_channels, K, K]``, of what the weights read; with them by arXiv 2210.17323, algorithm 1,
+            with its damping of 1 %.
     """
     size = weight.shape[1]
     rest = weight / scales[:, None].astype(np.float64)
@@ -88,10 +149,15 @@ def rounded(
         damping = 0.01 * np.trace(moments, axis1=1, axis2=2) / size + 1e-12
         inverse = np.linalg.inv(moments + damping[:, None, None] * np.eye(size))
         factor = np.linalg.cholesky(inverse).transpose(0, 2, 1)
-    for column in range(size):
-        limit = _limit(layer, values, column)
-        values[:, column] = np.rint(rest[:, column]).clip(-limit, limit)
-        if moments is not None:
-            error = (rest[:, column] - values[:, column]) / factor[:, column, column]
-            rest[:, column + 1 :] -= error[:, None] * factor[:, column, column + 1 :]
+    for start in range(0, size, BLOCK):
+        end = min(start + BLOCK, size)
+        errors = np.zeros((len(rest), end - start))
+        for column in range(start, end):
+            limit = _limit(layer, values, column)
+            values[:, column] = np.rint(rest[:, column]).clip(-limit, limit)
+            if moments is not None:
+                error = errors[:, column - start] = (rest[:, column] - values[:, column]) / factor[:, column, column]
+                rest[:, column + 1 : end] -= error[:, None] * factor[:, column, column + 1 : end]
+        if end < size and moments is not None:
+            rest[:, end:] -= errors @ factor[0, start:end, end:]
     return values
