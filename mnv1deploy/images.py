@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from mnv1deploy import decoding
 from mnv1deploy.decoding import STANDARD_INPUT, ImageSource
@@ -32,6 +32,7 @@ __all__ = [
     "read_each",
     "read_folder",
     "read_sheet",
+    "square",
     "visible",
 ]
 
@@ -258,7 +259,23 @@ def _fitted(image: Image.Image, pixels: Pixels) -> Image.Image:
     size, rule = (pixels.size, pixels.size), pixels.preprocessing
     if image.size == size:
         return image
-    return ImageOps.fit(image, size, Image.Resampling[rule.resize.upper()], bleed=(1 - rule.crop) / 2)
+    filter, height = Image.Resampling[rule.resize.upper()], image.height
+    left, top, right, bottom = square(*image.size, rule.crop)
+    # across, then down: in one call some versions of Pillow go down first where that is less work, and round otherwise
+    narrow = image.resize((pixels.size, height), filter, box=(left, 0, right, height))
+    return narrow.resize(size, filter, box=(0, top, pixels.size, bottom))
+
+
+def square(width: int, height: int, crop: float = 1.0) -> tuple[float, float, float, float]:
+    """The centred square that is kept of a picture: left, top, right, bottom, in fractions of pixels.
+
+    The arithmetic is Pillow's ``ImageOps.fit``'s, ``bleed`` being what ``crop`` cuts off one side.
+    """
+    bleed = (1 - crop) / 2
+    inner = width - bleed * width * 2, height - bleed * height * 2
+    side = min(inner)
+    left, top = (bleed * whole + (part - side) * 0.5 for whole, part in zip((width, height), inner, strict=True))
+    return left, top, left + side, top + side
 
 
 def _name(source: Any) -> str:

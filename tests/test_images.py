@@ -712,7 +712,9 @@ def test_preprocessing_is_pillows_resize_of_the_centred_square(
     # where the square's edge is no whole number it may be rounded another way
     assert (np.abs(found.astype(int) - expected) > 1).mean() < 0.01 or name in ("nearest", "box")
     if crop == 1 and name == "bicubic" and image.size != (size, size):
-        fitted = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box))
-        np.testing.assert_array_equal(found, fitted)
+        # across first, as every Pillow has it that makes but one pass in a call
+        narrow = image.resize((size, image.height), Image.Resampling.BICUBIC, (left, 0, left + side, image.height))
+        fitted = narrow.resize((size, size), Image.Resampling.BICUBIC, (0, top, size, top + side))
+        np.testing.assert_array_equal(found, np.asarray(fitted))
     grey = read(array, Pixels(size, 1, Preprocessing(name, crop)))
     assert grey.shape == (size, size, 1)

@@ -7,3 +7,6 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 KERNELS = Path(__file__).parent / "kernels"
 """A file per instruction set, see :mod:`mnv1deploy.c.backends`; ``shared.c`` is what all of them use."""
+
+CAMERA = Path(__file__).parent / "camera"
+"""What makes the network's picture of a camera's frame: resizing, conversions, and a file per layout of pixels."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mnv1deploy.artifact import Provenance
 from mnv1deploy.c import KERNELS, TEMPLATES, backends
+from mnv1deploy.c.arrays import array
 from mnv1deploy.c.names import identifier
 from mnv1deploy.c.plan import LANES, Plan, footprint, fused, inputs, padded, plan
 from mnv1deploy.errors import MnvError
@@ -196,17 +197,9 @@ def _plan_lines(buffers: Plan) -> Iterator[str]:
 def _arrays(integers: Integers) -> Iterator[str]:
     layer, name = integers.layer, _identifier(integers.layer)
     yield f"/* {layer.name} */"
-    yield from _array("int8_t", f"{name}_weights", integers.weights.tolist())
-    yield from _array("int32_t", f"{name}_biases", integers.biases.tolist())
-    yield from _array("float", f"{name}_factors", [_float(value) for value in integers.factors])
-
-
-def _array(type: str, name: str, values: Sequence[object]) -> Iterator[str]:
-    yield f"static const {type} {name}[{len(values)}] ALIGNED = {{"
-    per_line = 8 if type == "float" else 16
-    for start in range(0, len(values), per_line):
-        yield f"    {', '.join(map(str, values[start : start + per_line]))},"
-    yield "};"
+    yield from array("int8_t", f"{name}_weights", integers.weights.tolist())
+    yield from array("int32_t", f"{name}_biases", integers.biases.tolist())
+    yield from array("float", f"{name}_factors", [_float(value) for value in integers.factors], per_line=8)
 
 
 def _layer_row(layer: Layer) -> str:
