@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from mnv1deploy import bundled, checkpoint, datasets, formats
+from mnv1deploy import bundled, checkpoint, datasets, formats, quantization
 from mnv1deploy.artifact import Manifest, Precision, Provenance, hashes
 from mnv1deploy.files import staged
 from mnv1deploy.network import MobileNetV1
@@ -42,6 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[DATA] = os.environ.get(datasets.DATA_VARIABLE, str(ROOT.parent / "shared" / "cifar10"))
         os.environ[datasets.DATA_VARIABLE] = f"{folder}/nothing"
         Path(folder, "nothing").mkdir()
+        os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"  # each generated C is compiled once in a run
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
@@ -139,6 +141,19 @@ def quantized(network: MobileNetV1, images: np.ndarray, scheme: Scheme = DEFAULT
         (folder / "quantization").write_bytes(pickle.dumps(quantize(network, images, "test", scheme)))
 
     return _read_quantization(shared(_fingerprint(network, "quantized", images, scheme), make) / "quantization")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quantized_once() -> Iterator[None]:
+    """What exports in these processes quantise, they quantise once."""
+
+    def quantize_once(network: MobileNetV1, images: np.ndarray, source: str, scheme: Scheme = DEFAULT) -> Quantization:
+        found = copy.deepcopy(quantized(network, images, scheme))
+        return replace(found, facts={**found.facts, "calibration": source})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quantization, "quantize", quantize_once)
+        yield
 
 
 def export_anew(

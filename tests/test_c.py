@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import drawn
@@ -66,13 +65,6 @@ def folder(integers: Quantization, tmp_path_factory: pytest.TempPathFactory) -> 
 def onnx_path(integers: Quantization, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same integers in ONNX."""
     return write("onnx", integers, tmp_path_factory.mktemp("onnx"))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 def opened(folder: Path, threads: int | None = None) -> CSession:

@@ -4,14 +4,13 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from c_tracing import TracedC
-from conftest import export
+from conftest import export, shared
 from emulate_c import (
     CORTEX_M,
     LINUX,
@@ -62,13 +61,6 @@ def need(name: str) -> None:
         pytest.skip(f"not installed: {', '.join(missing)}; scripts/install_emulators brings them")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundled network as a folder of C."""
@@ -95,6 +87,14 @@ def write(spec: ModelSpec, folder: Path) -> Path:
     return export(MobileNetV1(spec.replace(name="network")).eval(), "c", "int8", folder, images)
 
 
+def built(network: Path, name: str, folder: Path, *options: str) -> Path:
+    """What build_linux builds, once for the same source, compiler and options: ``folder`` gets a copy of its own."""
+    target = LINUX[name]
+    key = [(network / "network.c").read_text(), *target.compiler, target.linker, *options]
+    made = shared("|".join(key), lambda place: build_linux(network, name, place, *options))
+    return shutil.copytree(made, folder / made.name, dirs_exist_ok=True) / "program"
+
+
 def check(run: Run, network: Path, images: np.ndarray) -> None:
     """Logits are those of this machine, bit for bit, and the labels are theirs."""
     expected = formats.open_session(network)(images)
@@ -108,10 +108,11 @@ def test_it_compiles_for_every_processor_with_every_standard(small: Path, progra
     """gcc's own default among them, where FLT_EVAL_METHOD is 16 on a processor with half floats."""
     if not shutil.which(program):
         pytest.skip(f"not installed: {program}; scripts/install_emulators brings it")
-    standards = ["", "-std=c99 -pedantic", "-std=gnu11", "-std=c11 -pedantic", "-std=gnu17"]
+    standards = ["-std=c99 -pedantic", "-std=gnu11", "-std=c11 -pedantic", "-std=gnu17"]
     language = "c++" if program.endswith("g++") else "c"
-    for standard in standards if language == "c" else [""]:
-        command = [program, *options.split(), *standard.split(), "-O2", "-Wall", "-Wextra", "-Werror"]
+    # what a standard forbids is seen without optimising; what flows nowhere or from nowhere, with it, in any standard
+    for standard in ["-O2", *(f"{standard} -fsyntax-only" for standard in standards if language == "c")]:
+        command = [program, *options.split(), *standard.split(), "-Wall", "-Wextra", "-Werror"]
         command += ["-x", language, "-c", "-o", os.devnull, "network.c"]
         done = subprocess.run(command, cwd=small, capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, ""), command
@@ -310,7 +311,7 @@ def test_a_processor_runs_the_kernels_that_are_for_it(network: Path, odd: Path, 
     need(name)
     images = datasets.calibration().images[:32]
     for folder in (network, odd):
-        run = run_linux(build_linux(folder, name, tmp_path), images, name)
+        run = run_linux(built(folder, name, tmp_path), images, name)
         check(run, folder, images)
         assert run.backend == LINUX[name].backend
 
@@ -328,19 +329,21 @@ def test_vectors_have_the_same_bits_in_other_networks(spec: ModelSpec, tmp_path:
         need(name)
         flags = {"neon_dotprod": ("-mcpu=cortex-a76",), "neon_i8mm": ("-march=armv8.6-a",)}.get(LINUX[name].backend, ())
         for options in {(), flags}:
-            check(run_linux(build_linux(folder, name, tmp_path, *options), images, name), folder, images)
+            check(run_linux(built(folder, name, tmp_path, *options), images, name), folder, images)
 
 
 @pytest.mark.parametrize("name", ["AArch64", "AArch64, dot products", "AArch64, i8mm"])
-def test_arms_vectors_are_clean_under_sanitizers(network: Path, name: str, tmp_path: Path) -> None:
+def test_arms_vectors_are_clean_under_sanitizers(network: Path, name: str) -> None:
     need(name)
     compiler, emulator = LINUX[name].linker, LINUX[name].emulator
     flags = [*STRICT, "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     sources = [Path(__file__).with_name("backends.c"), network / "network.c"]
-    subprocess.run([compiler, *flags, f"-I{network}", *sources, "-o", tmp_path / "main"], check=True)
+    command = [compiler, *flags, f"-I{network}", *sources, "-o"]
+    key = "|".join([compiler, *flags, sources[1].read_text()])
+    program = shared(key, lambda place: subprocess.run([*command, place / "main"], check=True)) / "main"
     # the search for leaks needs ptrace, which the emulator has not
     environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
-    command = [*emulator, "-L", "/usr/aarch64-linux-gnu", tmp_path / "main"]
+    command = [*emulator, "-L", "/usr/aarch64-linux-gnu", program]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -350,13 +353,13 @@ def test_optimisation_and_contraction_change_no_bit(network: Path, name: str, tm
     need(name)
     images = datasets.calibration().images[32:64]
     for options in (["-O3", "-std=gnu11", "-ffp-contract=fast"], ["-Os", "-std=c11"]):
-        check(run_linux(build_linux(network, name, tmp_path, *options), images, name), network, images)
+        check(run_linux(built(network, name, tmp_path, *options), images, name), network, images)
 
 
 @pytest.mark.parametrize("name", LINUX)
 def test_no_count_of_instructions_has_grown(network: Path, name: str, tmp_path: Path) -> None:
     need(name)
-    check_count(name, count_instructions(build_linux(network, name, tmp_path), pictures()[-1], name))
+    check_count(name, count_instructions(built(network, name, tmp_path), pictures()[-1], name))
 
 
 @pytest.mark.slow
@@ -365,6 +368,6 @@ def test_both_ways_to_count_instructions_agree(odd: Path, tmp_path: Path) -> Non
     need("RISC-V 64")
     need("Cortex-M3")
     images = datasets.calibration().images[:1]
-    count = count_instructions(build_linux(odd, "RISC-V 64", tmp_path), images[0], "RISC-V 64")
+    count = count_instructions(built(odd, "RISC-V 64", tmp_path), images[0], "RISC-V 64")
     cortex = run_cortex_m(odd, images, "Cortex-M3", tmp_path / "board").instructions
     assert 0.7 < count / cortex < 1.5

@@ -295,7 +295,7 @@ def test_formats_are_listed_with_what_they_need(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import importlib.util as u, sys\n"
         "find = u.find_spec\n"
-        "u.find_spec = lambda name, *rest: None if name == 'onnxscript' else find(name, *rest)\n"
+        "u.find_spec = lambda name, *rest: None if name == 'onnx' else find(name, *rest)\n"
     )
     command = [sys.executable, "-m", "mnv1deploy.cli", "formats"]
     without = subprocess.run(

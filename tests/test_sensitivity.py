@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import write_class_folders
 from PIL import Image
 
 from mnv1deploy import datasets
@@ -80,8 +81,8 @@ def test_the_command_reports_layers(tmp_path: Path) -> None:
         assert plot.width > 1000
 
 
-def test_the_command_in_words() -> None:
-    done = mnv1("--ranges", "mse")
+def test_the_command_in_words(tmp_path: Path) -> None:
+    done = mnv1("--ranges", "mse", "--data", write_class_folders(tmp_path, tuple(range(10))))
     assert done.returncode == 0, done.stderr
     assert "Ranges by mse" in done.stdout
     assert "block8.pointwise" in done.stdout
@@ -103,10 +104,11 @@ cli.main()
 """
 
 
-def test_the_command_compares_schemes() -> None:
+def test_the_command_compares_schemes(tmp_path: Path) -> None:
     """The first two of them, which are compared in full above."""
     outputs = []
-    for arguments in (["--json"], []):
+    data = ["--data", write_class_folders(tmp_path, tuple(range(10)))]
+    for arguments in ([*data, "--json"], data):
         command = [sys.executable, "-W", "error", "-c", TWO_SCHEMES, "quantize-report", "--compare", *arguments]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

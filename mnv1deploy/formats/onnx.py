@@ -51,12 +51,12 @@ class OnnxFormat(Format):
     extra = "cpu"
     runners: tuple[str, ...] = ("onnxruntime",)
     export_extra = "export"
-    writers: tuple[str, ...] = ("torch", "onnx", "onnxsim", "onnxscript", "onnxruntime")
+    writers: tuple[str, ...] = ("torch", "onnx", "onnxruntime")
 
     def export(
         self, network: MobileNetV1, path: Path, provenance: Provenance, quantization: Quantization | None
     ) -> None:
-        """See Format.export. Needs onnx, onnxsim, onnxscript and, for int8, onnxruntime."""
+        """See Format.export. Needs onnx and, for int8, onnxruntime."""
         from mnv1deploy.formats.onnx_graph import build
 
         model = build(network, provenance, quantization, two_pixels=True)

@@ -1,4 +1,4 @@
-"""The ONNX model of a network: written by torch.onnx, simplified by onnxsim, quantised by onnxruntime's quantizer."""
+"""The ONNX model of a network: written layer by layer, quantised by onnxruntime's quantizer."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mnv1deploy.artifact import METADATA_KEY, Provenance
-from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import Images
 from mnv1deploy.formats.onnx import OPTIONS, OPTIONS_KEY, OnnxFormat
+from mnv1deploy.formats.onnx_layers import model_of
 from mnv1deploy.packages import engine, silenced
-from mnv1deploy.quantization import INPUT
 from mnv1deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -22,12 +21,6 @@ if TYPE_CHECKING:
 
     from mnv1deploy.network import MobileNetV1
     from mnv1deploy.quantization import Quantization
-
-OPSET = 18
-"""The oldest that torch.onnx writes without a conversion; any onnxruntime since 1.14 (2023) knows it."""
-
-IR_VERSION = 8
-"""The one that came with the opset, and has all that is written here; onnxruntime 1.14 to 1.17 refuse torch's, 10."""
 
 
 def build(
@@ -41,8 +34,7 @@ def build(
             in OpenVINO; False for other engines' converters.
     """
     onnx = engine("onnx", OnnxFormat.export_extra)
-    model = _export_graph(network.half() if provenance.precision == "fp16" else network)
-    _name_tensors(model, network)
+    model = model_of(network, half=provenance.precision == "fp16")
     if quantization:
         model = _quantize_graph(model, network, quantization)
         if two_pixels:
@@ -53,64 +45,8 @@ def build(
     model.metadata_props.add(key=OPTIONS_KEY, value=json.dumps({"session_options": OPTIONS}))
     model.producer_name, model.producer_version = "mnv1deploy", provenance.versions.get("mnv1deploy", "")
     model.graph.name = network.spec.name
-    model.ir_version = IR_VERSION
     onnx.checker.check_model(model, full_check=True)
     return model
-
-
-def _export_graph(network: MobileNetV1) -> ModelProto:
-    """The network as torch.onnx writes it, simplified."""
-    import torch
-
-    onnxsim = engine("onnxsim", "export")
-    engine("onnxscript", "export")
-    images = torch.zeros(2, *network.spec.pixels.shape, dtype=torch.uint8)
-    with silenced():  # it prints its progress
-        program = torch.onnx.export(
-            network,
-            (images,),
-            dynamo=True,
-            input_names=["image"],
-            output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            opset_version=OPSET,
-            external_data=False,
-            verbose=False,
-        )
-    assert program is not None
-    model, same = onnxsim.simplify(program.model_proto)
-    if not same:
-        raise MnvError(
-            "onnxsim's own check found that its simplified model differs.", "Update onnxsim and onnxruntime."
-        )
-    simplified: ModelProto = model
-    return simplified
-
-
-def _name_tensors(model: ModelProto, network: MobileNetV1) -> None:
-    """Gives nodes and tensors the names of the spec's layers, whatever the exporter called them."""
-    names: dict[str, str] = {}
-    layers = iter(network.feature_layers)
-    layer = ""
-    for node in model.graph.node:
-        if node.op_type == "Conv":
-            if not layer:
-                names[node.input[0]] = INPUT
-            layer = node.name = next(layers)
-            names[node.output[0]] = f"{layer}.conv"
-        elif node.op_type in ("Relu", "Clip"):
-            node.name = f"{layer}.relu"
-            names[node.output[0]] = layer
-        elif node.op_type == "AveragePool":
-            node.name = names[node.output[0]] = "pool"
-        elif node.op_type == "Gemm":
-            node.name = "classifier"
-    if next(layers, None):
-        raise MnvError("The exported graph has fewer convolutions than the network.", "Use another torch version.")
-    if any(node.op_type == "Pad" for node in model.graph.node):
-        raise MnvError("onnxsim left a padding outside of its convolution.", "Use another version of onnxsim.")
-    for node in model.graph.node:
-        _rename(node, names)
 
 
 def _rename(node: NodeProto, names: dict[str, str]) -> None:

@@ -98,6 +98,45 @@ class Quantization:
         return network
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """What is the same for all schemes of one equalization.
+
+    Attributes:
+        images: uint8 ``[N, H, W, C]``.
+        network: float64, equalised, its normalisation folded; not to be changed.
+        seen: its outputs on the images, by layer name.
+    """
+
+    images: NDArray[np.uint8]
+    network: MobileNetV1
+    seen: dict[str, ranges.Observation]
+
+    @classmethod
+    def of(cls, network: MobileNetV1, images: NDArray[np.uint8], equalization: float) -> Calibration:
+        """Runs a folded network on the images; see :func:`quantize`."""
+        network = copy.deepcopy(network).double()  # whose rounding no processor's order of additions changes
+        maxima = ranges.channel_maxima(network, images)
+        if equalization:
+            maxima = equalize(network, maxima, equalization)
+        seen = ranges.observe(network, images, maxima)
+        fold_normalization(network)
+        return cls(images, network, seen)
+
+    def quantize(self, source: str, scheme: Scheme) -> Quantization:
+        """By a scheme of this equalization; see :func:`quantize`."""
+        activations = {INPUT: Grid(*self.network.spec.normalization.quantization)}
+        for name in self.network.feature_layers:
+            activations[name] = Grid.of_range(0.0, ranges.upper_bound(self.seen[name], scheme.ranges))
+        # the mean of integers stays on their grid, which is how every engine pools
+        activations["pool"] = activations[self.network.feature_layers[-1]]
+        means = {name: observation.channel_mean for name, observation in self.seen.items()}
+        weights = _round(self.network, self.images, activations, means, scheme)
+        facts = {"quantizer": "mnv1deploy", **asdict(scheme), "calibration": source, "images": len(self.images)}
+        network = copy.deepcopy(self.network).float()
+        return Quantization(activations, weights, _network_of(network, activations, weights), network, facts)
+
+
 def quantize(network: MobileNetV1, images: NDArray[np.uint8], source: str, scheme: Scheme = Scheme()) -> Quantization:
     """Calibrates a folded network on real images and rounds its weights.
 
@@ -109,22 +148,7 @@ def quantize(network: MobileNetV1, images: NDArray[np.uint8], source: str, schem
         source: what to call them in the manifest.
         scheme: how.
     """
-    network = copy.deepcopy(network).double()  # whose rounding no processor's order of additions changes
-    maxima = ranges.channel_maxima(network, images)
-    if scheme.equalization:
-        maxima = equalize(network, maxima, scheme.equalization)
-    seen = ranges.observe(network, images, maxima)
-    fold_normalization(network)
-    activations = {INPUT: Grid(*network.spec.normalization.quantization)}
-    for name in network.feature_layers:
-        activations[name] = Grid.of_range(0.0, ranges.upper_bound(seen[name], scheme.ranges))
-    # the mean of integers stays on their grid, which is how every engine pools
-    activations["pool"] = activations[network.feature_layers[-1]]
-    means = {name: observation.channel_mean for name, observation in seen.items()}
-    weights = _round(network, images, activations, means, scheme)
-    facts = {"quantizer": "mnv1deploy", **asdict(scheme), "calibration": source, "images": len(images)}
-    network = network.float()
-    return Quantization(activations, weights, _network_of(network, activations, weights), network, facts)
+    return Calibration.of(network, images, scheme.equalization).quantize(source, scheme)
 
 
 def _on_grid(grid: Grid) -> Callable[[nn.Module, Any, Tensor], Tensor]:

@@ -17,7 +17,7 @@ from mnv1deploy.datasets import Dataset
 from mnv1deploy.network import MobileNetV1
 from mnv1deploy.quantization import ranges
 from mnv1deploy.quantization.layers import layer_output, parameters_of
-from mnv1deploy.quantization.quantizer import Quantization, Scheme, quantize
+from mnv1deploy.quantization.quantizer import Calibration, Quantization, Scheme
 from mnv1deploy.quantization.ranges import METHODS
 from mnv1deploy.spec import Layer
 
@@ -149,8 +149,10 @@ def compare(
 ) -> Iterator[Trial]:
     """Quantises a folded network by each scheme, calibrated on ``images``, and measures the cost on ``data``."""
     pictures = _Pictures(network, data)
+    calibrated = {strength: Calibration.of(network, images, strength) for strength in {s.equalization for s in schemes}}
     for scheme in schemes:
-        yield Trial(scheme, pictures.deviation(quantize(network, images, "", scheme).simulated()))
+        found = calibrated[scheme.equalization].quantize("", scheme)
+        yield Trial(scheme, pictures.deviation(found.simulated()))
 
 
 def schemes(base: Scheme) -> list[Scheme]:
