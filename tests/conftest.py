@@ -143,14 +143,15 @@ def quantized(network: MobileNetV1, images: np.ndarray, scheme: Scheme = DEFAULT
     return _read_quantization(shared(_fingerprint(network, "quantized", images, scheme), make) / "quantization")
 
 
+def quantize_once(network: MobileNetV1, images: np.ndarray, source: str, scheme: Scheme = DEFAULT) -> Quantization:
+    """Has the arguments of quantize and its result, from :func:`quantized`."""
+    found = copy.deepcopy(quantized(network, images, scheme))
+    return replace(found, facts={**found.facts, "calibration": source})
+
+
 @pytest.fixture(autouse=True, scope="session")
-def quantized_once() -> Iterator[None]:
-    """What exports in these processes quantise, they quantise once."""
-
-    def quantize_once(network: MobileNetV1, images: np.ndarray, source: str, scheme: Scheme = DEFAULT) -> Quantization:
-        found = copy.deepcopy(quantized(network, images, scheme))
-        return replace(found, facts={**found.facts, "calibration": source})
-
+def exports_quantize_once() -> Iterator[None]:
+    """What is exported in these processes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quantization, "quantize", quantize_once)
         yield
