@@ -21,7 +21,8 @@ from mnv1deploy.artifact import Manifest, Precision, Provenance
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import CPU, CUDA, OPENVINO, Session
 from mnv1deploy.formats.onnx import OnnxSession
-from mnv1deploy.formats.onnx_graph import OPSET, build
+from mnv1deploy.formats.onnx_graph import build
+from mnv1deploy.formats.onnx_layers import OPSET
 from mnv1deploy.network import MobileNetV1
 from mnv1deploy.packages import versions
 from mnv1deploy.quantization import quantize
