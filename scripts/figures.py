@@ -206,6 +206,17 @@ def onnx_by_processor(runs: Runs) -> str:
     return table("processor | onnxruntime | >int8, µs | >fp32, µs | >ratio", rows())
 
 
+def old_onnxruntime_table(runs: Runs) -> str:
+    """A row per version: how far the logits of the files in models/ are from those of the newest."""
+
+    def rows() -> Iterator[list[str]]:
+        for row in runs["old_onnxruntime"][0]["results"]:
+            found = (row[precision] for precision in ("int8", "fp32"))
+            yield [row["onnxruntime"], *("refused" if isinstance(one, str) else f"{one:.1e}" for one in found)]
+
+    return table("onnxruntime | >int8 | >fp32", rows())
+
+
 def throughput(runs: Runs) -> str:
     """Images per second, the fastest first."""
     rows = sorted(runs["throughput"][0]["results"], key=lambda row: -row["images_per_second"])
@@ -551,6 +562,7 @@ FIGURES: dict[str, Callable[[Runs], str]] = {
     "artifacts.checkpoint": checkpoint_accuracy,
     **{f"artifacts.{name}": format_table(name) for name in ENGINES if name != "c" and not name.startswith("pytorch")},
     "shipped": shipped,
+    "old_onnxruntime": old_onnxruntime_table,
     "throughput": throughput,
     "instruction-sets": lambda runs: f"\n{backends.table()}\n",
     "backends": backends_table,

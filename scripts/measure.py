@@ -195,6 +195,13 @@ def classes() -> Answer:
     return [evaluation["classes"]], ["mnv1 evaluate models/mobilenetv1_cifar10.safetensors"]
 
 
+def old_onnxruntime() -> Answer:
+    """Which versions of onnxruntime run the files in models/, and with which logits."""
+    import old_onnxruntime as script
+
+    return list(script.rows()), ["python scripts/old_onnxruntime.py"]
+
+
 def platforms() -> Answer:
     """Which format can be written and run on which system."""
     import platforms as script
@@ -223,7 +230,7 @@ MEASUREMENTS: dict[str, Callable[[], Answer]] = {
     measure.__name__: measure
     for measure in (
         *(artifacts, latency, throughput, backends, profile, emulation),
-        *(schemes, evidence, few_pictures, trained, tried, classes, platforms, commands),
+        *(schemes, evidence, few_pictures, trained, tried, classes, old_onnxruntime, platforms, commands),
     )
 }
 
