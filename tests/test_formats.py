@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxsim
 import pytest
 import torch
 from artifact_hashes import NOT_REPRODUCIBLE, OWN_CODE, TABLE
@@ -22,11 +23,11 @@ from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import CPU, CUDA, OPENVINO, Session
 from mnv1deploy.formats.onnx import OnnxSession
 from mnv1deploy.formats.onnx_graph import build
-from mnv1deploy.formats.onnx_layers import OPSET
+from mnv1deploy.formats.onnx_layers import OPSET, model_of
 from mnv1deploy.network import MobileNetV1
 from mnv1deploy.packages import versions
 from mnv1deploy.quantization import quantize
-from mnv1deploy.spec import CIFAR, Block, Pixels
+from mnv1deploy.spec import CIFAR, Block, Normalization, Pixels
 
 pytestmark = pytest.mark.slow
 
@@ -205,6 +206,44 @@ def test_onnx_says_no_later_version_than_old_onnxruntimes_know(artifacts: Artifa
     model = onnx_model(artifacts, precision)
     assert model.ir_version == 8
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", OPSET)]
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_onnx_is_what_torch_and_onnxsim_make_of_the_network(trained: bool) -> None:
+    """The same operators in the same order with the same attributes and weights, written by two others."""
+    grey = CIFAR.replace(
+        colours=1,
+        input_size=25,
+        activation="relu6",
+        padding="same",
+        blocks=(Block(8, 2), Block(12, 1)),
+        normalization=Normalization((0.5,), (0.25,)),
+    )
+    network = (checkpoint.load(bundled.CHECKPOINT).network if trained else MobileNetV1(grey)).eval().folded()
+    program = torch.onnx.export(
+        network,
+        (torch.zeros(2, *network.spec.pixels.shape, dtype=torch.uint8),),
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        opset_version=OPSET,
+        verbose=False,
+    )
+    assert program
+    theirs, _ = onnxsim.simplify(program.model_proto)
+    ours = model_of(network, half=False)
+
+    def written(model: onnx.ModelProto) -> list[tuple[str, dict[str, Any], list[bytes]]]:
+        weights = {tensor.name: onnx.numpy_helper.to_array(tensor).tobytes() for tensor in model.graph.initializer}
+        return [
+            (
+                node.op_type,
+                {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute},
+                [weights[name] for name in node.input if name in weights],
+            )
+            for node in model.graph.node
+        ]
+
+    assert written(ours) == written(theirs)
 
 
 def test_onnx_int8_has_no_float_island(artifacts: Artifacts) -> None:
