@@ -43,7 +43,6 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[DATA] = os.environ.get(datasets.DATA_VARIABLE, str(ROOT.parent / "shared" / "cifar10"))
         os.environ[datasets.DATA_VARIABLE] = f"{folder}/nothing"
         Path(folder, "nothing").mkdir()
-        os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"  # each generated C is compiled once in a run
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
@@ -141,6 +140,14 @@ def quantized(network: MobileNetV1, images: np.ndarray, scheme: Scheme = DEFAULT
         (folder / "quantization").write_bytes(pickle.dumps(quantize(network, images, "test", scheme)))
 
     return _read_quantization(shared(_fingerprint(network, "quantized", images, scheme), make) / "quantization")
+
+
+@pytest.fixture(scope="module")
+def compiled_once() -> Iterator[None]:
+    """Generated C is compiled once in a run, and never found compiled by an earlier one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", f"{os.environ[SHARED]}/cache")
+        yield
 
 
 def quantize_once(network: MobileNetV1, images: np.ndarray, source: str, scheme: Scheme = DEFAULT) -> Quantization:

@@ -37,6 +37,8 @@ from mnv1deploy.network import MobileNetV1
 from mnv1deploy.quantization import Quantization, quantize
 from mnv1deploy.spec import CIFAR, PAPER, Block, ModelSpec, Normalization
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 STRICT = ["-Wall", "-Wextra", "-Werror", "-pedantic"]
 
 

@@ -44,7 +44,7 @@ def test_the_wheel_holds_the_bundled_files(wheel: Path) -> None:
 
 def test_the_wheel_runs_with_its_engine_alone(wheel: Path, tmp_path: Path) -> None:
     environment = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
     python = environment / "bin" / "python"
     install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", str(python)]
     subprocess.run([*install, str(wheel)], check=True)
@@ -87,7 +87,7 @@ def test_an_artifact_runs_where_there_is_its_engine_and_nothing_else(wheel: Path
     network, images = checkpoint.load(bundled.CHECKPOINT).network, datasets.calibration().images
     artifact = export(network, name, entry.precisions[-1], tmp_path, images)
     python = tmp_path / "venv" / "bin" / "python"
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
     install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", str(python)]
     subprocess.run([*install, f"{wheel}[{entry.extra}]" if entry.extra else str(wheel)], check=True)
     clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
