@@ -356,10 +356,10 @@ def test_the_example_prints_the_same_logits_under_sanitizers(folder: Path, compi
 @pytest.mark.parametrize(
     ("compiler", "spec"),
     [
-        ("gcc", SMALL),
-        ("gcc", GREY.replace(input_size=18, blocks=(Block(70, 2), Block(33, 1)))),
+        pytest.param("gcc", SMALL, marks=pytest.mark.slow),
+        pytest.param("gcc", GREY.replace(input_size=18, blocks=(Block(70, 2), Block(33, 1))), marks=pytest.mark.slow),
         ("gcc", SAME_SMALL),
-        ("clang", SAME_SMALL),
+        pytest.param("clang", SAME_SMALL, marks=pytest.mark.slow),
     ],
     ids=["RGB", "grey", "SAME", "SAME, clang"],
     indirect=["compiler"],

@@ -522,18 +522,18 @@ def test_a_missing_manifest_is_said_once_on_standard_error(tmp_path: Path) -> No
     copied.write_bytes(bundled.INT8.read_bytes())
     data = write_class_folders(tmp_path / "data", tuple(range(10)))
     sentence = f"mnv1: {copied} has no manifest net.onnx.json beside it, so it is not proved.\n"
-    for arguments in (
+    commands: list[list[object]] = [
         ["predict", CAT, "--model", copied],
         ["evaluate", copied, "--data", data],
         ["bench", copied, copied, "--duration", "0.02"],
         ["bench", copied, "--profile"],
         ["info", copied],
-    ):
-        for more in ([], ["--json"]):
-            done = mnv1(*arguments, *more)
-            assert (done.returncode, done.stderr) == (0, sentence)
-            if more and arguments[0] != "predict":
-                assert json.loads(done.stdout)["notes"] == [sentence.removeprefix("mnv1: ").rstrip()]
+    ]
+    commands += [[*command, "--json"] for command in commands]
+    for done in mnv1_each(commands, tmp_path):
+        assert (done.returncode, done.stderr) == (0, sentence)
+        if "--json" in done.args and "predict" not in done.args:
+            assert json.loads(done.stdout)["notes"] == [sentence.removeprefix("mnv1: ").rstrip()]
 
 
 def test_artifacts_that_are_code_are_called_so(tmp_path: Path) -> None:

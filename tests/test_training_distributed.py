@@ -31,7 +31,7 @@ with distributed.joined():
     )
     run.fit()
 """
-EPOCHS = 4
+EPOCHS = 2
 
 
 def torchrun(processes: int, *arguments: object) -> None:

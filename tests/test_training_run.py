@@ -63,8 +63,8 @@ def test_a_run_that_diverges_says_so(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_it_learns(cifar10_train: Dataset, tmp_path: Path) -> None:
     part = cifar10_train.subset(np.arange(4000), "4,000 images")
-    settings = Settings.recipe("quick", epochs=8, batch_size=64, ema=0.95, holdout=0.1)
-    run = Run(CIFAR.scaled(0.5), part, settings, tmp_path)
+    settings = Settings.recipe("quick", epochs=10, batch_size=64, ema=0.95, holdout=0.1)
+    run = Run(CIFAR.scaled(0.25), part, settings, tmp_path)
     run.fit()
     assert run.log[-1].train_loss < run.log[0].train_loss - 0.3
     best = max(row.holdout_accuracy or 0 for row in run.log)
