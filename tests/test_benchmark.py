@@ -185,7 +185,8 @@ def test_the_compiled_reference() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("artifact", [bundled.INT8, bundled.FP32, PYTORCH], ids=str)
-def test_a_profile_has_every_layer(artifact: str | Path) -> None:
+def test_a_profile_has_every_layer(artifact: str | Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "PROFILED_CALLS", 20)
     (profile,) = benchmark.profile([artifact], threads=1, batch_size=2)
     assert (profile.provider, profile.batch_size) == (CPU, 2)
     names = [operator.name for operator in profile.operators]

@@ -500,6 +500,7 @@ def test_an_import_is_repeated_with_force(tmp_path: Path) -> None:
     before = path.read_bytes()
     refused = mnv1(*arguments, "unit")
     assert refused.returncode == 1
+    assert "exists already" in refused.stderr
     assert "--force" in refused.stderr
     assert path.read_bytes() == before
     assert mnv1(*arguments, "unit", "--force").returncode == 0
