@@ -16,7 +16,7 @@ from mnv1deploy.spec import Layer, ModelSpec
 BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1}
 """Of one activation."""
 
-BYTES_AT_ONCE = 2**25
+BYTES_AT_ONCE = 2**24
 """What one layer's output may take, of all pictures that run together."""
 
 

@@ -200,7 +200,7 @@ def _sums(layer: Layer, inputs: Tensor, weight: Tensor, grid: Grid) -> Tensor:
     """What a layer adds up, in integers, float64 ``[N, C, H, W]``; float32 holds them exactly while they are small."""
     small = weight.flatten(1).abs().sum(1).max() * 255 < 2**24
     dtype = torch.float32 if small else torch.float64
-    return layer_output(layer, inputs.to(dtype) - grid.zero_point, weight.to(dtype), None).double()
+    return layer_output(layer, inputs.to(dtype).sub_(grid.zero_point), weight.to(dtype), None).double()
 
 
 def _network_of(network: MobileNetV1, activations: dict[str, Grid], weights: dict[str, Weights]) -> MobileNetV1:

@@ -95,9 +95,10 @@ def observe(
 
 def _histogram(output: Tensor, top: float) -> Tensor:
     """int64 ``[BINS]``: the values above zero, in bins of equal width up to ``top``."""
-    # rounding may put the largest a bit above; float32 cannot count the zeros of a large layer
-    counts = torch.histc(output.double().clamp(max=top), BINS, 0, top).long()
-    counts[0] -= output.numel() - output.count_nonzero()
+    # rounding may put the largest a bit above
+    bins = (output.double() / top).mul_(BINS).clamp_(max=BINS - 1).int()
+    counts = torch.bincount(bins.permute(0, 2, 3, 1).flatten(), minlength=BINS)
+    counts[0] -= output.numel() - (output > 0).sum()
     return counts
 
 

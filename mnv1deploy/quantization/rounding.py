@@ -83,7 +83,7 @@ def moments(layer: Layer, inputs: Sequence[Tensor], grid: Grid) -> Moments:
     products = torch.zeros(layer.groups, size, size, dtype=torch.float64)
     count = 0
     for integers in inputs:
-        add_up(layer, integers.float() - grid.zero_point, sums, products)
+        add_up(layer, integers.float().sub_(grid.zero_point), sums, products)
         count += len(integers) * layer.out_size**2
     return Moments((sums / count).numpy(), (products / count).numpy())
 
