@@ -18,6 +18,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from mnv1deploy import bundled, checkpoint, datasets, formats
+from mnv1deploy.cost import BYTES_AT_ONCE, pictures_at_once
 from mnv1deploy.errors import MnvError
 from mnv1deploy.network import MobileNetV1
 from mnv1deploy.quantization import (
@@ -34,8 +35,8 @@ from mnv1deploy.quantization import (
     ranges,
 )
 from mnv1deploy.quantization.ranges import BINS, METHODS, Observation, upper_bound
-from mnv1deploy.quantization.rounding import rounded
-from mnv1deploy.spec import CIFAR, Normalization
+from mnv1deploy.quantization.rounding import moments, rounded
+from mnv1deploy.spec import CIFAR, PAPER, Block, Normalization
 
 PLAIN = Scheme("minmax", 0.0, compensation=False, bias_correction=False)
 
@@ -252,6 +253,62 @@ def test_compensated_rounding_makes_the_smaller_error(seed: int, size: int) -> N
         loss = values * scales[:, None] - weight
         errors.append(np.einsum("oi,ij,oj->", loss, moments[0], loss))
     assert errors[1] <= errors[0] * 1.05
+
+
+@pytest.mark.parametrize("padding", ["symmetric", "same"])
+@pytest.mark.parametrize("kind", ["conv", "depthwise", "pointwise", "linear"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_moments_are_those_of_every_window(kind: str, stride: int, padding: str) -> None:
+    """To the last digit, though pixels that lie alike are multiplied once for several windows."""
+    spec = CIFAR.replace(input_size=30, padding=padding, stem=Block(20, stride), blocks=(Block(9, stride),))
+    layer = next(layer for layer in spec.layers() if layer.kind == kind)
+    shape = (layer.in_channels,) if kind == "linear" else (layer.in_channels, layer.in_size, layer.in_size)
+    rng = np.random.default_rng(1)
+    inputs = [torch.from_numpy(rng.integers(0, 256, (count, *shape), np.uint8)) for count in (3, 1)]
+    found = moments(layer, inputs, Grid(0.5, 7))
+    x = torch.cat(inputs).double() - 7
+    if kind != "linear":
+        top, left, bottom, right = layer.padding
+        around = torch.nn.functional.pad(x, (left, right, top, bottom))
+        x = torch.nn.functional.unfold(around, layer.kernel, stride=layer.stride)
+        x = x.view(4, layer.groups, -1, x.shape[2]).permute(1, 0, 3, 2).flatten(1, 2)
+    x = x.view(layer.groups, -1, x.shape[-1])
+    np.testing.assert_array_equal(found.mean, x.mean(1).numpy())
+    np.testing.assert_array_equal(found.second, (x.transpose(1, 2) @ x / x.shape[1]).numpy())
+
+
+@pytest.mark.parametrize("kind", ["depthwise", "pointwise"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_quick_convolutions_in_float64_are_torchs(kind: str, stride: int) -> None:
+    spec = CIFAR.replace(input_size=19, padding="same", stem=Block(20, 2), blocks=(Block(9, stride),))
+    layer = next(layer for layer in spec.layers() if layer.kind == kind)
+    torch.manual_seed(0)
+    convolution = torch.nn.Conv2d(
+        layer.in_channels, layer.out_channels, layer.kernel, layer.stride, groups=layer.groups
+    ).double()
+    x = torch.randn(2, layer.in_channels, layer.in_size, layer.in_size, dtype=torch.float64)
+    top, left, bottom, right = layer.padding
+    with torch.inference_mode():
+        expected = convolution(torch.nn.functional.pad(x, (left, right, top, bottom)))
+        found = layer_output(layer, x, convolution.weight, convolution.bias)
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_large_network_is_run_a_few_pictures_at_a_time() -> None:
+    """Whatever the batch, no layer's output takes more than BYTES_AT_ONCE, unless one picture does."""
+    for spec in (CIFAR, PAPER, PAPER.replace(input_size=96).scaled(0.25), PAPER.replace(input_size=1024)):
+        largest = max(layer.out_channels * layer.out_size**2 for layer in spec.layers())
+        at_once = pictures_at_once(spec, 250, 8)
+        assert at_once == 1 or 8 * at_once * largest <= BYTES_AT_ONCE
+        assert 8 * (at_once + 1) * largest > BYTES_AT_ONCE or at_once == 250
+
+
+@given(st.lists(st.floats(0, 1e3), min_size=1, max_size=100))
+def test_moving_averages_are_of_the_same_batches_whatever_runs_at_once(maxima: list[float]) -> None:
+    average = max(maxima[:32])
+    for start in range(32, len(maxima), 32):
+        average = 0.9 * average + 0.1 * max(maxima[start : start + 32])
+    assert ranges._moving_average(maxima) == pytest.approx(average)
 
 
 def test_what_is_simulated_is_what_the_artifact_does(

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mnv1deploy.network import MobileNetV1
+from mnv1deploy.network import MobileNetV1, split_padding
 from mnv1deploy.spec import Layer
 
 
@@ -36,20 +36,20 @@ def layer_output(layer: Layer, x: Tensor, weight: Tensor, bias: Tensor | None) -
     if layer.kind == "linear":
         return F.linear(x, weight, bias)[..., None]
     if x.dtype != torch.float64 or layer.kind == "conv":
-        return F.conv2d(padded(layer, x), weight, bias, layer.stride, 0, 1, layer.groups)
+        around, padding = split_padding(layer)
+        return F.conv2d(F.pad(x, around) if around else x, weight, bias, layer.stride, padding, 1, layer.groups)
     # torch has no quick convolutions in float64
     x = padded(layer, x).permute(0, 2, 3, 1)
     if layer.kind == "pointwise":
         rows, columns = x.flatten(0, 2), weight.flatten(1).T
         sums = rows @ columns if bias is None else torch.addmm(bias, rows, columns)
         return sums.view(*x.shape[:3], -1).permute(0, 3, 1, 2)
-    result = x.new_zeros(len(x), layer.out_size, layer.out_size, layer.out_channels)
-    if bias is not None:
-        result += bias
-    for row, column in OFFSETS:
-        along = weight[:, 0, row, column].repeat(layer.out_size, 1)  # a row's: one long multiplication, not many short
-        result.addcmul_(shifted(layer, x, row, column), along)
-    return result.permute(0, 3, 1, 2)
+    # a row's: one long multiplication instead of many short ones
+    along = weight.permute(2, 3, 1, 0).repeat(1, 1, layer.out_size, 1)
+    result = shifted(layer, x, 0, 0) * along[0, 0]
+    for row, column in OFFSETS[1:]:
+        result.addcmul_(shifted(layer, x, row, column), along[row, column])
+    return (result if bias is None else result.add_(bias)).permute(0, 3, 1, 2)
 
 
 OFFSETS = tuple((row, column) for row in range(3) for column in range(3))

@@ -98,7 +98,7 @@ def _histogram(output: Tensor, top: float) -> Tensor:
     # rounding may put the largest a bit above
     bins = (output.double() / top).mul_(BINS).clamp_(max=BINS - 1).int()
     counts = torch.bincount(bins.permute(0, 2, 3, 1).flatten(), minlength=BINS)
-    counts[0] -= output.numel() - (output > 0).sum()
+    counts[0] -= output.numel() - int(np.count_nonzero((output > 0).numpy()))
     return counts
 
 

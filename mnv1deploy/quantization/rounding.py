@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -58,8 +57,8 @@ def _limit(layer: Layer, values: NDArray[np.float64], column: int) -> NDArray[np
     return np.minimum(127, PAIR - np.abs(values[:, column - 1])) if column % 2 else 127
 
 
-EXACT = 2**24 // 255**2
-"""So many products of two integers of a grid, less its zero point, float32 adds up exactly."""
+EXACT = 256
+"""So many products of two integers of a grid, less its zero point, float32 adds up exactly: 256 * 255^2 < 2^24."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +93,10 @@ def _dense_sums(layer: Layer, x: Tensor, sums: Tensor, products: Tensor) -> None
         windows = padded(layer, x).permute(0, 2, 3, 1)
         windows = windows.unfold(1, layer.kernel, layer.stride).unfold(2, layer.kernel, layer.stride)
         x = windows.reshape(-1, sums.shape[1])  # [N, H, W, channels, row, column] -> [places, K]
-    x = F.pad(x, (0, 0, 0, -len(x) % EXACT)).view(-1, EXACT, sums.shape[1])
-    sums += x.sum(1).sum(0, dtype=torch.float64)
-    products += (x.transpose(1, 2) @ x).sum(0, dtype=torch.float64)
+    whole = len(x) - len(x) % EXACT
+    for part in (x[:whole].view(whole // EXACT, EXACT, x.shape[1]), x[None, whole:]):
+        sums += part.sum(1).sum(0, dtype=torch.float64)
+        products += (part.transpose(1, 2) @ part).sum(0, dtype=torch.float64)
 
 
 def _depthwise_sums(layer: Layer, x: Tensor, sums: Tensor, products: Tensor) -> None:
