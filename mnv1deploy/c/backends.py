@@ -58,6 +58,7 @@ BACKENDS = (
         "cortex_m_dsp", "Cortex-M4, M7, M33, with or without a floating-point unit", "gcc, clang, from `-O1` on", "arm"
     ),
     Backend("helium", "Cortex-M55, M85", "the same, with `-mfloat-abi=hard` or `softfp`", "arm"),
+    Backend("wasm_simd128", "browsers since 2021 (Safari 2023), node 16", "clang, with `-msimd128`", "wasm32"),
 )
 """A later one is taken where the processor has it: among those of one machine the order is that of speed."""
 
