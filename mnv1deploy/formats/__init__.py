@@ -18,6 +18,7 @@ _FORMATS = {
     "onnx": ("OnnxFormat", ".onnx"),
     "torchscript": ("TorchScriptFormat", ".pt"),
     "c": ("CFormat", ".c"),
+    "web": ("WebFormat", ".web"),
     "openvino": ("OpenVinoFormat", ".xml"),
     "litert": ("LiteRTFormat", ".tflite"),
     "tflm": ("TFLMFormat", ".tflm.tflite"),
@@ -40,6 +41,7 @@ _ALIASES = {
     "openvino": ("ov",),
     "ncnn": ("param",),
     "tensorrt": ("trt",),
+    "web": ("wasm", "webassembly", "browser", "npm"),
 }
 """What people call formats besides; suffixes are understood too."""
 
