@@ -46,6 +46,7 @@ ENGINES = {
     "tflm": ("LiteRT for Microcontrollers", ""),
     "tensorrt": ("TensorRT's ONNX, onnxruntime", "onnxruntime"),
     "coreml": ("Core ML", ""),
+    "web": ("WebAssembly, wasmtime", "wasmtime"),
     "pytorch": ("PyTorch, eager", "torch"),
     "pytorch-compiled": ("PyTorch, compiled", "torch"),
 }
@@ -560,7 +561,11 @@ FIGURES: dict[str, Callable[[Runs], str]] = {
     "latency.machine": machine("latency"),
     "latency.onnx": onnx_by_processor,
     "artifacts.checkpoint": checkpoint_accuracy,
-    **{f"artifacts.{name}": format_table(name) for name in ENGINES if name != "c" and not name.startswith("pytorch")},
+    **{
+        f"artifacts.{name}": format_table(name)
+        for name in ENGINES
+        if name not in ("c", "web") and not name.startswith("pytorch")
+    },
     "shipped": shipped,
     "old_onnxruntime": old_onnxruntime_table,
     "throughput": throughput,

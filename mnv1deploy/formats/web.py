@@ -22,7 +22,7 @@ from mnv1deploy.c.names import identifier
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import CPU, CpuSession, Format, Images, Logits, refuse_provider
 from mnv1deploy.packages import engine, install_hint, versions
-from mnv1deploy.web import C, PACKAGE
+from mnv1deploy.web import PACKAGE, C
 
 if TYPE_CHECKING:
     from mnv1deploy.network import MobileNetV1
