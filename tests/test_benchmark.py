@@ -41,6 +41,7 @@ def test_every_contestant_at_every_setting(run: tuple[list[benchmark.Result], in
     assert {r.provider for r in results} == {CPU}
 
 
+@pytest.mark.slow
 def test_statistics_are_consistent(run: tuple[list[benchmark.Result], int]) -> None:
     for r in run[0]:
         assert all(math.isfinite(v) for v in asdict(r).values() if isinstance(v, float))
@@ -53,12 +54,14 @@ def test_statistics_are_consistent(run: tuple[list[benchmark.Result], int]) -> N
         assert r.peak_memory is None or r.peak_memory > 10
 
 
+@pytest.mark.slow
 def test_ratios_are_to_the_fastest_of_the_same_setting(run: tuple[list[benchmark.Result], int]) -> None:
     for r in run[0]:
         rivals = [o for o in run[0] if (o.batch_size, o.threads) == (r.batch_size, r.threads)]
         assert r.ratio == pytest.approx(r.p50 / min(o.p50 for o in rivals))
 
 
+@pytest.mark.slow
 def test_the_torch_process_is_the_only_one_with_torch_in_it(run: tuple[list[benchmark.Result], int]) -> None:
     """Contestants have processes of their own: onnxruntime's is not as large as torch's."""
     memory = {r.artifact: r.peak_memory for r in run[0]}

@@ -278,8 +278,8 @@ def compile_silently(command: list[str], folder: Path) -> None:
     [
         ["-std=c99", "-O0"],
         ["-std=c99", "-Os", "-DNETWORK_NO_SIMD"],
-        ["-std=c99", "-O2", "-DNETWORK_TRACE"],
-        ["-std=c11", "-O3"],
+        pytest.param(["-std=c99", "-O2", "-DNETWORK_TRACE"], marks=pytest.mark.slow),
+        pytest.param(["-std=c11", "-O3"], marks=pytest.mark.slow),
         ["-std=gnu11", "-fsyntax-only"],  # what else a standard says than another is seen without optimising
         ["-std=gnu17", "-fsyntax-only"],
     ],

@@ -12,7 +12,7 @@ import onnx
 import pytest
 import torch
 from conftest import differences, export, quantized
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -71,6 +71,7 @@ def test_integers_of_a_grid_survive_their_reals(zero_point: int, scale: float) -
 histograms = hnp.arrays(np.int64, BINS, elements=st.integers(0, 10**6))
 
 
+@settings(deadline=None)
 @given(histograms, st.floats(1e-3, 1e3), st.sampled_from(METHODS))
 def test_every_method_clips_within_what_was_seen(histogram: NDArray[np.int64], high: float, method: str) -> None:
     seen = Observation(np.array([high / 2, high]), np.zeros(2), 0.9 * high, histogram)

@@ -31,7 +31,7 @@ with distributed.joined():
     )
     run.fit()
 """
-EPOCHS = 2
+EPOCHS = 4
 
 
 def torchrun(processes: int, *arguments: object) -> None:
