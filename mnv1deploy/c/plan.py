@@ -23,6 +23,9 @@ ROWS_BYTES = 4096
 PACKED_PIXELS, PACKED_BYTES = 4, 2
 """How kernels/cortex_m_dsp.c keeps what is between two fused convolutions: pixels by the four, values of two bytes."""
 
+CACHE_LINE = 64
+"""In bytes."""
+
 ALIGNMENT = 8
 """Of those values, whatever the scratch's."""
 
@@ -77,9 +80,26 @@ class Plan:
     rows_at: int
     scratch: int
 
+    @property
+    def parallel(self) -> int:
+        """Bytes of the activations where rows of a fusion run at the same time: what it reads, and what it gives."""
+        read = (fusion.input_bytes if fusion.input >= 0 else 0 for fusion in self.fusions)
+        given = (fusion.output_bytes for fusion in self.fusions)
+        return max(_lines(a) + _lines(b) for a, b in zip(read, given, strict=True))
+
+    @property
+    def worker(self) -> int:
+        """Bytes of each worker's own buffer of rows."""
+        return _lines(self.scratch - self.rows_at)
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
+
+
+def _lines(size: int) -> int:
+    """Whole lines of a cache, in bytes."""
+    return -(-size // CACHE_LINE) * CACHE_LINE
 
 
 def padded(channels: int) -> int:
@@ -150,5 +170,5 @@ def plan(spec: ModelSpec) -> Plan:
     # the last one's output is the lowest
     moved = (replace(f, input=-1 if f.name == "stem" else f.input - offset, output=f.output - offset) for f in found)
     fusions = tuple(moved)
-    rows_at = -(-max(f.output + f.output_bytes for f in fusions) // 64) * 64  # a cache line
+    rows_at = _lines(max(f.output + f.output_bytes for f in fusions))
     return Plan(fusions, rows_at, rows_at + max(pooled, *(f.rows_bytes for f in fusions)))

@@ -11,6 +11,7 @@ import signal
 import stat
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
@@ -26,6 +27,7 @@ from mnv1deploy.artifact import Precision, Provenance
 from mnv1deploy.c import TEMPLATES
 from mnv1deploy.c.backends import NAMES as BACKENDS
 from mnv1deploy.c.names import identifier
+from mnv1deploy.cost import cost
 from mnv1deploy.errors import MnvError
 from mnv1deploy.files import cache_folder
 from mnv1deploy.formats.base import CPU, CpuSession, Format, Images, Logits, check_images, refuse_provider
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from mnv1deploy.quantization import Quantization
 
 COMPILERS = ("cc", "gcc", "clang")
-FLAGS: tuple[str, ...] = ("-std=c99", "-O3", "-fPIC", "-shared")
+FLAGS: tuple[str, ...] = ("-std=c99", "-O3", "-fPIC", "-shared", "-pthread")
 if platform.machine() in ("x86_64", "AMD64"):
     FLAGS += ("-mtune=icelake-server",)  # an order of instructions: gcc's default one is 3 % slower, on AMD too
 elif platform.machine() in ("aarch64", "arm64"):
@@ -46,6 +48,9 @@ BACKEND_VARIABLE = "MNV1_C_BACKEND"
 """Names the one to run on, for tests and comparisons, instead of the best that the processor has."""
 
 PROVENANCE = "provenance.json"
+
+LEAST_TO_SHARE = 20_000_000
+"""Multiply-adds of a picture that threads share: fewer take less time than sharing them out does."""
 
 COMPILER_SECONDS = 60, 20
 """What the compiler may take, and what for each MB of source besides."""
@@ -97,7 +102,7 @@ class CFormat(Format):
 
 
 class CSession(CpuSession):
-    """The compiled network. A batch is shared out among threads; one picture is one thread's.
+    """The compiled network. Threads share a batch by pictures, and a large picture by rows.
 
     Attributes:
         provenance: read from the folder.
@@ -121,10 +126,15 @@ class CSession(CpuSession):
             raise MnvError(f"There is no instruction set {self.backend} here.", f"{BACKEND_VARIABLE} can be {there}.")
         self._run = library.session_run
         self._run.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
+        self._run_parallel = library.session_run_parallel
+        self._run_parallel.argtypes = (ctypes.c_int, *[ctypes.c_void_p] * 3, ctypes.c_int)
         self._number = BACKENDS.index(self.backend)
         self._classes = len(provenance.spec.classes)
         self._threads = threads or processors()
         self._pool = ThreadPoolExecutor(self._threads - 1) if self._threads > 1 else None
+        large = self._pool is not None and cost(provenance.spec).multiply_adds >= LEAST_TO_SHARE
+        self._parallel_scratch = library.session_parallel_scratch(self._threads) if large else 0
+        self._of_thread = threading.local()
 
     def _infer(self, images: Images) -> Logits:
         images = np.ascontiguousarray(images)
@@ -137,7 +147,7 @@ class CSession(CpuSession):
         check_images(images, self.spec)
         images = np.ascontiguousarray(images)
         logits = np.empty((len(images), self._classes), np.float32)
-        if self._pool is None or len(images) == 1:
+        if self._pool is None or (len(images) == 1 and not self._parallel_scratch):
             run, arguments = self._run, (self._number, _address(images), len(images), _address(logits))
 
             def run_alone(keep: Images = images) -> Logits:
@@ -155,6 +165,9 @@ class CSession(CpuSession):
     def _fill(self, images: Images, logits: Logits) -> None:
         """One call of the library per thread, on neighbouring pictures; none holds the interpreter's lock."""
         source, target, count = _address(images), _address(logits), len(images)
+        if count == 1 and self._parallel_scratch:
+            self._run_parallel(self._number, source, target, self._scratch(), self._threads)
+            return
         if self._pool is None or count == 1:
             self._run(self._number, source, count, target)
             return
@@ -168,6 +181,12 @@ class CSession(CpuSession):
         self._run(*calls[0])
         for other in others:
             other.result()
+
+    def _scratch(self) -> int:
+        """The address of the calling thread's own buffer for one picture on several threads."""
+        if not hasattr(self._of_thread, "scratch"):
+            self._of_thread.scratch = np.empty(self._parallel_scratch, np.uint8)
+        return _address(self._of_thread.scratch)
 
 
 def _address(array: NDArray[Any]) -> int:

@@ -50,12 +50,17 @@ static int chunk_of(const Layer *l)
 }
 
 /* For the next calls of pointwise_amx(): tiles 0 to 3 become sums of 16 outputs each, tile 4 pixels, tiles 5 and 6
- * weights. Returns what tells this shape from others; nothing is done if it is `before`, as it takes 150 cycles. */
+ * weights. Returns what tells this shape from others; nothing is done if it is `before`, as it takes 150 cycles.
+ * No pixels: there are no more, and the tiles are given back. */
 AMX static int shape_amx(const Layer *l, int pixels, int before)
 {
     Tiles tiles = {1, 0, {0}, {64, 64, 64, 64, 0, 64, 64}, {0}};
     const int chunk = chunk_of(l), rows = smaller(pixels, 16), shape = rows * 65 + chunk;
     int t;
+    if (pixels == 0) {
+        _tile_release();
+        return 0;
+    }
     if (shape == before)
         return shape;
     for (t = 0; t < 7; t++)

@@ -52,7 +52,8 @@ typedef struct {
 
     void (*classify)(const Layer *, const uint8_t *in, float *logits);
 
-    /* Called before pointwise with what it returned before, at first 0; may be NULL. */
+    /* Called before pointwise with what it returned before, at first 0, and with no pixels when a thread that is not
+     * the last one's is done; may be NULL. */
     int (*shape)(const Layer *pointwise, int pixels, int before);
 
     /* Whether patches and depthwise write, and pointwise reads, what is between them in an order of their own, of twice

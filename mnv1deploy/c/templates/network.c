@@ -58,6 +58,8 @@ static const Fusion fusions[] = {
 $fusions
 };
 
+enum { FUSIONS = sizeof fusions / sizeof *fusions };
+
 #define ROWS $rows_at /* offset of the rows between the two operations of a fusion */
 
 /* By number of the header's enum; NULL for what is not compiled in. */
@@ -84,34 +86,45 @@ int ${name}_backend(void)
 #define TRACE(name, values, pixels, channels, stride) ((void)0)
 #endif
 
+/* Some rows of a fusion from `row` on. Returns the shape that the kernels are left in, given the one they are in. */
+INLINE int run_rows(const Kernels *k, const Fusion *f, const uint8_t *input, uint8_t *output, uint8_t *between, int row,
+                    int shape)
+{
+    const Layer *depthwise = f->depthwise, *pointwise = f->pointwise;
+    const int size = pointwise->out_size, inputs = pointwise->inputs, rows = smaller(f->rows, size - row);
+    const int in_stride = padded(inputs, 16), out_stride = padded(pointwise->outputs, 16);
+    output += row * size * out_stride;
+    if (k->shape)
+        shape = k->shape(pointwise, rows * size, shape);
+    if (depthwise) {
+        k->depthwise(depthwise, input, between, row, rows);
+        if (!k->packed)
+            TRACE(depthwise->name, between, rows * size, inputs, in_stride);
+    } else
+        k->patches(pointwise, input, between, row, rows);
+    k->pointwise(pointwise, between, in_stride, output, rows * size);
+    TRACE(pointwise->name, output, rows * size, pointwise->outputs, out_stride);
+    return shape;
+}
+
+/* What comes after the fusions: the mean over all pixels, and the classifier. */
+INLINE void answer(const Kernels *k, const uint8_t *input, uint8_t *pooled, float *logits)
+{
+    const Layer *last = fusions[FUSIONS - 1].pointwise;
+    k->pool(input, pooled, last->out_size * last->out_size, last->outputs);
+    TRACE("pool", pooled, 1, last->outputs, padded(last->outputs, 16));
+    k->classify(&layers[sizeof layers / sizeof *layers - 1], pooled, logits);
+}
+
 static void run(const Kernels *k, const uint8_t *image, float *logits, uint8_t *scratch)
 {
-    const int count = (int)(sizeof fusions / sizeof *fusions);
-    const Layer *last = fusions[count - 1].pointwise;
-    uint8_t *between = scratch + ROWS;
     int f, row, shape = 0;
-    for (f = 0; f < count; f++) {
-        const Layer *depthwise = fusions[f].depthwise, *pointwise = fusions[f].pointwise;
-        const int size = pointwise->out_size, inputs = pointwise->inputs;
-        const int in_stride = padded(inputs, 16), out_stride = padded(pointwise->outputs, 16);
-        for (row = 0; row < size; row += fusions[f].rows) {
-            const int rows = smaller(fusions[f].rows, size - row);
-            uint8_t *output = scratch + fusions[f].output + row * size * out_stride;
-            if (k->shape)
-                shape = k->shape(pointwise, rows * size, shape);
-            if (depthwise) {
-                k->depthwise(depthwise, scratch + fusions[f].input, between, row, rows);
-                if (!k->packed)
-                    TRACE(depthwise->name, between, rows * size, inputs, in_stride);
-            } else
-                k->patches(pointwise, image, between, row, rows);
-            k->pointwise(pointwise, between, in_stride, output, rows * size);
-            TRACE(pointwise->name, output, rows * size, pointwise->outputs, out_stride);
-        }
+    for (f = 0; f < FUSIONS; f++) {
+        const uint8_t *input = fusions[f].depthwise ? scratch + fusions[f].input : image;
+        for (row = 0; row < fusions[f].pointwise->out_size; row += fusions[f].rows)
+            shape = run_rows(k, fusions + f, input, scratch + fusions[f].output, scratch + ROWS, row, shape);
     }
-    k->pool(scratch + fusions[count - 1].output, between, last->out_size * last->out_size, last->outputs);
-    TRACE("pool", between, 1, last->outputs, padded(last->outputs, 16));
-    k->classify(&layers[sizeof layers / sizeof *layers - 1], between, logits);
+    answer(k, scratch + fusions[FUSIONS - 1].output, scratch + ROWS, logits);
 }
 
 int ${name}_run_on(int backend, const uint8_t image[${NAME}_IMAGE_BYTES], float logits[${NAME}_CLASSES], void *scratch)
@@ -125,4 +138,53 @@ int ${name}_run_on(int backend, const uint8_t image[${NAME}_IMAGE_BYTES], float 
 int ${name}_run(const uint8_t image[${NAME}_IMAGE_BYTES], float logits[${NAME}_CLASSES], void *scratch)
 {
     return ${name}_run_on(${name}_backend(), image, logits, scratch);
+}
+
+/* ---- One picture on several threads ----------------------------------------------------------------------------
+ *
+ * Rows of a fusion are done in any order and at the same time, so that what it gives may not overwrite what it reads:
+ * activations lie at the two ends of the scratch by turns. The rows between two operations are each worker's own.
+ */
+typedef struct {
+    const Kernels *kernels;
+    const Fusion *fusion;
+    const uint8_t *input;
+    uint8_t *output, *between;
+} Part;
+
+static void run_part(void *work, int task, int worker)
+{
+    const Part *part = (const Part *)work;
+    const Kernels *k = part->kernels;
+    const Fusion *f = part->fusion;
+    uint8_t *between = part->between + worker * ${NAME}_WORKER_SCRATCH;
+    const int shape = run_rows(k, f, part->input, part->output, between, task * f->rows, 0);
+    if (k->shape)
+        k->shape(f->pointwise, 0, shape);
+}
+
+int ${name}_run_parallel_on(int backend, const uint8_t image[${NAME}_IMAGE_BYTES], float logits[${NAME}_CLASSES],
+    void *scratch, ${name}_parallel_for *parallel_for, void *context)
+{
+    uint8_t *start = (uint8_t *)scratch, *end = start + ${NAME}_PARALLEL_SCRATCH(0);
+    Part part = {NULL, NULL, image, NULL, end};
+    int f;
+    if (!${name}_has(backend))
+        return -1;
+    part.kernels = kernels[backend];
+    for (f = 0; f < FUSIONS; f++) {
+        const int size = fusions[f].pointwise->out_size, rows = fusions[f].rows;
+        part.fusion = fusions + f;
+        part.output = f % 2 ? end - size * size * padded(fusions[f].pointwise->outputs, 16) : start;
+        parallel_for(context, (size + rows - 1) / rows, run_part, &part);
+        part.input = part.output;
+    }
+    answer(part.kernels, part.input, part.between, logits);
+    return 0;
+}
+
+int ${name}_run_parallel(const uint8_t image[${NAME}_IMAGE_BYTES], float logits[${NAME}_CLASSES], void *scratch,
+    ${name}_parallel_for *parallel_for, void *context)
+{
+    return ${name}_run_parallel_on(${name}_backend(), image, logits, scratch, parallel_for, context);
 }

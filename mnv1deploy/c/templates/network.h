@@ -39,6 +39,22 @@ int ${name}_run_on(int backend, const uint8_t image[${NAME}_IMAGE_BYTES], float 
 int ${name}_has(int backend);
 int ${name}_backend(void);
 
+/* The same picture on several threads, which are the caller's: the logits are the same to the last bit.
+ *
+ * parallel_for, a function of the caller's, gets its own context and calls task(work, i, worker) once for every i from
+ * 0 to tasks - 1, in any order, at the same time, on as many threads as it likes; it returns when all are done. worker
+ * is a number from 0 on that no two calls have at the same time. It is called $fusions_count times a picture.
+ * scratch has ${NAME}_PARALLEL_SCRATCH(workers) bytes, of any alignment and content.
+ * Returns 0; run_parallel_on returns -1 as run_on does. */
+#define ${NAME}_WORKER_SCRATCH $worker_scratch
+#define ${NAME}_PARALLEL_SCRATCH(workers) ($parallel_scratch + (workers) * ${NAME}_WORKER_SCRATCH)
+typedef void ${name}_task(void *work, int task, int worker);
+typedef void ${name}_parallel_for(void *context, int tasks, ${name}_task *task, void *work);
+int ${name}_run_parallel(const uint8_t image[${NAME}_IMAGE_BYTES], float logits[${NAME}_CLASSES], void *scratch,
+    ${name}_parallel_for *parallel_for, void *context);
+int ${name}_run_parallel_on(int backend, const uint8_t image[${NAME}_IMAGE_BYTES], float logits[${NAME}_CLASSES],
+    void *scratch, ${name}_parallel_for *parallel_for, void *context);
+
 #ifdef ${NAME}_TRACE
 /* To be defined by whoever compiles with ${NAME}_TRACE: called with every few finished rows of every layer.
  * stride is the distance from one pixel's channels to the next one's, in bytes. Where depthwise layers' rows are packed
