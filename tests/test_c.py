@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from string import Template
 
 import drawn
 import integers as integer_arithmetic
@@ -27,7 +28,7 @@ from PIL import Image
 
 from mnv1deploy import datasets, exporting, formats
 from mnv1deploy.artifact import Provenance
-from mnv1deploy.c import backends
+from mnv1deploy.c import TEMPLATES, backends
 from mnv1deploy.c.names import identifier
 from mnv1deploy.c.plan import Footprint, footprint, fused, plan
 from mnv1deploy.errors import MnvError
@@ -228,6 +229,57 @@ def test_sessions_share_a_batch_among_threads(folder: Path) -> None:
             np.testing.assert_array_equal(open_on(folder, backend, threads)(images), expected)
         # not contiguous: every other row of pictures twice as high
         np.testing.assert_array_equal(alone(np.repeat(images, 2, axis=1)[:, ::2]), expected)
+
+
+@pytest.mark.parametrize("spec", [SAME.replace(input_size=33, blocks=(Block(70, 2), Block(17, 1))), GREY])
+def test_threads_share_the_rows_of_a_large_picture(
+    spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    integers, images = random_integers(spec, 3)
+    folder = write("c", integers, tmp_path)
+    image = images[:1]
+    alone = opened(folder, 1)
+    assert not alone._parallel_scratch
+    assert not opened(folder, 2)._parallel_scratch  # it is too small for that
+    monkeypatch.setattr("mnv1deploy.formats.c.LEAST_TO_SHARE", 0)
+    expected = alone(image)
+    for backend in alone.backends:
+        for threads in (2, 5):
+            session = open_on(folder, backend, threads)
+            assert session._parallel_scratch
+            np.testing.assert_array_equal(session(image), expected)
+            np.testing.assert_array_equal(session.runner(image, include_copies=False)(), expected)
+    answers: list[np.ndarray] = []
+    callers = [threading.Thread(target=lambda: answers.append(session(image))) for _ in range(8)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert len(answers) == len(callers)
+    assert all(np.array_equal(answer, expected) for answer in answers)
+
+
+def test_threads_of_a_picture_do_not_race(small: Path, tmp_path: Path) -> None:
+    source = Template((TEMPLATES / "session.c").read_text()).substitute(name="network", NAME="NETWORK")
+    main = """
+int main(void)
+{
+    static uint8_t image[NETWORK_IMAGE_BYTES], scratch[NETWORK_PARALLEL_SCRATCH(4)];
+    float logits[NETWORK_CLASSES], expected[NETWORK_CLASSES];
+    int i, c, differ = session_run(0, image, 1, expected);
+    for (i = 0; i < 20; i++) {
+        differ |= session_run_parallel(0, image, logits, scratch, 4);
+        for (c = 0; c < NETWORK_CLASSES; c++)
+            differ |= logits[c] != expected[c];
+    }
+    return differ;
+}
+"""
+    (tmp_path / "main.c").write_text(source + main)
+    flags = ["-std=c99", "-O1", "-g", "-fsanitize=thread", "-pthread", "-DNETWORK_NO_SIMD", f"-I{small}"]
+    subprocess.run(["gcc", *flags, tmp_path / "main.c", small / "network.c", "-o", tmp_path / "main"], check=True)
+    done = subprocess.run([tmp_path / "main"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_calls_may_run_at_the_same_time(folder: Path) -> None:
