@@ -1,6 +1,7 @@
 """The generated C: the same integers as onnxruntime, on every instruction set, clean under every checker."""
 
 import copy
+import ctypes
 import dataclasses
 import itertools
 import json
@@ -257,6 +258,20 @@ def test_threads_share_the_rows_of_a_large_picture(
         caller.join()
     assert len(answers) == len(callers)
     assert all(np.array_equal(answer, expected) for answer in answers)
+
+
+def test_the_documented_parallel_for_gives_the_same_logits(folder: Path, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "formats" / "c.md").read_text("utf-8")
+    example = page.partition("## One picture on several threads")[2].partition("```c")[2].partition("```")[0]
+    (tmp_path / "example.c").write_text(
+        example.replace("MOBILENETV1_CIFAR10", "NETWORK").replace("mobilenetv1_cifar10", "network")
+    )
+    flags = [*STRICT, "-std=c99", "-O1", "-fopenmp", "-fPIC", "-shared", f"-I{folder}"]
+    library = tmp_path / "example.so"
+    subprocess.run(["gcc", *flags, tmp_path / "example.c", folder / "network.c", "-o", library], check=True)
+    image, logits = datasets.calibration().images[:1], np.zeros((1, 10), np.float32)
+    ctypes.CDLL(str(library)).classify(*(ctypes.c_void_p(array.ctypes.data) for array in (image, logits)))
+    np.testing.assert_array_equal(logits, opened(folder, 1)(image))
 
 
 def test_threads_of_a_picture_do_not_race(small: Path, tmp_path: Path) -> None:
