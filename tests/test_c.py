@@ -405,6 +405,7 @@ int main(void)
     np.testing.assert_array_equal(np.loadtxt(printed.splitlines(), dtype=np.float32), expected)
 
 
+@pytest.mark.slow
 def test_the_example_prints_the_same_logits_under_sanitizers(folder: Path, compiler: str, tmp_path: Path) -> None:
     image = datasets.calibration().images[7]
     Image.fromarray(image).save(tmp_path / "picture.ppm")
@@ -539,6 +540,7 @@ def test_weights_whose_products_could_overflow_16_bits_are_refused(kind: str, tm
         write("c", dataclasses.replace(quantization, weights=changed), tmp_path)
 
 
+@pytest.mark.slow
 def test_names_of_any_characters_stay_names(integers: Quantization, tmp_path: Path) -> None:
     classes = ('"', "\\", "??/", "naïve", "*/ int x;", "a\nb", "%s", "$size", "7")
     network = copy.deepcopy(integers.network)

@@ -100,7 +100,7 @@ def test_keras_applications_know_a_cats_breed(name: str) -> None:
 def test_a_wrong_normalisation_of_a_real_network_is_said() -> None:
     imported = import_file(file("vww_96.h5"), Options(normalization=NORMALIZATIONS["imagenet"]))
     (sentence, hint), *_ = imported.doubts
-    assert "normalization is unit" in sentence
+    assert "its normalization: unit, surely" in sentence
     assert "--normalization unit" in hint
 
 
