@@ -66,6 +66,13 @@ def _precision(text: str) -> Any:
 
 
 @_parsed
+def _camera(text: str) -> Any:
+    from mnv1deploy.camera import Camera
+
+    return Camera.parse(text)
+
+
+@_parsed
 def _plot(text: str) -> Path:
     from mnv1deploy.report import plots
 
@@ -311,6 +318,17 @@ def export(
     ] = None,
     colours: Annotated[int | None, typer.Option(help="With --untrained: 3 or 1.", show_default=False)] = None,
     classes: Annotated[int | None, typer.Option(help="With --untrained: how many.", show_default=False)] = None,
+    camera: Annotated[
+        Any,
+        typer.Option(
+            parser=_camera,
+            metavar="WIDTHxHEIGHT:FORMAT",
+            help="With --format c: also write what makes the network's picture of such frames. FORMAT: grey, rgb888, "
+            "bgr888, rgb565, rgb565be, yuyv, uyvy, nv12 or nv21, the last four also with -limited; then perhaps "
+            ":WIDTHxHEIGHT+LEFT+TOP, the part of the frame that is the picture.",
+            show_default=False,
+        ),
+    ] = None,
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -328,6 +346,7 @@ def export(
     with machine.patient_threads():
         engine("torch", "export")
     from mnv1deploy import bundled, exporting, quantization
+    from mnv1deploy.device import Device
     from mnv1deploy.report import as_json, tables
 
     random = None
@@ -348,6 +367,7 @@ def export(
             scheme=quantization.Scheme.named(ranges),
             name=name,
             threads=threads,
+            device=Device(camera),
             on_progress=on_progress,
         )
         latency = exporting.latencies(done, on_progress)

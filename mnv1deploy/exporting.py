@@ -12,9 +12,10 @@ import torch
 from mnv1deploy import benchmark, checkpoint, evidence, formats, quantization, verification
 from mnv1deploy.artifact import Manifest, Precision, Proof, Provenance, hashes
 from mnv1deploy.bundled import CHECKPOINT
+from mnv1deploy.device import ANY_DEVICE, Device
 from mnv1deploy.errors import MnvError
 from mnv1deploy.files import staged
-from mnv1deploy.formats.base import missing_to_export
+from mnv1deploy.formats.base import ForDevice, missing_to_export
 from mnv1deploy.formats.torch_session import TorchSession
 from mnv1deploy.machine import check_threads
 from mnv1deploy.network import MobileNetV1
@@ -74,6 +75,7 @@ def export(
     scheme: Scheme = quantization.DEFAULT,
     name: str | None = None,
     threads: int | None = None,
+    device: Device = ANY_DEVICE,
     on_progress: OnProgress = untold,
     on_artifact: Callable[[Exported], None] = lambda exported: None,
 ) -> list[Exported]:
@@ -96,6 +98,7 @@ def export(
         scheme: how int8 is calibrated and rounded.
         name: what to call the network instead of the checkpoint's name; the C's files and symbols begin with it, too.
         threads: to compute with, torch's and the engines' in the proofs; None leaves them to each.
+        device: what the C is for: with a camera it brings what makes the network's picture of a frame.
         on_progress: told of every step.
         on_artifact: called with each artifact as soon as it is proved.
 
@@ -114,6 +117,10 @@ def export(
                 f"Exporting to {entry.name} needs {', '.join(lacking)}, not installed here.",
                 install_hint(entry.export_extra),
             )
+    if device != ANY_DEVICE:
+        if not any(isinstance(entry, ForDevice) for entry in chosen):
+            raise MnvError(f"Only C is written for a device, not {', '.join(names)}.", "Add --format c.")
+        chosen = [entry.for_device(device) if isinstance(entry, ForDevice) else entry for entry in chosen]
     _check_folder(Path(output))
     check_threads(threads)
     on_progress("reading the checkpoint and the pictures", 0, 0)

@@ -25,7 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnv1deploy import datasets
+from mnv1deploy.artifact import Provenance
 from mnv1deploy.c import backends
+from mnv1deploy.c.frames import write as write_frames
+from mnv1deploy.c.plan import plan
+from mnv1deploy.camera import Camera
 
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "tests" / "instructions.json"
@@ -150,9 +154,12 @@ def lacking(name: str) -> list[str]:
 
 
 def run_cortex_m(network: Path, images: NDArray[np.uint8], name: str, folder: Path, *settings: str) -> Run:
-    """Copies examples/cortex-m into ``folder`` and runs it; ``settings`` are variables of its Makefile."""
+    """Copies examples/cortex-m into ``folder`` and runs it; ``settings`` are variables of its Makefile.
+
+    With PROGRAM=camera ``images`` are frames, and instructions those of making a picture of the last one.
+    """
     shutil.copytree(ROOT / "examples" / "cortex-m", folder, ignore=shutil.ignore_patterns("build"))
-    (folder / "pictures.rgb").write_bytes(images.tobytes())
+    (folder / ("frames.raw" if "PROGRAM=camera" in settings else "pictures.rgb")).write_bytes(images.tobytes())
     make = ["make", "--silent", f"NETWORK={network.resolve()}", "BUILD=build", *CORTEX_M[name].settings, *settings]
     subprocess.run([*make, "firmware"], cwd=folder, check=True)
     output = subprocess.run([*make, "run"], cwd=folder, check=True, capture_output=True, text=True, timeout=300).stdout
@@ -242,7 +249,7 @@ def _sizes(text: str) -> tuple[int, int]:
 
 def compiler_version(name: str) -> str:
     """Of the compiler of this processor's networks, on which counts depend; of no other part of the machine."""
-    compiler = CROSS_COMPILER if name in CORTEX_M else LINUX[name].compiler[0]
+    compiler = LINUX[name].compiler[0] if name in LINUX else CROSS_COMPILER
     done = subprocess.run([compiler, "-dumpversion"], check=True, capture_output=True, text=True)
     return f"{compiler} {done.stdout.strip()}"
 
@@ -263,6 +270,30 @@ def rows(network: Path) -> Iterator[dict[str, Any]]:
             program = build_linux(network, name, Path(tempfile.mkdtemp(dir=temporary)))
             run = run_linux(program, images, name)
             yield _row(name, "-O2", run, count_instructions(program, images[-1], name))
+
+
+CAMERAS = [f"320x240:{format}" for format in ("grey", "rgb888", "rgb565", "yuyv", "nv12")]
+"""Whose frames the Cortex-M4 is given."""
+
+
+def run_camera(network: Path, frames: NDArray[np.uint8], camera: Camera, folder: Path) -> Run:
+    """Of a network and the frames of a camera, uint8 ``[N, bytes]``, which it need not have been exported for."""
+    spec = Provenance.from_json((network / "provenance.json").read_text("utf-8")).spec
+    shutil.copytree(network, folder / "network")
+    write_frames(folder / "network", camera, spec, "a network", plan(spec).scratch)
+    settings = ("PROGRAM=camera", f"RAM={64 + camera.frame_bytes // 1024}K")
+    return run_cortex_m(folder / "network", frames, "Cortex-M4", folder / "board", *settings)
+
+
+def camera_rows(network: Path) -> Iterator[dict[str, Any]]:
+    """What making the network's picture takes of a Cortex-M4, by camera."""
+    with tempfile.TemporaryDirectory() as temporary:
+        for text in CAMERAS:
+            camera = Camera.parse(text)
+            # no instruction depends on a pixel but in clipping
+            frame = np.random.default_rng(0).integers(0, 256, (1, camera.frame_bytes), np.uint8)
+            run = run_camera(network, frame, camera, Path(temporary) / text.replace(":", "-"))
+            yield {"camera": text, "instructions": run.instructions}
 
 
 def _row(name: str, options: str, run: Run, instructions: int) -> dict[str, Any]:
@@ -288,6 +319,10 @@ def main() -> None:
         name = row["processor"]
         facts = {"compiler": compiler_version(name), "instructions": row["instructions"]}
         counts.setdefault(name, {})[row["options"]] = facts
+    facts = {"compiler": compiler_version("Cortex-M4")}
+    for row in camera_rows(arguments.network):
+        print(row, flush=True)
+        counts.setdefault("Cortex-M4, camera", {})[row["camera"]] = {**facts, "instructions": row["instructions"]}
     if arguments.write:
         TABLE.write_text(json.dumps(counts, indent=1) + "\n", "utf-8")
 

@@ -310,6 +310,13 @@ def emulation_table(runs: Runs) -> str:
     return table(header, rows)
 
 
+def cameras_table(runs: Runs) -> str:
+    """A row per kind of frame."""
+    results = runs["cameras"][0]["results"]
+    rows = [[f"`{row['camera']}`", f"{row['instructions'] / 1e6:.1f} M"] for row in results]
+    return table("frame | >instructions", rows)
+
+
 def cortex_m4(runs: Runs) -> Run:
     """What the C takes on it, compiled with -O2."""
     rows = runs["emulation"][0]["results"]
@@ -574,6 +581,7 @@ FIGURES: dict[str, Callable[[Runs], str]] = {
     "profile": profile_table,
     "profile.peaks": peaks,
     "emulation": emulation_table,
+    "cameras": cameras_table,
     "emulation.cortex-m4": microcontroller,
     "plan": plan_table,
     "schemes": schemes_table,

@@ -147,6 +147,16 @@ def emulation() -> Answer:
     return results, ["python scripts/emulate_c.py artifacts/network_int8.c"]
 
 
+def cameras() -> Answer:
+    """What it takes of a Cortex-M4 to make the network's picture of a camera's frame."""
+    import emulate_c
+
+    with tempfile.TemporaryDirectory() as folder:
+        mnv1("export", "--format", "c", "--quantize", "int8", "--name", "network", "--output", folder)
+        results = list(emulate_c.camera_rows(Path(folder) / "network_int8.c"))
+    return results, ["python scripts/emulate_c.py artifacts/network_int8.c"]
+
+
 def schemes() -> Answer:
     """What each step of quantization gives, on the training images that training held out."""
     from dataclasses import asdict
@@ -229,7 +239,7 @@ def commands() -> Answer:
 MEASUREMENTS: dict[str, Callable[[], Answer]] = {
     measure.__name__: measure
     for measure in (
-        *(artifacts, latency, throughput, backends, profile, emulation),
+        *(artifacts, latency, throughput, backends, profile, emulation, cameras),
         *(schemes, evidence, few_pictures, trained, tried, classes, old_onnxruntime, platforms, commands),
     )
 }

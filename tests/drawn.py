@@ -1,8 +1,34 @@
-"""Specs that hypothesis draws: everything a MobileNetV1 may be."""
+"""What tests make up: specs that hypothesis draws, everything a MobileNetV1 may be; frames of cameras."""
 
+from pathlib import Path
+
+import numpy as np
 from hypothesis import strategies as st
+from PIL import Image
 
+from mnv1deploy.camera import Camera
 from mnv1deploy.spec import Block, ModelSpec, Normalization, Preprocessing
+
+
+def encoded(path: Path, camera: Camera) -> np.ndarray:
+    """A picture, pulled to the camera's size, as the bytes of its frame."""
+    image = Image.open(path).convert("RGB").resize((camera.width, camera.height))
+    kind, swapped, rgb = camera.pixels.kind, camera.pixels.swapped, np.asarray(image)
+    if kind == "grey":
+        return np.asarray(image.convert("L")).ravel()
+    if kind == "rgb888":
+        return np.ascontiguousarray(rgb[..., ::-1] if swapped else rgb).ravel()
+    if kind == "rgb565":
+        red, green, blue = np.moveaxis(rgb.astype(np.uint16), 2, 0)
+        words = red >> 3 << 11 | green >> 2 << 5 | blue >> 3
+        return words.astype(">u2" if swapped else "<u2").reshape(-1).view(np.uint8)
+    ycbcr = np.asarray(image.convert("YCbCr"))
+    luma, differences = ycbcr[..., 0], ycbcr[:, ::2, 1:]
+    if kind == "yuv422":
+        pairs = np.stack([luma.reshape(*differences.shape), differences][:: -1 if swapped else 1], -1)
+        return pairs.ravel()
+    return np.concatenate([luma.ravel(), differences[::2, :, :: -1 if swapped else 1].ravel()])
+
 
 WHITES = (0.0, 255.0)
 

@@ -11,7 +11,9 @@ import pytest
 import torch
 from c_tracing import TracedC
 from conftest import export, shared
+from drawn import encoded
 from emulate_c import (
+    CAMERAS,
     CORTEX_M,
     LINUX,
     ROOT,
@@ -25,12 +27,15 @@ from emulate_c import (
     count_instructions,
     lacking,
     pictures,
+    run_camera,
     run_cortex_m,
     run_linux,
 )
 
 from mnv1deploy import bundled, checkpoint, datasets, formats
 from mnv1deploy.c.plan import plan
+from mnv1deploy.camera import Camera
+from mnv1deploy.images import read
 from mnv1deploy.network import MobileNetV1
 from mnv1deploy.spec import CIFAR, PAPER, Block, ModelSpec, Normalization
 
@@ -143,6 +148,19 @@ def test_floats_that_are_no_ieee_floats_are_refused(small: Path, options: str) -
     assert "Sums are scaled and rounded in IEEE float" in done.stderr or "No such file" in done.stderr
 
 
+@pytest.mark.parametrize("text", CAMERAS)
+def test_a_microcontroller_makes_the_picture_of_a_frame(network: Path, text: str, tmp_path: Path) -> None:
+    """The logits say so: of noise, and of a photograph."""
+    need("Cortex-M4")
+    camera = Camera.parse(text)
+    noise = np.random.default_rng(7).integers(0, 256, camera.frame_bytes, np.uint8)
+    frames = np.stack([encoded(ROOT / "examples" / "truck.jpg", camera), noise])
+    spec = formats.open_session(network).spec
+    run = run_camera(network, frames, camera, tmp_path)
+    check(run, network, np.stack([read(camera.decode(frame), spec.pixels) for frame in frames]))
+    check_count("Cortex-M4, camera", run.instructions, text)
+
+
 KINDS = ["Cortex-M3", "Cortex-M4", "Cortex-M4, no FPU", "Cortex-M55"]
 """One Cortex-M of each kind of kernels."""
 
@@ -182,7 +200,8 @@ def check_count(name: str, instructions: int, options: str = "-O2") -> None:
 
 def test_every_count_of_instructions_is_committed() -> None:
     table = json.loads(TABLE.read_text("utf-8"))
-    assert [(name, options) for name in table for options in table[name]] == ROWS + [(name, "-O2") for name in LINUX]
+    rows = [*ROWS, *((name, "-O2") for name in LINUX), *(("Cortex-M4, camera", text) for text in CAMERAS)]
+    assert [(name, options) for name in table for options in table[name]] == rows
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -221,9 +240,9 @@ void network_trace(const char *layer, const uint8_t *values, int pixels, int cha
             sum = 31 * sum + values[p * stride + c];
     board_write(layer);
     board_write(" ");
-    write_number((uint32_t)pixels, 10, 1);
+    board_write_number((uint32_t)pixels, 10, 1);
     board_write(" ");
-    write_number(sum, 10, 1);
+    board_write_number(sum, 10, 1);
     board_write("\\n");
 }
 """

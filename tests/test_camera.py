@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
+from drawn import encoded
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
@@ -16,7 +17,9 @@ from mnv1deploy.c import CAMERA, frames
 from mnv1deploy.c.resampling import WEIGHT_BITS, windows
 from mnv1deploy.camera import FORMATS, Camera
 from mnv1deploy.errors import MnvError
-from mnv1deploy.spec import Pixels, Preprocessing
+from mnv1deploy.spec import CIFAR, Normalization, Pixels, Preprocessing
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 FILTERS = ["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 
@@ -33,7 +36,14 @@ STRICT = ["-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror", "-Wconversion"
 
 def compiled(camera: Camera, pixels: Pixels, folder: Path, *flags: str) -> ctypes.CDLL:
     """The generated C of one camera, without a network."""
-    frames.write(folder, camera, pixels, "network", "a network", 10**9)
+    spec = CIFAR.replace(
+        name="network",
+        input_size=pixels.size,
+        colours=pixels.colours,
+        normalization=Normalization.default(pixels.colours),
+        preprocessing=pixels.preprocessing,
+    )
+    frames.write(folder, camera, spec, "a network", 10**9)
     (folder / "network.h").write_text(NETWORK_H.format(size=pixels.size, colours=pixels.colours))
     library = folder / f"{uuid4()}.so"  # a library is not loaded twice under one name
     command = ["cc", *STRICT, "-O1", "-fPIC", "-shared", *flags, folder / "network_camera.c", "-o", library]
@@ -56,13 +66,13 @@ def run(library: ctypes.CDLL, camera: Camera, pixels: Pixels, frame: np.ndarray)
     return image[16:-16].reshape(pixels.shape)
 
 
-def check(camera: Camera, pixels: Pixels, folder: Path, *found: np.ndarray, flags: tuple[str, ...] = ()) -> None:
-    """Of those frames, or of a random one, the C makes what Python makes of their pixels."""
+def check(camera: Camera, pixels: Pixels, folder: Path, *flags: str) -> None:
+    """Of noise, of the least and the most, and of a photograph, the C makes what Python makes of those pixels."""
     library = compiled(camera, pixels, folder, *flags)
     random = np.random.default_rng(0)
     noise = random.integers(0, 256, camera.frame_bytes, np.uint8)
     extremes = random.integers(0, 2, camera.frame_bytes, np.uint8) * np.uint8(255)
-    for frame in found or (noise, extremes):
+    for frame in (noise, extremes, encoded(EXAMPLES / "truck.jpg", camera)):
         expected = images.read(camera.decode(frame, pixels.colours), pixels)
         np.testing.assert_array_equal(run(library, camera, pixels, frame), expected)
 
@@ -75,7 +85,7 @@ def test_every_pixel_format_has_the_bits_of_python(format: str, colours: int, tm
 
 @pytest.mark.parametrize("format", ["rgb565", "yuyv", "nv12-limited", "grey"])
 def test_a_camera_of_the_usual_size(format: str, tmp_path: Path) -> None:
-    check(Camera(320, 240, format), Pixels(32), tmp_path, flags=("-O2", "-fsanitize=undefined"))
+    check(Camera(320, 240, format), Pixels(32), tmp_path, "-O2", "-fsanitize=undefined")
 
 
 RESIZER = """
@@ -184,7 +194,7 @@ def test_any_frame_and_part_of_it(
 @pytest.mark.parametrize("name", ["cat.png", "airplane.webp", "truck.jpg"])
 def test_a_real_picture_as_a_frame(name: str, tmp_path: Path) -> None:
     """The file and the camera's frame of the same pixels are the same to the network."""
-    path = Path(__file__).parents[1] / "examples" / name
+    path = EXAMPLES / name
     with decoding.decoded(path, "RGB") as picture:
         frame = np.ascontiguousarray(np.asarray(picture)[..., ::-1])
     camera, pixels = Camera(*picture.size, "bgr888"), Pixels(32)

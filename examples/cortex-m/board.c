@@ -104,6 +104,17 @@ void board_write(const char *text)
     semihosting(0x04, text);
 }
 
+void board_write_number(uint32_t number, uint32_t base, int digits)
+{
+    char text[11], *first = text + sizeof text - 1;
+    *first = 0;
+    do {
+        *--first = "0123456789abcdef"[number % base];
+        number /= base;
+    } while (number || text + sizeof text - 1 - first < digits);
+    board_write(first);
+}
+
 void board_exit(int status)
 {
     const uint32_t arguments[] = {0x20026, (uint32_t)status}; /* the program has ended */

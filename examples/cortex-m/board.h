@@ -18,6 +18,9 @@ int board_read(int file, void *target, int bytes);
 
 void board_write(const char *text);
 
+/* With so many digits at least. */
+void board_write_number(uint32_t number, uint32_t base, int digits);
+
 void board_exit(int status) __attribute__((noreturn));
 
 #endif

@@ -9,17 +9,6 @@ static uint8_t image[NETWORK_IMAGE_BYTES];
 static float logits[NETWORK_CLASSES];
 static uint8_t scratch[NETWORK_SCRATCH];
 
-static void write_number(uint32_t number, uint32_t base, int digits)
-{
-    char text[11], *first = text + sizeof text - 1;
-    *first = 0;
-    do {
-        *--first = "0123456789abcdef"[number % base];
-        number /= base;
-    } while (number || text + sizeof text - 1 - first < digits);
-    board_write(first);
-}
-
 int main(void)
 {
     uint32_t ticks = 0;
@@ -42,15 +31,15 @@ int main(void)
             uint32_t bits;
             memcpy(&bits, &logits[i], sizeof bits);
             board_write(" ");
-            write_number(bits, 16, 8);
+            board_write_number(bits, 16, 8);
         }
         board_write("\n");
     }
-    write_number(ticks, 10, 1);
+    board_write_number(ticks, 10, 1);
     board_write(" ticks for the last picture, ");
-    write_number((uint32_t)board_stack(), 10, 1);
+    board_write_number((uint32_t)board_stack(), 10, 1);
     board_write(" bytes of stack at most, instruction set ");
-    write_number((uint32_t)network_backend(), 10, 1);
+    board_write_number((uint32_t)network_backend(), 10, 1);
     board_write("\n");
     return 0;
 }

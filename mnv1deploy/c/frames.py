@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -10,10 +11,11 @@ from string import Template
 
 from mnv1deploy.c import CAMERA
 from mnv1deploy.c.arrays import array
+from mnv1deploy.c.names import identifier
 from mnv1deploy.c.resampling import WEIGHT_BITS, Window, windows
 from mnv1deploy.camera import Camera
 from mnv1deploy.images import square
-from mnv1deploy.spec import Pixels
+from mnv1deploy.spec import ModelSpec, Pixels
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,17 @@ def scratch_bytes(found: Reduction, size: int) -> int:
     return (found.held * size + found.columns) * found.colours
 
 
-def write(folder: Path, camera: Camera, pixels: Pixels, name: str, title: str, network_scratch: int) -> None:
-    """Writes ``<name>_camera.h`` and ``.c`` into the folder of an exported network."""
+README = Template(
+    "`${name}_camera.c` and `.h` make that picture of a camera's frame, $camera ($meaning), with "
+    "`${name}_read_frame(frame, ${NAME}_FRAME_STRIDE, image, scratch)`. It takes $what, in integers, with the bits "
+    "that mnv1deploy has of the same pixels: resize it in no other way."
+)
+"""What the folder's README says of it."""
+
+
+def write(folder: Path, camera: Camera, spec: ModelSpec, title: str, network_scratch: int) -> str:
+    """Writes ``<name>_camera.h`` and ``.c`` into the folder of an exported network; returns its README's paragraph."""
+    pixels, name = spec.pixels, identifier(spec.name)
     found = reduction(camera, pixels)
     left, top, width, height = camera.region
     rule = pixels.preprocessing
@@ -108,6 +119,7 @@ def write(folder: Path, camera: Camera, pixels: Pixels, name: str, title: str, n
     for file in ("camera.h", "camera.c"):
         text = Template((CAMERA / file).read_text("utf-8")).substitute(values)
         (folder / f"{name}_{file}").write_text(text, "utf-8", newline="\n")
+    return f"\n{textwrap.fill(README.substitute(values), 120, break_on_hyphens=False)}\n"
 
 
 def _tables(found: Reduction) -> Iterator[str]:

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnv1deploy.artifact import Provenance
-from mnv1deploy.c import KERNELS, TEMPLATES, backends
+from mnv1deploy.c import KERNELS, TEMPLATES, backends, frames
 from mnv1deploy.c.arrays import array
 from mnv1deploy.c.names import identifier
 from mnv1deploy.c.plan import LANES, Plan, footprint, fused, inputs, padded, plan
+from mnv1deploy.device import ANY_DEVICE, Device
 from mnv1deploy.errors import MnvError
 from mnv1deploy.quantization import INPUT, PAIR, Quantization
 from mnv1deploy.spec import Layer, ModelSpec
@@ -52,8 +53,8 @@ class Integers:
     sizes: NDArray[np.int64]
 
 
-def write(folder: Path, quantization: Quantization, provenance: Provenance) -> None:
-    """Writes the C files of a quantised network, and its provenance, into ``folder``.
+def write(folder: Path, quantization: Quantization, provenance: Provenance, device: Device = ANY_DEVICE) -> None:
+    """Writes the C files of a quantised network, and its provenance, into ``folder``, for one device or for any.
 
     Raises:
         MnvError: for integers that the kernels would not compute exactly.
@@ -62,6 +63,8 @@ def write(folder: Path, quantization: Quantization, provenance: Provenance) -> N
     layers = [_integers(layer, quantization, source) for layer, source in _with_sources(spec)]
     values = _values(spec, layers, quantization, provenance)
     folder.mkdir(parents=True, exist_ok=True)
+    if device.camera:
+        values["README_camera"] = frames.write(folder, device.camera, spec, str(values["title"]), plan(spec).scratch)
     for template, name in FILES.items():
         text = Template((TEMPLATES / template).read_text("utf-8")).substitute(values)
         (folder / Template(name).substitute(values)).write_text(text, "utf-8", newline="\n")
@@ -171,6 +174,7 @@ def _values(
         "layers": "\n".join(_layer_row(integers.layer) for integers in layers),
         "fusions": "\n".join(_fusion_rows(spec, buffers)),
         "weights": footprint(spec).flash,
+        "README_camera": "",
     }
 
 

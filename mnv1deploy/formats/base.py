@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnv1deploy.artifact import Precision, Provenance
+from mnv1deploy.device import Device
 from mnv1deploy.errors import MnvError
 from mnv1deploy.packages import missing
 from mnv1deploy.spec import ModelSpec
@@ -141,6 +142,14 @@ class Profiling(Protocol):
 
     def profile(self, images: Images, calls: int) -> list[OperatorTime]:
         """Every operator, in the order they run, over ``calls`` calls after a warm-up."""
+
+
+@runtime_checkable
+class ForDevice(Protocol):
+    """What a Format may offer besides, if what it writes can be made for one device."""
+
+    def for_device(self, device: Device) -> Format:
+        """The format that writes for that one."""
 
 
 class Format(Protocol):

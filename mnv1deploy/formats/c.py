@@ -28,6 +28,7 @@ from mnv1deploy.c import TEMPLATES
 from mnv1deploy.c.backends import NAMES as BACKENDS
 from mnv1deploy.c.names import identifier
 from mnv1deploy.cost import cost
+from mnv1deploy.device import ANY_DEVICE, Device
 from mnv1deploy.errors import MnvError
 from mnv1deploy.files import cache_folder
 from mnv1deploy.formats.base import CPU, CpuSession, Format, Images, Logits, check_images, refuse_provider
@@ -71,6 +72,13 @@ class CFormat(Format):
     writers: tuple[str, ...] = ("torch",)
     executes = True
 
+    def __init__(self, device: Device = ANY_DEVICE) -> None:
+        self._device = device
+
+    def for_device(self, device: Device) -> CFormat:
+        """See ForDevice."""
+        return CFormat(device)
+
     def export(
         self, network: MobileNetV1, path: Path, provenance: Provenance, quantization: Quantization | None
     ) -> None:
@@ -78,7 +86,7 @@ class CFormat(Format):
         from mnv1deploy.c import generate
 
         assert quantization, "C is int8 only"
-        generate.write(path, quantization, provenance)
+        generate.write(path, quantization, provenance, self._device)
 
     def providers(self) -> tuple[str, ...]:
         """The CPU, where there is a C compiler."""

@@ -14,7 +14,19 @@
 #endif
 #endif
 
+/* Before a loop of few steps, whose number is known: it becomes straight code. */
+#ifndef UNROLL
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#elif defined(__GNUC__)
+#define UNROLL _Pragma("GCC unroll 8")
+#else
+#define UNROLL
+#endif
+#endif
+
 #define WEIGHT_BITS 22 /* weights are fractions of 2^22, and those of a window add up to about that */
+#define HALF (1 << (WEIGHT_BITS - 1))
 #define VALUES 4       /* of a row, that are added up side by side */
 
 /* Where a pixel of the result comes from, on one axis: `count` of the source's from `first` on, with the weights that
@@ -44,13 +56,16 @@ INLINE void resize_row(const Resize *r, const uint8_t *in, uint8_t *out, const i
     const Window *w = r->across, *end = w + r->size;
     for (; w < end; w++, out += colours) {
         const int32_t *weights = r->weights + w->weights;
+        const int32_t *const behind = weights + w->count;
         const uint8_t *pixel = in + w->first * colours;
-        int32_t sums[3] = {1 << (WEIGHT_BITS - 1), 1 << (WEIGHT_BITS - 1), 1 << (WEIGHT_BITS - 1)};
-        int i, colour;
-        for (i = 0; i < w->count; i++, pixel += colours)
-            for (colour = 0; colour < colours; colour++)
-                sums[colour] += pixel[colour] * weights[i];
-        for (colour = 0; colour < colours; colour++)
+        int32_t sums[3];
+        int colour;
+        UNROLL for (colour = 0; colour < colours; colour++)
+            sums[colour] = HALF;
+        for (; weights < behind; weights++, pixel += colours)
+            UNROLL for (colour = 0; colour < colours; colour++)
+                sums[colour] += pixel[colour] * *weights;
+        UNROLL for (colour = 0; colour < colours; colour++)
             out[colour] = weighted_mean(sums[colour]);
     }
 }
@@ -63,15 +78,15 @@ INLINE void resize_down(const Resize *r, const Window *w, const uint8_t *in, int
     int32_t sums[VALUES];
     int i, v, before = r->held - start; /* the rows are a ring */
     const uint8_t *row = in + start * width;
-    for (v = 0; v < values; v++)
-        sums[v] = 1 << (WEIGHT_BITS - 1);
+    UNROLL for (v = 0; v < values; v++)
+        sums[v] = HALF;
     for (i = 0; i < w->count; i++, row += width) {
         if (i == before)
             row = in;
-        for (v = 0; v < values; v++)
+        UNROLL for (v = 0; v < values; v++)
             sums[v] += row[v] * weights[i];
     }
-    for (v = 0; v < values; v++)
+    UNROLL for (v = 0; v < values; v++)
         out[v] = weighted_mean(sums[v]);
 }
 
