@@ -10,6 +10,8 @@ from PIL import Image
 import mnv1deploy as mnv1
 from mnv1deploy import bundled, checkpoint, datasets, evidence, exporting, formats, images, verification
 from mnv1deploy.artifact import Manifest
+from mnv1deploy.camera import Camera
+from mnv1deploy.device import Device
 from mnv1deploy.errors import MnvError
 from mnv1deploy.exporting import Exported
 from mnv1deploy.files import sha256
@@ -307,3 +309,10 @@ def test_pictures_at_the_networks_size_are_read_as_they_are(tmp_path: Path) -> N
     found = evidence.calibration_pictures(CIFAR, write(tmp_path / "pictures", pixels), None, None)
     np.testing.assert_array_equal(found.images, pixels)
     assert found.name == "5 pictures in pictures"
+
+
+def test_a_camera_is_for_c_alone(tmp_path: Path) -> None:
+    with pytest.raises(MnvError, match="Only C is written for a device, not onnx, ncnn") as error:
+        exporting.export(["onnx", "ncnn"], output=tmp_path / "out", device=Device(Camera(320, 240, "grey")))
+    assert error.value.hint == "Add --format c."
+    assert not (tmp_path / "out").exists()
