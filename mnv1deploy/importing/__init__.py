@@ -378,6 +378,12 @@ class _Resolved:
         activation = self._activation()
         colours = found.colours
         known = family.normalization if family else None
+        own, other = found.normalization, options.normalization
+        if found.takes and own and other and not families.are_the_same(families.for_colours(other, colours), own):
+            raise MnvError(
+                f"{self._path} normalises its pixels itself ({families.name_of(own)}).",
+                "Leave --normalization, --mean and --std out.",
+            )
         chosen = self._choose(
             "normalization",
             options.normalization,

@@ -85,6 +85,7 @@ def follow(
     classes: tuple[str, ...] | None = None,
     notes: tuple[str, ...] = (),
     quantized: bool = False,
+    half: bool = False,
 ) -> Found:
     """The network of operations that follow each other; ``normalization`` is of what the graph itself does not compute.
 
@@ -156,17 +157,20 @@ def follow(
     if weight.shape[1] != convolutions[-1].out_channels:
         raise no_mobilenetv1(path, f"{linear.name} takes {weight.shape[1]} values, not one per channel")
     colours = convolutions[0].weight.shape[1]
+    read, takes = _read_normalization(affine, normalization, colours)
     return Found(
         source,
         tuple(convolutions),
         weight,
         np.zeros(len(weight), np.float32) if linear.bias is None else linear.bias,
         input_size,
-        _read_normalization(affine, normalization, colours),
+        read,
         classes,
         (*(c.name for c in convolutions), linear.name),
         tuple(said),
         quantized,
+        half,
+        takes,
     )
 
 
@@ -204,17 +208,19 @@ def _after(first: Affine | None, second: Affine) -> Affine:
     return Affine(second.name, scale, np.asarray(first.offset, np.float64) * second.scale + second.offset)
 
 
-def _read_normalization(affine: Affine | None, outside: Normalization | None, colours: int) -> Normalization | None:
-    """Of raw pixels, from what the graph computes first and what its input is said to be."""
+def _read_normalization(
+    affine: Affine | None, outside: Normalization | None, colours: int
+) -> tuple[Normalization | None, Normalization | None]:
+    """Of raw pixels, from what the graph computes first and what its input is said to be; and how they become that."""
     if affine is None:
-        return outside
+        return outside, None
     scale = np.broadcast_to(np.asarray(affine.scale, np.float64).reshape(-1), colours)
     offset = np.broadcast_to(np.asarray(affine.offset, np.float64).reshape(-1), colours)
     if (scale <= 0).any():
         raise MnvError("The graph turns its pixels into their negatives first, which no normalisation here does.")
     mean, std = -offset / scale, 1 / scale
-    if outside is not None:  # pixels become (p - m) / s before the graph sees them
-        mean, std = mean * outside.std + outside.mean, std * outside.std
-    elif std.max() <= 2:  # for pixels in 0..1: no picture in 0..255 has a deviation as small
-        mean, std = 255 * mean, 255 * std
-    return Normalization(tuple(mean.tolist()), tuple(std.tolist()))
+    if outside is None:  # no picture in 0..255 has a deviation of 2: those are pixels in 0..1
+        outside = Normalization((0.0,) * colours, ((255.0 if std.max() <= 2 else 1.0),) * colours)
+    # pixels become (p - m) / s before the graph sees them
+    mean, std = mean * outside.std + outside.mean, std * outside.std
+    return Normalization(tuple(mean.tolist()), tuple(std.tolist())), outside

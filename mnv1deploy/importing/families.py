@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -346,10 +347,16 @@ def for_colours(chosen: Normalization, colours: int) -> Normalization:
     return Normalization(chosen.mean * colours, chosen.std * colours)
 
 
+def are_the_same(one: Normalization, other: Normalization) -> bool:
+    """But for the rounding of float32."""
+    pairs = zip((*one.mean, *one.std), (*other.mean, *other.std), strict=True)
+    return all(math.isclose(first, second, rel_tol=1e-5, abs_tol=1e-3) for first, second in pairs)
+
+
 def name_of(chosen: Normalization) -> str:
     """The name a normalisation goes by, or its numbers."""
     for name, candidate in NORMALIZATIONS.items():
-        if for_colours(candidate, len(chosen.mean)) == chosen:
+        if are_the_same(for_colours(candidate, len(chosen.mean)), chosen):
             return name
     numbers = [", ".join(f"{value:.4g}" for value in values) for values in (chosen.mean, chosen.std)]
     return f"mean {numbers[0]}, std {numbers[1]} of 255"

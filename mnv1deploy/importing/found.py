@@ -86,6 +86,8 @@ class Found:
         names: of the tensors or layers, by which families of files know each other.
         notes: what was absorbed, left out or assumed, one sentence each.
         quantized: whether the file's own arithmetic is integers, of which the floats here are the meaning.
+        half: whether a graph computes in float16.
+        takes: what a graph's input is of raw pixels, where the graph normalises them; None for normalised ones.
     """
 
     source: str
@@ -98,6 +100,8 @@ class Found:
     names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     quantized: bool = False
+    half: bool = False
+    takes: Normalization | None = None
 
     @property
     def colours(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mnv1deploy.artifact import METADATA_KEY
 from mnv1deploy.errors import MnvError
 from mnv1deploy.importing.chain import Activation, Affine, Linear, Normed, Operation, Pad, Pool, Softmax, follow
 from mnv1deploy.importing.found import Array, Convolution, Found, Norm, no_mobilenetv1
@@ -25,6 +26,13 @@ def read(path: Path) -> Found:
     onnx = engine("onnx", "export")
     try:
         model = onnx.load(str(path))
+        if any(entry.key == METADATA_KEY for entry in model.metadata_props) and "DequantizeLinear" in {
+            node.op_type for node in model.graph.node
+        }:
+            raise MnvError(
+                f"{path} is an int8 artifact of mnv1deploy, which runs as it is.",
+                "Import the checkpoint that it was made of, or its fp32 ONNX.",
+            )
         return _Graph(path, onnx, model.graph).found()
     except MnvError:
         raise
@@ -41,6 +49,7 @@ class _Graph:
         self._constants: dict[str, Array] = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
         self._shapes: set[str] = set()
         self._quantized = False
+        self._bare = False  # whether the last operator was a convolution, or its batch normalisation
         self._linear: tuple[str, Array] | None = None
 
     def found(self) -> Found:
@@ -55,40 +64,50 @@ class _Graph:
         if height != width:
             raise no_mobilenetv1(self._path, f"it takes pictures of {height}x{width} pixels, and they are square here")
         operations = list(self._operations(inputs[0].name))
-        return follow(self._path, "ONNX graph", operations, input_size=height or None, quantized=self._quantized)
+        half = any(array.dtype == np.float16 for array in self._constants.values())
+        size = height or None
+        return follow(self._path, "ONNX graph", operations, input_size=size, quantized=self._quantized, half=half)
 
     def _operations(self, current: str) -> Iterator[Operation]:
-        for node in self._graph.node:
-            inputs = [name for name in node.input if name]
-            known = [name for name in inputs if name in self._constants]
-            if node.op_type == "Constant":
-                self._constants[node.output[0]] = self._onnx.numpy_helper.to_array(self._attribute(node, "value"))
-                continue
-            if node.op_type == "DequantizeLinear" and inputs[0] in self._constants:
-                self._constants[node.output[0]] = self._dequantized(node, inputs)
-                continue
-            if node.op_type in ("Identity", "Cast") and len(known) == len(inputs):
-                self._constants[node.output[0]] = self._constants[inputs[0]]
-                continue
-            if node.op_type == "Shape" or all(n in self._constants or n in self._shapes for n in inputs):
-                self._shapes.update(node.output)
-                continue
-            flowing = [n for n in inputs if n not in self._constants and n not in self._shapes]
+        """From the input on, whatever the order of the nodes in the file."""
+        waiting = list(self._graph.node)
+        while known := [node for node in waiting if self._is_known(node)]:
+            waiting = [node for node in waiting if node not in known]
+        while takers := [node for node in waiting if current in node.input]:
+            node, *others = takers
             name = node.name or node.output[0]
-            if len(flowing) > 1:
+            if others:
+                other = others[0].name or others[0].output[0]
                 raise no_mobilenetv1(
-                    self._path, f"{name} ({node.op_type}) joins two branches: it is a residual network"
+                    self._path,
+                    f"{name} ({node.op_type}) and {other} ({others[0].op_type}) take the same values: there are "
+                    "branches, as in a residual network",
                 )
-            if flowing != [current]:
-                raise no_mobilenetv1(
-                    self._path, f"{name} ({node.op_type}) takes up an earlier layer: there are branches"
-                )
+            inputs = [n for n in node.input if n]
+            if any(n != current and n not in self._constants and n not in self._shapes for n in inputs):
+                raise no_mobilenetv1(self._path, f"{name} ({node.op_type}) joins two branches")
             yield from self._operation(node, name, inputs)
+            waiting.remove(node)
             current = node.output[0]
         if self._linear is not None:
             yield Linear(*self._linear, None)
         if current != self._graph.output[0].name:
             raise no_mobilenetv1(self._path, "its last operator does not give its output")
+
+    def _is_known(self, node: Any) -> bool:
+        """Whether a node makes a constant, which is computed, or a shape, which is not looked at."""
+        inputs = [name for name in node.input if name]
+        if node.op_type == "Constant":
+            self._constants[node.output[0]] = self._onnx.numpy_helper.to_array(self._attribute(node, "value"))
+        elif node.op_type == "DequantizeLinear" and inputs[0] in self._constants:
+            self._constants[node.output[0]] = self._dequantized(inputs, self._attribute(node, "axis", 1))
+        elif node.op_type in ("Identity", "Cast") and inputs[0] in self._constants:
+            self._constants[node.output[0]] = self._constants[inputs[0]]
+        elif node.op_type == "Shape" or all(n in self._constants or n in self._shapes for n in inputs):
+            self._shapes.update(node.output)
+        else:
+            return False
+        return True
 
     def _attribute(self, node: Any, name: str, default: Any = None) -> Any:
         for attribute in node.attribute:
@@ -101,13 +120,20 @@ class _Graph:
             raise no_mobilenetv1(self._path, f"{name} is computed, where there should be a weight")
         return self._constants[name].astype(np.float32)
 
-    def _dequantized(self, node: Any, inputs: list[str]) -> Array:
+    def _dequantized(self, inputs: list[str], axis: int) -> Array:
+        """What integers mean, given with their scale and, if it is not zero, their zero point: float32."""
         values, scale = self._constants[inputs[0]].astype(np.float64), self._constants[inputs[1]].astype(np.float64)
         zero = self._constants[inputs[2]].astype(np.float64) if len(inputs) > 2 else np.zeros_like(scale)
         shape = [1] * values.ndim
         if scale.ndim:
-            shape[self._attribute(node, "axis", 1) if values.ndim > 1 else 0] = -1
+            shape[axis if values.ndim > 1 else 0] = -1
         return ((values - zero.reshape(shape)) * scale.reshape(shape)).astype(np.float32)
+
+    def _cut_off(self, name: str, zero_point: str) -> Iterator[Activation]:
+        """A ReLU, if a grid begins at zero: quantizers leave the operator out then."""
+        zero = self._constants[zero_point]
+        if zero.size == 1 and zero.item() == np.iinfo(zero.dtype).min:
+            yield Activation(name, "relu")
 
     def _operation(self, node: Any, name: str, inputs: list[str]) -> Iterator[Operation]:
         kind = node.op_type
@@ -120,13 +146,27 @@ class _Graph:
             yield Linear(*held, None)
         if kind in _PASSED:
             return
+        bare, self._bare = self._bare, False
         if kind in ("QuantizeLinear", "DequantizeLinear"):
             self._quantized = True
+            if kind == "QuantizeLinear" and bare and len(inputs) > 2:
+                yield from self._cut_off(name, inputs[2])
+        elif kind in ("QLinearConv", "QGemm", "QLinearGlobalAveragePool"):
+            self._quantized = True
+            yield from self._integer_operation(node, name, inputs)
+        elif kind in ("DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"):
+            raise MnvError(
+                f"{self._path} is quantised dynamically: what its integers mean is only known when it runs.",
+                "Import the file in floats that it was made of.",
+            )
         elif kind == "Conv":
-            yield self._convolution(node, name, inputs)
+            offsets = self._floats(inputs[2]) if len(inputs) > 2 else None
+            yield self._convolution(node, name, self._floats(inputs[1]), offsets)
+            self._bare = True
         elif kind == "BatchNormalization":
             gamma, beta, mean, variance = (self._floats(n) for n in inputs[1:5])
             yield Normed(name, Norm(mean, variance, gamma, beta, float(self._attribute(node, "epsilon", 1e-5))))
+            self._bare = True
         elif kind == "Relu":
             yield Activation(name, "relu")
         elif kind == "Clip":
@@ -171,8 +211,26 @@ class _Graph:
         offset = value if kind == "Add" else -value if kind == "Sub" else zero
         return Affine(name, scale, offset)
 
-    def _convolution(self, node: Any, name: str, inputs: list[str]) -> Convolution:
-        weight = self._floats(inputs[1])
+    def _integer_operation(self, node: Any, name: str, inputs: list[str]) -> Iterator[Operation]:
+        """Operators on integers: x, its scale and zero point, the same three of the weights, then the result's."""
+        if node.op_type == "QLinearGlobalAveragePool":
+            yield Pool(name)
+            return
+        first = self._attribute(node, "transB", 0) == 0 if node.op_type == "QGemm" else False
+        weight = self._dequantized(inputs[3:6], int(first))
+        is_convolution = node.op_type == "QLinearConv"
+        where = 8 if is_convolution else 6
+        scale = self._floats(inputs[1]).astype(np.float64) * self._floats(inputs[4])
+        offsets: Array | None = None
+        if len(inputs) > where and self._constants[inputs[where]].dtype == np.int32:
+            offsets = (self._constants[inputs[where]] * scale).astype(np.float32)
+        if is_convolution:
+            yield self._convolution(node, name, weight, offsets)
+            yield from self._cut_off(name, inputs[7])
+        else:
+            yield Linear(name, np.ascontiguousarray(weight.T if first else weight), offsets)
+
+    def _convolution(self, node: Any, name: str, weight: Array, bias: Array | None) -> Convolution:
         groups = self._attribute(node, "group", 1)
         stride = self._attribute(node, "strides", [1, 1])
         if len(set(stride)) != 1 or set(self._attribute(node, "dilations", [1, 1])) != {1}:
@@ -187,7 +245,7 @@ class _Graph:
             name,
             np.ascontiguousarray(weight),
             groups > 1,
-            self._floats(inputs[2]) if len(inputs) > 2 else None,
+            bias,
             stride=stride[0],
             padding="same" if auto == "SAME_UPPER" and weight.shape[2:] != (1, 1) else (top, left, bottom, right),
         )

@@ -18,6 +18,9 @@ from mnv1deploy.packages import engine, is_installed, silenced
 TOLERANCE = 1e-4
 """Largest difference of a logit between a float file and the import, in standard deviations of the logits."""
 
+HALF_TOLERANCE = 1e-2
+"""The same for a file that computes in float16."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -59,14 +62,14 @@ def compare(
     if found.source not in engines or not is_installed(engines[found.source][0]):
         return None
     engine, run = engines[found.source]
-    normalization = network.spec.normalization
+    normalization = found.takes or network.spec.normalization
     pixels = (images - np.array(normalization.mean)) / np.array(normalization.std)
     theirs = run(path, found, images, pixels.astype(np.float32)).reshape(len(images), -1)[:, int(drop) :]
     with torch.inference_mode():
         ours = network(torch.from_numpy(images)).numpy()
     largest = float(np.abs(ours - theirs).max() / max(theirs.std(), 1e-12))
     agreement = float((ours.argmax(1) == theirs.argmax(1)).mean())
-    if not found.quantized and largest > TOLERANCE:
+    if not found.quantized and largest > (HALF_TOLERANCE if found.half else TOLERANCE):
         raise MnvError(
             f"What was read of {path} is not what {engine} computes: logits differ by {largest:.2g} deviations.",
             "Please report this file: its import is wrong.",
@@ -155,9 +158,10 @@ def _onnx(path: Path, found: Found, images: NDArray[np.uint8], pixels: NDArray[n
     with silenced():
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
         given = session.get_inputs()[0]
+        kind = {"tensor(float16)": np.float16, "tensor(double)": np.float64}.get(given.type, np.float32)
         answers = []
         for raw, normalized in zip(images, pixels, strict=True):
-            value = raw if given.type == "tensor(uint8)" else normalized
+            value = raw if given.type == "tensor(uint8)" else normalized.astype(kind)
             value = value.transpose(2, 0, 1) if given.shape[1] in (1, 3) else value
             answers.append(session.run([output], {given.name: np.ascontiguousarray(value)[None]})[0])
     return np.concatenate(answers)
