@@ -29,9 +29,9 @@ from PIL import Image
 
 from mnv1deploy import datasets, exporting, formats
 from mnv1deploy.artifact import Provenance
-from mnv1deploy.c import TEMPLATES, backends
+from mnv1deploy.c import TEMPLATES, backends, generate
 from mnv1deploy.c.names import identifier
-from mnv1deploy.c.plan import Footprint, footprint, fused, plan
+from mnv1deploy.c.plan import Footprint, footprint, fused, inputs, padded, plan
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.c import BACKEND_VARIABLE, CSession
 from mnv1deploy.formats.shared import SharedSession
@@ -364,6 +364,109 @@ def test_it_is_cpp_as_well(small: Path, compiler: str, standard: str) -> None:
     options = ["-Wall", "-Wextra", "-Werror", "-pedantic", known, f"-std={standard}", "-x", "c++"]
     how_far = "-O1" if standard == "c++11" else "-fsyntax-only"  # what else a standard says is seen without optimising
     compile_silently([program, *options, how_far, "-c", "-o", os.devnull, "network.c"], small)
+
+
+@pytest.fixture(scope="module")
+def binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The network of ``small`` with its weights in a file of their own."""
+    integers, _ = random_integers(SMALL, 1)
+    folder = tmp_path_factory.mktemp("binary") / "net_int8.c"
+    provenance = Provenance("c", "int8", SMALL.replace(name="network"), "0" * 64, (), integers.facts, {})
+    generate.write(folder, integers, provenance, "binary")
+    return folder
+
+
+def test_weights_in_a_file_give_the_same_bits_and_take_a_byte_each(small: Path, binary: Path) -> None:
+    _, images = random_integers(SMALL, 1)
+    np.testing.assert_array_equal(opened(binary, 1)(images), opened(small, 1)(images))
+    weights = sum(
+        padded(layer.out_channels) * (4 * layer.kernel if layer.kind == "depthwise" else -(-inputs(layer) // 4) * 4)
+        for layer in SMALL.layers()
+        if layer.kind != "pool"
+    )
+    assert weights <= (binary / "network.bin").stat().st_size <= weights + 64 * len(list(SMALL.layers()))
+    assert "weights[" not in (binary / "network.c").read_text().partition("/* stem */")[2]
+    # a library is that of its weights, too
+    with pytest.MonkeyPatch.context() as patch:
+        blob = (binary / "network.bin").read_bytes()
+        patch.setattr("mnv1deploy.formats.c.FLAGS", QUICK)
+        before = opened(binary, 1)(images)
+        (binary / "network.bin").write_bytes(bytes([blob[0] ^ 64]) + blob[1:])
+        assert not np.array_equal(opened(binary, 1)(images), before)
+        (binary / "network.bin").write_bytes(blob)
+
+
+LOADING = """
+#include "network.h"
+#include <stdio.h>
+#include <string.h>
+
+static uint8_t image[NETWORK_IMAGE_BYTES], scratch[NETWORK_SCRATCH];
+
+int main(void)
+{
+    float logits[NETWORK_CLASSES];
+    int i;
+#ifdef NETWORK_WEIGHTS_LOADED
+    static uint8_t blob[1 << 20] __attribute__((aligned(64)));
+    FILE *file = fopen("network.bin", "rb");
+    if (!file || fread(blob, 1, sizeof blob, file) == 0 || network_run(image, logits, scratch) != -1)
+        return 2;
+    fclose(file);
+    blob[7] ^= 1;
+    if (network_load(blob) != -1 || network_run(image, logits, scratch) != -1)
+        return 3;
+    blob[7] ^= 1;
+    memmove(blob + 1, blob, sizeof blob - 1);
+    if (network_load(blob + 1) != -1)
+        return 4;
+    memmove(blob, blob + 1, sizeof blob - 1);
+    if (network_load(blob) != 0)
+        return 5;
+#endif
+    memset(image, 77, sizeof image);
+    if (network_run(image, logits, scratch))
+        return 1;
+    for (i = 0; i < NETWORK_CLASSES; i++)
+        printf("%.9g\\n", (double)logits[i]);
+    return 0;
+}
+"""
+
+
+@pytest.mark.parametrize("way", ["taken in", "linked", "loaded", "embedded"])
+@pytest.mark.parametrize("language", ["c", "c++"])
+def test_weights_in_a_file_are_taken_in_or_linked_or_loaded(
+    binary: Path, compiler: str, language: str, way: str, tmp_path: Path
+) -> None:
+    shutil.copytree(binary, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "main.c").write_text(LOADING)
+    program, standard = (
+        (compiler, "c99") if language == "c" else ({"gcc": "g++", "clang": "clang++"}[compiler], "c++11")
+    )
+    options = ["-Wno-deprecated"] if program == "clang++" else []
+    sources = ["main.c", "network.c"]
+    if way == "embedded":
+        asks = "#if !defined __has_embed || __STDC_VERSION__ < 202311L\n#error\n#endif\n"
+        (tmp_path / "asks.c").write_text(asks)
+        asked = subprocess.run([program, "-std=c23", "-c", "asks.c"], cwd=tmp_path, capture_output=True)
+        if asked.returncode:
+            pytest.skip(f"{program} is older than #embed")
+        standard = "c23"
+    elif way == "linked":
+        data = "const unsigned char network_weights[] = {" + ",".join(map(str, (tmp_path / "network.bin").read_bytes()))
+        (tmp_path / "data.c").write_text(f"{data}}};\n")
+        subprocess.run(["gcc", "-c", "data.c"], cwd=tmp_path, check=True)
+        options.append("-DNETWORK_WEIGHTS_LINKED")
+    elif way == "loaded":
+        options.append("-DNETWORK_WEIGHTS_LOADED")
+    objects = ["-x", "none", "data.o"] if way == "linked" else []
+    command = [program, f"-std={standard}", "-O0", *options, "-x", language, *sources, *objects, "-o", "main"]
+    compile_silently(command, tmp_path)
+    done = subprocess.run([tmp_path / "main"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0
+    image = np.full((1, *SMALL.pixels.shape), 77, np.uint8)
+    np.testing.assert_array_equal(np.loadtxt(done.stdout.splitlines(), dtype=np.float32), opened(binary, 1)(image)[0])
 
 
 @pytest.mark.parametrize("language", ["c", "c++"])

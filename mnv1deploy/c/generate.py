@@ -17,6 +17,7 @@ from mnv1deploy.c import KERNELS, TEMPLATES, backends, frames
 from mnv1deploy.c.arrays import array
 from mnv1deploy.c.names import identifier
 from mnv1deploy.c.plan import LANES, Plan, footprint, fused, inputs, padded, plan
+from mnv1deploy.c.weights import NO_BLOB, Blob
 from mnv1deploy.device import ANY_DEVICE, Device
 from mnv1deploy.errors import MnvError
 from mnv1deploy.quantization import INPUT, PAIR, Quantization
@@ -56,15 +57,24 @@ class Integers:
 def write(folder: Path, quantization: Quantization, provenance: Provenance, device: Device = ANY_DEVICE) -> None:
     """Writes the C files of a quantised network, and its provenance, into ``folder``, for one device or for any.
 
+    Args:
+        folder: where to.
+        quantization: the integers.
+        provenance: whose spec and name it has.
+        device: what it brings besides, and the form of its weights.
+
     Raises:
         MnvError: for integers that the kernels would not compute exactly.
     """
     spec = provenance.spec
     layers = [_integers(layer, quantization, source) for layer, source in _with_sources(spec)]
-    values = _values(spec, layers, quantization, provenance)
+    blob = Blob.of([integers.weights for integers in layers]) if device.weights == "binary" else None
+    values = _values(spec, layers, quantization, provenance, blob)
     folder.mkdir(parents=True, exist_ok=True)
     if device.camera:
         values["README_camera"] = frames.write(folder, device.camera, spec, str(values["title"]), plan(spec).scratch)
+    if blob:
+        (folder / f"{values['name']}.bin").write_bytes(blob.data)
     for template, name in FILES.items():
         text = Template((TEMPLATES / template).read_text("utf-8")).substitute(values)
         (folder / Template(name).substitute(values)).write_text(text, "utf-8", newline="\n")
@@ -134,7 +144,7 @@ def _pack_pointwise(matrix: NDArray[Any]) -> NDArray[np.int8]:
 
 
 def _values(
-    spec: ModelSpec, layers: list[Integers], quantization: Quantization, provenance: Provenance
+    spec: ModelSpec, layers: list[Integers], quantization: Quantization, provenance: Provenance, blob: Blob | None
 ) -> dict[str, object]:
     """What the templates' placeholders stand for."""
     buffers, name = plan(spec), identifier(spec.name)
@@ -170,11 +180,12 @@ def _values(
         "table": backends.dispatch(),
         "backends": backends.table(),
         "kernels": "".join((KERNELS / f"{file}.c").read_text("utf-8") for file in ("shared", *backends.NAMES)),
-        "arrays": "\n".join(line for integers in layers for line in _arrays(integers)),
-        "layers": "\n".join(_layer_row(integers.layer) for integers in layers),
+        "arrays": "\n".join(line for integers in layers for line in _arrays(integers, blob)),
+        "layers": "\n".join(_layer_rows(layers, blob)),
         "fusions": "\n".join(_fusion_rows(spec, buffers)),
         "weights": footprint(spec).flash,
         "README_camera": "",
+        **(blob.values(name) if blob else NO_BLOB),
     }
 
 
@@ -201,19 +212,23 @@ def _plan_lines(buffers: Plan) -> Iterator[str]:
     yield f" *   rows between the two operations of a fusion: {buffers.rows_at} .. {buffers.scratch}"
 
 
-def _arrays(integers: Integers) -> Iterator[str]:
+def _arrays(integers: Integers, blob: Blob | None) -> Iterator[str]:
     layer, name = integers.layer, _identifier(integers.layer)
     yield f"/* {layer.name} */"
-    yield from array("int8_t", f"{name}_weights", integers.weights.tolist())
+    if not blob:
+        yield from array("int8_t", f"{name}_weights", integers.weights.tolist())
     yield from array("int32_t", f"{name}_biases", integers.biases.tolist())
     yield from array("float", f"{name}_factors", [_float(value) for value in integers.factors], per_line=8)
 
 
-def _layer_row(layer: Layer) -> str:
-    name, (top, left, _, _) = _identifier(layer), layer.padding
-    sizes = f"{layer.in_size}, {layer.out_size}, {layer.stride}, {top}, {left}"
-    arrays = f"{name}_weights, {name}_biases, {name}_factors"
-    return f'    {{"{layer.name}", {sizes}, {inputs(layer)}, {layer.out_channels}, {arrays}}},'
+def _layer_rows(layers: list[Integers], blob: Blob | None) -> Iterator[str]:
+    for number, integers in enumerate(layers):
+        layer = integers.layer
+        name, (top, left, _, _) = _identifier(layer), layer.padding
+        sizes = f"{layer.in_size}, {layer.out_size}, {layer.stride}, {top}, {left}"
+        weights = f"WEIGHTS({blob.offsets[number]})" if blob else f"{name}_weights"
+        arrays = f"{weights}, {name}_biases, {name}_factors"
+        yield f'    {{"{layer.name}", {sizes}, {inputs(layer)}, {layer.out_channels}, {arrays}}},'
 
 
 def _fusion_rows(spec: ModelSpec, buffers: Plan) -> Iterator[str]:

@@ -229,6 +229,8 @@ def _compiled(path: Path, name: str) -> Path:
         )
     try:
         contents = [(path / file).read_bytes() for file in (f"{name}.h", f"{name}.c")]
+        blob = path / f"{name}.bin"
+        contents += [blob.read_bytes()] if blob.exists() else []
     except OSError as error:
         raise MnvError(f"{path} is not complete: {error}.", "Export the checkpoint again.") from error
     session = Template((TEMPLATES / "session.c").read_text("utf-8")).substitute(name=name, NAME=name.upper())

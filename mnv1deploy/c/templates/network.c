@@ -40,12 +40,13 @@ $class_names
 
 $kernels/* ---- The network ------------------------------------------------------------------------------------------- */
 
-$arrays
+$weights_place$arrays
 /* The layers, in the order in which they run. */
-static const Layer layers[] = {
+static $layer_const Layer layers[] = {
 $layers
 };
 
+$load
 /* Two operations that run together, a few rows at a time: a 3x3 depthwise convolution and the 1x1 convolution of what
  * it gives. The first one cuts the patches that the stem reads out of the picture instead. Offsets are into the
  * scratch, in bytes. */
@@ -129,7 +130,7 @@ static void run(const Kernels *k, const uint8_t *image, float *logits, uint8_t *
 
 int ${name}_run_on(int backend, const uint8_t image[${NAME}_IMAGE_BYTES], float logits[${NAME}_CLASSES], void *scratch)
 {
-    if (!${name}_has(backend))
+    if (!${name}_has(backend)$not_loaded)
         return -1;
     run(kernels[backend], image, logits, (uint8_t *)scratch);
     return 0;
@@ -169,7 +170,7 @@ int ${name}_run_parallel_on(int backend, const uint8_t image[${NAME}_IMAGE_BYTES
     uint8_t *start = (uint8_t *)scratch, *end = start + ${NAME}_PARALLEL_SCRATCH(0);
     Part part = {NULL, NULL, image, NULL, end};
     int f;
-    if (!${name}_has(backend))
+    if (!${name}_has(backend)$not_loaded)
         return -1;
     part.kernels = kernels[backend];
     for (f = 0; f < FUSIONS; f++) {

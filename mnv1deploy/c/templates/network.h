@@ -17,7 +17,7 @@ extern "C" {
 /* Class names in the order of the logits. */
 extern const char *const ${name}_classes[${NAME}_CLASSES];
 
-/* Classifies one picture.
+$load_header/* Classifies one picture.
  *
  * image    raw $colour_names pixels, row by row: [height][width][$colours]
  * logits   one per class; the largest is the answer
