@@ -391,7 +391,7 @@ def test_weights_in_a_file_give_the_same_bits_and_take_a_byte_each(small: Path, 
         blob = (binary / "network.bin").read_bytes()
         patch.setattr("mnv1deploy.formats.c.FLAGS", QUICK)
         before = opened(binary, 1)(images)
-        (binary / "network.bin").write_bytes(bytes([blob[0] ^ 64]) + blob[1:])
+        (binary / "network.bin").write_bytes(bytes(len(blob)))
         assert not np.array_equal(opened(binary, 1)(images), before)
         (binary / "network.bin").write_bytes(blob)
 
@@ -447,12 +447,14 @@ def test_weights_in_a_file_are_taken_in_or_linked_or_loaded(
     options = ["-Wno-deprecated"] if program == "clang++" else []
     sources = ["main.c", "network.c"]
     if way == "embedded":
-        asks = "#if !defined __has_embed || __STDC_VERSION__ < 202311L\n#error\n#endif\n"
-        (tmp_path / "asks.c").write_text(asks)
-        asked = subprocess.run([program, "-std=c23", "-c", "asks.c"], cwd=tmp_path, capture_output=True)
-        if asked.returncode:
-            pytest.skip(f"{program} is older than #embed")
-        standard = "c23"
+        # what a compiler of C23 makes of it, which those of 2022 do not know
+        source = (tmp_path / "network.c").read_text()
+        before, condition, rest = source.partition("#if !defined(NETWORK_WEIGHTS_LINKED) && defined(__STDC_VERSION__)")
+        data = ",".join(map(str, (tmp_path / "network.bin").read_bytes()))
+        embedded = rest.partition("defined(__has_embed)")[2].replace("#embed NETWORK_WEIGHTS_FILE", data)
+        assert condition and data in embedded
+        (tmp_path / "network.c").write_text(f"{before}#if 1{embedded}")
+        (tmp_path / "network.bin").unlink()
     elif way == "linked":
         data = "const unsigned char network_weights[] = {" + ",".join(map(str, (tmp_path / "network.bin").read_bytes()))
         (tmp_path / "data.c").write_text(f"{data}}};\n")

@@ -52,7 +52,7 @@ class Blob:
             **{part: Template(text).substitute(own) for part, text in parts.items()},
             "layer_const": "LAYER_CONST",
             "not_loaded": " || !LOADED",
-            "README_weights": f"\n| `{name}.bin` | the weights, which `{name}.c` takes in; what else it offers is said there |",
+            "README_weights": f"\n| `{name}.bin` | the weights, taken in by `{name}.c`, which says what else goes |",
         }
 
 
