@@ -329,6 +329,10 @@ def export(
             show_default=False,
         ),
     ] = None,
+    weights: Annotated[
+        Literal["text", "binary"],
+        typer.Option(help="With --format c: in its source, or in a file beside it, a quarter of the size."),
+    ] = "text",
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -367,7 +371,7 @@ def export(
             scheme=quantization.Scheme.named(ranges),
             name=name,
             threads=threads,
-            device=Device(camera),
+            device=Device(camera, weights),
             on_progress=on_progress,
         )
         latency = exporting.latencies(done, on_progress)

@@ -32,6 +32,7 @@ from mnv1deploy.artifact import Provenance
 from mnv1deploy.c import TEMPLATES, backends, generate
 from mnv1deploy.c.names import identifier
 from mnv1deploy.c.plan import Footprint, footprint, fused, inputs, padded, plan
+from mnv1deploy.device import Device
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.c import BACKEND_VARIABLE, CSession
 from mnv1deploy.formats.shared import SharedSession
@@ -372,7 +373,7 @@ def binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     integers, _ = random_integers(SMALL, 1)
     folder = tmp_path_factory.mktemp("binary") / "net_int8.c"
     provenance = Provenance("c", "int8", SMALL.replace(name="network"), "0" * 64, (), integers.facts, {})
-    generate.write(folder, integers, provenance, "binary")
+    generate.write(folder, integers, provenance, Device(weights="binary"))
     return folder
 
 
@@ -467,6 +468,21 @@ def test_weights_in_a_file_are_taken_in_or_linked_or_loaded(
     compile_silently(command, tmp_path)
     done = subprocess.run([tmp_path / "main"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0
+    image = np.full((1, *SMALL.pixels.shape), 77, np.uint8)
+    np.testing.assert_array_equal(np.loadtxt(done.stdout.splitlines(), dtype=np.float32), opened(binary, 1)(image)[0])
+
+
+def test_weights_in_a_file_are_embedded_by_a_compiler_of_c23(binary: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ziglang")  # whose clang is new enough
+    shutil.copytree(binary, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "main.c").write_text(LOADING)
+    command = [sys.executable, "-m", "ziglang", "cc", "-std=c23", "-O1", "-fno-sanitize=all", "-DNETWORK_NO_SIMD"]
+    environment = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": str(tmp_path / "zig")}
+    subprocess.run([*command, "-c", "network.c"], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    symbols = subprocess.run(["nm", "network.o"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert " r network_weights" in symbols  # an array of the file; what the assembler takes in is R
+    subprocess.run(["gcc", "main.c", "network.o", "-o", "main"], cwd=tmp_path, check=True)
+    done = subprocess.run([tmp_path / "main"], cwd=tmp_path, capture_output=True, text=True)
     image = np.full((1, *SMALL.pixels.shape), 77, np.uint8)
     np.testing.assert_array_equal(np.loadtxt(done.stdout.splitlines(), dtype=np.float32), opened(binary, 1)(image)[0])
 

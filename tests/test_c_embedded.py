@@ -33,10 +33,14 @@ from emulate_c import (
 )
 
 from mnv1deploy import bundled, checkpoint, datasets, formats
+from mnv1deploy.artifact import Provenance
+from mnv1deploy.c import generate
 from mnv1deploy.c.plan import plan
 from mnv1deploy.camera import Camera
+from mnv1deploy.device import Device
 from mnv1deploy.images import read
 from mnv1deploy.network import MobileNetV1
+from mnv1deploy.quantization import quantize
 from mnv1deploy.spec import CIFAR, PAPER, Block, ModelSpec, Normalization
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_once")]
@@ -159,6 +163,19 @@ def test_a_microcontroller_makes_the_picture_of_a_frame(network: Path, text: str
     run = run_camera(network, frames, camera, tmp_path)
     check(run, network, np.stack([read(camera.decode(frame), spec.pixels) for frame in frames]))
     check_count("Cortex-M4, camera", run.instructions, text)
+
+
+def test_weights_in_a_file_are_in_the_flash_of_a_cortex_m(odd: Path, tmp_path: Path) -> None:
+    need("Cortex-M4")
+    torch.manual_seed(0)
+    images = datasets.resized(datasets.calibration(), ODD.pixels).images[:16]
+    integers = quantize(MobileNetV1(ODD.replace(name="network")).eval().folded(), images, "")
+    provenance = Provenance("c", "int8", ODD.replace(name="network"), "0" * 64, (), integers.facts, {})
+    folder = tmp_path / "binary_int8.c"
+    generate.write(folder, integers, provenance, Device(weights="binary"))
+    run = run_cortex_m(folder, images, "Cortex-M4", tmp_path / "board")
+    check(run, odd, images)
+    check(run, folder, images)
 
 
 KINDS = ["Cortex-M3", "Cortex-M4", "Cortex-M4, no FPU", "Cortex-M55"]
