@@ -251,6 +251,39 @@ def shipped(runs: Runs) -> str:
 # ---- The C
 
 
+def sizes_table(runs: Runs) -> str:
+    """A row per engine, two columns per size of the network; empty until it is measured."""
+    (run, *_) = runs.get("sizes") or [{"results": []}]
+    rows = {(row["size"], row["width"], row["format"], row["threads"]): row for row in run["results"]}
+    networks = list(dict.fromkeys((size, width) for size, width, _, _ in rows))
+    engines = list(dict.fromkeys((format_, threads) for *_, format_, threads in rows))
+
+    def cells(engine: tuple[str, int]) -> Iterator[str]:
+        format_, threads = engine
+        yield ENGINES[format_][0] + (f", {threads} threads" if threads > 1 else "")
+        for network in networks:
+            row = rows.get((*network, *engine), {})
+            yield f"{row['bytes']:,}" if "bytes" in row else ""
+            yield microseconds(row.get("p50"))
+
+    header = " | ".join(["int8, one thread", *(f">{s} x {s}, width {w}: bytes | >us" for s, w in networks)])
+    return table(header, [list(cells(engine)) for engine in engines]) if rows else ""
+
+
+def sizes_export(runs: Runs) -> str:
+    """What the export to C of each takes; empty until it is measured."""
+    (run, *_) = runs.get("sizes") or [{"results": []}]
+    said = {
+        (
+            row["size"],
+            row["width"],
+        ): f"{row['export_seconds']:.0f} s of one processor and {row['export_mebibytes']:,.0f} "
+        f"MiB at {row['size']} x {row['size']} pixels and width {row['width']}"
+        for row in run["results"]
+    }
+    return "; ".join(said.values())
+
+
 def backends_table(runs: Runs) -> str:
     """A row per instruction set, a column per processor that was measured on."""
     columns = [{row["backend"]: row["p50"] for row in run["results"]} for run in runs["backends"]]
@@ -577,6 +610,8 @@ FIGURES: dict[str, Callable[[Runs], str]] = {
     "old_onnxruntime": old_onnxruntime_table,
     "throughput": throughput,
     "instruction-sets": lambda runs: f"\n{backends.table()}\n",
+    "sizes": sizes_table,
+    "sizes.export": sizes_export,
     "backends": backends_table,
     "profile": profile_table,
     "profile.peaks": peaks,

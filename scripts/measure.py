@@ -112,6 +112,45 @@ def throughput() -> Answer:
     return rows, ["mnv1 bench --threads 2 --batch-size 1024"]
 
 
+def sizes() -> Answer:
+    """A larger and a smaller network of random weights: what their export takes, and the p50 of every engine."""
+    formats = "c,onnx,openvino,litert,executorch,ncnn,mnn"
+    results: list[Run] = []
+    commands = []
+    for size, width in ((224, 1.0), (96, 0.25)):
+        network = ("--untrained", "paper", "--width", str(width), "--input-size", str(size), "--quantize", "int8")
+        with tempfile.TemporaryDirectory() as folder:
+            one, every = f"{folder}/one", f"{folder}/every"
+            seconds, mebibytes = used("export", *network, "--format", "c", "--threads", "1", "--output", one)
+            made = {"size": size, "width": width, "export_seconds": seconds, "export_mebibytes": mebibytes}
+            mnv1("export", *network, "--format", formats, "--output", every)
+            bench = mnv1("bench", *map(str, artifacts_in(every)), "--threads", "1")
+            both = mnv1("bench", *map(str, Path(every).glob("*.c")), "--threads", "2")
+            for row in bench["results"]:
+                manifest = Manifest.read(Path(every) / row["artifact"])
+                assert manifest
+                facts = {"format": manifest.provenance.format, "bytes": manifest.bytes, "p50": 1000 * row["p50"]}
+                results.append({**made, **facts, "threads": 1})
+            results += [{**made, "format": "c", "threads": 2, "p50": 1000 * row["p50"]} for row in both["results"]]
+        commands += [f"mnv1 export {' '.join(network)} --format {formats}", "mnv1 bench artifacts/* --threads 1"]
+    return results, commands
+
+
+def used(*arguments: str) -> tuple[float, float]:
+    """The processor time in seconds and the peak memory in MiB of a command and of the compilers that it started."""
+    code = (
+        "import resource, subprocess, sys\n"
+        "status = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)\n"
+        "used = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
+        "print(used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)\n"
+        "sys.exit(status)"
+    )
+    command = [sys.executable, "-c", code, *MNV1, *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, cwd=ROOT, text=True, check=True)
+    seconds, mebibytes = map(float, done.stdout.split())
+    return seconds, mebibytes
+
+
 def backends() -> Answer:
     """The C on every instruction set that this processor has: the least p50 of three runs by turns, in microseconds."""
     from mnv1deploy.formats.base import CPU
@@ -239,7 +278,7 @@ def commands() -> Answer:
 MEASUREMENTS: dict[str, Callable[[], Answer]] = {
     measure.__name__: measure
     for measure in (
-        *(artifacts, latency, throughput, backends, profile, emulation, cameras),
+        *(artifacts, latency, throughput, sizes, backends, profile, emulation, cameras),
         *(schemes, evidence, few_pictures, trained, tried, classes, old_onnxruntime, platforms, commands),
     )
 }
