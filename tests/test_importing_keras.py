@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from mnv1deploy.errors import MnvError
 from mnv1deploy.importing import NORMALIZATIONS, Options, import_file
+from mnv1deploy.importing.proof import Comparison
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")]
 
@@ -99,6 +101,10 @@ def write_tfjs(model: Any, folder: Path, kind: str) -> Path:
     return folder / "model.json"
 
 
+def compared(path: Path, **options: Any) -> Comparison | None:
+    return import_file(path, Options(classes=CLASSES, **options)).proof
+
+
 def probabilities(path: Path, **options: Any) -> NDArray[np.float32]:
     found = import_file(path, Options(classes=CLASSES, **options)).network
     with torch.inference_mode():
@@ -131,6 +137,29 @@ def test_a_rescaling_layer_is_its_normalisation(keras: Any, tmp_path: Path) -> N
     np.testing.assert_allclose(probabilities(path), model.predict(IMAGES.astype(np.float32), verbose=0), atol=1e-6)
     with pytest.raises(MnvError, match="normalises its pixels itself"):
         probabilities(path, normalization=NORMALIZATIONS["imagenet"])
+
+
+@pytest.mark.parametrize(("head", "rescaled"), [("dense", True), ("convolution", False)])
+def test_the_import_is_proved_by_keras_itself(keras: Any, head: str, rescaled: bool, tmp_path: Path) -> None:
+    path = saved(".keras")(network(keras, head=head, rescaled=rescaled), tmp_path)
+    found = compared(path, normalization=None if rescaled else HALF)
+    assert found is not None and found.engine == "keras"
+    assert found.largest < 1e-4 and found.agreement == 1
+
+
+def test_keras_imports_no_module_that_a_file_names(keras: Any, tmp_path: Path) -> None:
+    """Keras would import the module of an object to find its class: that is code of whoever sent the file."""
+    path = saved(".h5")(network(keras), tmp_path)
+    (tmp_path / "planted.py").write_text("open('exploded', 'w').close()")
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        config["config"]["layers"][1]["config"]["kernel_initializer"] = {
+            "module": "planted", "class_name": "Zeros", "config": {}, "registered_name": None
+        }  # fmt: skip
+        file.attrs["model_config"] = json.dumps(config)
+    imported = import_file(path, Options(classes=CLASSES, normalization=HALF))
+    assert imported.proof is None
+    assert any("modules outside Keras" in note for note in imported.notes)
 
 
 @pytest.mark.parametrize(

@@ -221,7 +221,11 @@ def import_file(
     if not said and found.has_statistics is False and fits == {} and not found.is_graph:
         doubts.append(("Nothing could be checked: it has no statistics, no graph and no known classes.", ""))
     stage("comparing with the file's own engine")
-    comparison = proof.compare(path, found, network, shown, drop=options.drop_background)
+    comparison = None
+    try:
+        comparison = proof.compare(path, found, network, shown, drop=options.drop_background)
+    except proof.NotRun as reason:
+        notes.append(f"It was not compared with the file run by its own engine: {reason}.")
     return Imported(
         network,
         tuple(facts),

@@ -19,6 +19,9 @@ from mnv1deploy.packages import engine
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
+SOURCE = "Keras network"
+"""What a graph that is read here is called."""
+
 Weights = dict[str, list[Array]]
 """Of every layer by its name, in Keras's order: kernel, bias; gamma, beta, moving mean, moving variance."""
 
@@ -39,18 +42,44 @@ def read(path: Path) -> Found | Tensors:
             with zipfile.ZipFile(path) as archive:
                 config = json.loads(archive.read("config.json"))
                 with h5py.File(io.BytesIO(archive.read("model.weights.h5")), "r") as file:
-                    return graph(path, config, _new_weights(file), "Keras network")
+                    return graph(path, config, _new_weights(file), SOURCE)
         with h5py.File(path, "r") as file:
             stored = file.get("model_weights", file)
             if "layer_names" in stored.attrs:
                 weights, names = _old_weights(stored)
                 if "model_config" in file.attrs:
                     config = json.loads(file.attrs["model_config"])
-                    return graph(path, config, _regrouped(config, weights), "Keras network")
+                    return graph(path, config, _regrouped(config, weights), SOURCE)
                 return Tensors("Keras weights", names, "keras")
             return Tensors("Keras weights", _new_arrays(file), "keras")
     except (OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError, zipfile.BadZipFile) as error:
         raise MnvError(f"{path} cannot be read as a Keras file: {MnvError.reason(error)}.") from error
+
+
+def is_of_keras_alone(path: Path) -> bool:
+    """Whether a network's configuration names nothing outside Keras, of which Keras would import the module."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                config = json.loads(archive.read("config.json"))
+        else:
+            with engine("h5py", "keras").File(path, "r") as file:
+                config = json.loads(file.attrs["model_config"])
+    except (OSError, KeyError, ValueError, RecursionError, zipfile.BadZipFile):
+        return False
+    return all(re.fullmatch(r"(keras|tensorflow\.keras)(\.\w+)*|builtins", name) for name in _modules(config))
+
+
+def _modules(config: Any) -> Iterator[str]:
+    """Names of all modules that objects in a configuration are said to be of."""
+    if isinstance(config, Mapping):
+        if isinstance(config.get("module"), str):
+            yield config["module"]
+        for value in config.values():
+            yield from _modules(value)
+    elif isinstance(config, list):
+        for value in config:
+            yield from _modules(value)
 
 
 def _text(value: Any) -> str:

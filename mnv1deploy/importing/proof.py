@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from mnv1deploy.errors import MnvError
+from mnv1deploy.importing import keras
 from mnv1deploy.importing.found import Found
 from mnv1deploy.network import MobileNetV1
 from mnv1deploy.packages import engine, is_installed, silenced
@@ -20,6 +23,10 @@ TOLERANCE = 1e-4
 
 HALF_TOLERANCE = 1e-2
 """The same for a file that computes in float16."""
+
+
+class NotRun(Exception):  # noqa: N818
+    """A file was not run by its own engine; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class Comparison:
 def compare(
     path: Path, found: Found, network: MobileNetV1, images: NDArray[np.uint8], *, drop: bool = False
 ) -> Comparison | None:
-    """None for a file that is no graph, or whose engine is not installed.
+    """None for a file that is no graph, or of no engine that runs here.
 
     Args:
         path: the file.
@@ -55,13 +62,20 @@ def compare(
 
     Raises:
         MnvError: if a file in floats gives other logits than the import.
+        NotRun: if its engine is not installed, or does not take the file.
     """
     if not found.is_graph:
         return None
-    engines = {"LiteRT graph": ("ai-edge-litert", _litert), "ONNX graph": ("onnxruntime", _onnx)}
-    if found.source not in engines or not is_installed(engines[found.source][0]):
+    engines = {
+        "LiteRT graph": ("ai-edge-litert", _litert),
+        "ONNX graph": ("onnxruntime", _onnx),
+        keras.SOURCE: ("keras", _keras),
+    }
+    if found.source not in engines:
         return None
     engine, run = engines[found.source]
+    if not is_installed(engine):
+        raise NotRun(f"{engine} is not installed")
     normalization = found.takes or network.spec.normalization
     pixels = (images - np.array(normalization.mean)) / np.array(normalization.std)
     theirs = run(path, found, images, pixels.astype(np.float32)).reshape(len(images), -1)[:, int(drop) :]
@@ -165,3 +179,42 @@ def _onnx(path: Path, found: Found, images: NDArray[np.uint8], pixels: NDArray[n
             value = value.transpose(2, 0, 1) if given.shape[1] in (1, 3) else value
             answers.append(session.run([output], {given.name: np.ascontiguousarray(value)[None]})[0])
     return np.concatenate(answers)
+
+
+def _keras(path: Path, found: Found, images: NDArray[np.uint8], pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits, by Keras: what would make probabilities of them at its end is left out.
+
+    Keras computes with torch, unless it has been imported with another backend already.
+    """
+    if not keras.is_of_keras_alone(path):
+        raise NotRun("it names modules outside Keras, whose code would be run")
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    with silenced():
+        library = engine("keras", "dev")
+        try:
+            model = library.saving.load_model(path, custom_objects=_of_keras_2(library), compile=False)
+        except (ValueError, TypeError, AttributeError, KeyError, NotImplementedError) as error:
+            raise NotRun(f"Keras {library.__version__} does not take it ({MnvError.reason(error)})") from error
+    for layer in _layers(model):
+        if getattr(layer, "activation", None) in (library.activations.softmax, library.activations.sigmoid):
+            layer.activation = library.activations.linear
+        elif isinstance(layer, library.layers.Softmax):
+            layer.call = lambda inputs, mask=None: inputs
+    answers = [library.ops.convert_to_numpy(model(picture[None], training=False)) for picture in pixels]
+    return np.concatenate(answers)
+
+
+def _layers(model: Any) -> Iterator[Any]:
+    """A Keras model's, those of models inside it in their place."""
+    for layer in model.layers:
+        yield from _layers(layer) if hasattr(layer, "layers") else (layer,)
+
+
+def _of_keras_2(library: Any) -> dict[str, Any]:
+    """What Keras 1 and 2 wrote and Keras 3 no longer knows: a function, and a depthwise layer's number of groups."""
+
+    def depthwise(**facts: Any) -> Any:
+        facts.pop("groups", None)
+        return library.layers.DepthwiseConv2D(**facts)
+
+    return {"relu6": library.activations.relu6, "DepthwiseConv2D": depthwise}
