@@ -13,26 +13,28 @@ function tell(text, wrong = false) {
   $("status").textContent = text;
 }
 
-/** A picture to its answer, and how long it took. */
+/** A picture to what the network sees of it and says, and how long both took. */
 function ask(picture) {
   const start = performance.now();
-  const answers = network.classify(picture, SHOWN);
-  return { answers, milliseconds: performance.now() - start };
+  const pixels = network.pixels(picture);
+  const fitted = performance.now();
+  const answers = network.classify(pixels, SHOWN);
+  return { pixels, answers, fitting: fitted - start, running: performance.now() - fitted };
 }
 
-function show(picture, name, { answers, milliseconds }) {
+function show(picture, name, { pixels, answers, fitting, running }) {
   draw($("shown"), picture);
-  drawPixels($("seen"), network.pixels(picture));
+  drawPixels($("seen"), pixels);
   $("name").textContent = name;
   const [first] = answers;
   const text = `${first.label}, ${percent(first.probability)}`;
   if ($("label").textContent !== text) $("label").textContent = text;
   $("bars").replaceChildren(...answers.map(bar));
-  $("time").textContent = `${milliseconds.toFixed(1)} ms, resizing included`;
+  $("time").textContent = `${running.toFixed(1)} ms for the network, ${fitting.toFixed(1)} ms for its picture`;
   $("answer").hidden = false;
 }
 
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
+const percent = (share) => `${(100 * share).toFixed(1)}\u00a0%`; // which no line ends in
 
 function bar({ label, probability }) {
   const item = document.createElement("li");
