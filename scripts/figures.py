@@ -596,6 +596,39 @@ def platforms_table(runs: Runs) -> str:
     return table(" | ".join(["", *systems]), rows())
 
 
+# ---- The web
+
+
+def web_table(runs: Runs) -> str:
+    """A row per network, place and engine."""
+
+    def rows() -> Iterator[list[str]]:
+        for row in runs["web"][0]["results"]:
+            first, fetched = row.get("first"), row.get("fetched")
+            yield [
+                row["network"],
+                row["place"],
+                row["engine"],
+                f"{row['p50']:.2f}",
+                f"{first:,.0f}" if first else "",
+                f"{fetched / 1000:,.0f}" if fetched else "",
+            ]
+
+    return table("network | in | engine | >p50, ms | >first answer, ms | >fetched, KB", rows())
+
+
+def web_beside_others(runs: Runs) -> str:
+    """Of the bundled network in a browser: what it takes, and the least that others take."""
+    rows = [row for row in runs["web"][0]["results"] if row.get("first")]
+    mine, *others = [row for row in rows if row["network"] == rows[0]["network"]]
+    best = min(others, key=lambda row: row["p50"])
+    return (
+        f"{mine['p50']:.2f} ms a picture, {best['engine']} {best['p50']:.2f} ms; the first answer after "
+        f"{mine['first']:.0f} ms and {mine['fetched'] / 1000:,.0f} KB, of the others after "
+        f"{min(row['first'] for row in others):,.0f} ms and {min(row['fetched'] for row in others) / 1000:,.0f} KB or more"
+    )
+
+
 FIGURES: dict[str, Callable[[Runs], str]] = {
     "engines": engines_table,
     "latency.machine": machine("latency"),
@@ -633,6 +666,9 @@ FIGURES: dict[str, Callable[[Runs], str]] = {
     "tried.quick-muon": tested("--recipe quick --muon 0.05 --muon-decay 0.02"),
     "classes": weak_spots,
     "paper": paper_table,
+    "web": web_table,
+    "web.beside": web_beside_others,
+    "web.machine": machine("web"),
     "platforms": platforms_table,
     "platforms.date": lambda runs: str(runs["platforms"][0]["date"]),
     **{f"commands.{name}": printed(name) for name in ("export", "bench", "refusal", "predict")},

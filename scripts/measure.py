@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import artifacts_picture
+import bench_web
 import figures
 from figures import FILE, PAGES, ROOT, Run
 
@@ -275,11 +276,16 @@ def commands() -> Answer:
     return results, [row["command"] for row in results]
 
 
+def web() -> Answer:
+    """The web format and other runtimes of the web, in a browser and in node."""
+    return bench_web.measure()
+
+
 MEASUREMENTS: dict[str, Callable[[], Answer]] = {
     measure.__name__: measure
     for measure in (
         *(artifacts, latency, throughput, sizes, backends, profile, emulation, cameras),
-        *(schemes, evidence, few_pictures, trained, tried, classes, old_onnxruntime, platforms, commands),
+        *(schemes, evidence, few_pictures, trained, tried, classes, old_onnxruntime, platforms, commands, web),
     )
 }
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import browser as browsers
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, shared
 from PIL import Image
 from playwright.sync_api import expect
 from test_c import write
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("browser"),
     pytest.mark.skipif(
         not all(map(shutil.which, (browsers.CHROMIUM, "node", "npm"))),
         reason="no chromium, node and npm; scripts/install_browser brings them",
@@ -63,12 +62,16 @@ def y4m(picture: Path, path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def site(integers: Quantization, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(integers: Quantization) -> Path:
     """A static host's files: the exported folder, a bundled application, a worker, pictures."""
-    root = tmp_path_factory.mktemp("site")
+    return shared("the site of the browser's tests", lambda root: make_site(integers, root))
+
+
+def make_site(integers: Quantization, root: Path) -> None:
     folder = write("web", integers, root, symbols=CIFAR.name)
     packages = browsers.npm(**PACKAGES)
-    project = tmp_path_factory.mktemp("project")
+    project = root / "project"
+    project.mkdir()
     (project / "package.json").write_text('{"private": true, "type": "module"}')
     packed = run(["npm", "pack", "--silent", str(folder)], project)
     run(["npm", "install", "--silent", "--offline", "--no-audit", "--no-fund", f"./{packed.strip()}"], project)
@@ -80,7 +83,6 @@ def site(integers: Quantization, tmp_path_factory: pytest.TempPathFactory) -> Pa
     vite = ["build", "--target", "es2022", "--base", "./", "--logLevel", "warn"]
     run([str(packages / "node_modules" / ".bin" / "vite"), *vite], project)
     shutil.copytree(project / "dist", root / "dist")
-    shutil.copytree(project, root / "project")
     shutil.copy(packages / "node_modules" / "axe-core" / "axe.min.js", root)
     (root / "worker.js").write_text(WORKER)
     (root / "plain.html").write_text(f"<!doctype html><title>plain</title>{NO_ICON}")
@@ -89,7 +91,6 @@ def site(integers: Quantization, tmp_path_factory: pytest.TempPathFactory) -> Pa
     (root / "broken.png").write_bytes((EXAMPLES / "cat.png").read_bytes()[:100])
     (root / "notes.txt").write_text("no picture")
     y4m(EXAMPLES / "cat.png", root / "camera.y4m")
-    return root
 
 
 def run(command: list[str], folder: Path) -> str:
