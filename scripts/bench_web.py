@@ -1,10 +1,10 @@
 """Measures the web format against other runtimes of the web, in headless Chromium and in node, on one thread.
 
-    python scripts/measure.py web     # writes docs/measurements.json and the tables of docs/formats/web.md; three minutes
+    python scripts/measure.py web     # writes docs/measurements.json and the figures of README and docs/formats/web.md
 
-Of each engine: the first answer in a browser that has nothing of it (fetching from this machine, compiling, one picture),
-what it fetched for that, and a picture's latency, all engines in turns in one page. scripts/web_engines.js says how each
-is run; npm brings them, in the versions named here.
+It takes four minutes. Of each engine: the first answer in a browser that has nothing of it (fetching from this machine,
+compiling, one picture), what it fetched for that, and a picture's latency, all engines in turns in one page.
+scripts/web_engines.js says how each is run; npm brings them, in the versions named here.
 """
 
 from __future__ import annotations
@@ -112,9 +112,8 @@ def measure(on_progress: Callable[[str], None] = print) -> tuple[list[dict[str, 
                         page = context.new_page()
                         page.goto(f"{address}/page.html")
                         page.evaluate("() => performance.setResourceTimingBufferSize(1000)")
-                        answer = page.evaluate(
-                            f'async () => {{ const m = await import("/scripts/engines.js"); {text} }}'
-                        )
+                        script = f'const m = await import("/scripts/engines.js"); {text}'
+                        answer = page.evaluate(f"async () => {{ {script} }}")
                         fetched = page.evaluate(FETCHED)
                         context.close()
                         return answer, fetched

@@ -622,10 +622,11 @@ def web_beside_others(runs: Runs) -> str:
     rows = [row for row in runs["web"][0]["results"] if row.get("first")]
     mine, *others = [row for row in rows if row["network"] == rows[0]["network"]]
     best = min(others, key=lambda row: row["p50"])
+    first, fetched = (min(row[key] for row in others) for key in ("first", "fetched"))
     return (
-        f"{mine['p50']:.2f} ms a picture, {best['engine']} {best['p50']:.2f} ms; the first answer after "
-        f"{mine['first']:.0f} ms and {mine['fetched'] / 1000:,.0f} KB, of the others after "
-        f"{min(row['first'] for row in others):,.0f} ms and {min(row['fetched'] for row in others) / 1000:,.0f} KB or more"
+        f"{mine['p50']:.2f} ms a picture, {best['engine']} {best['p50']:.2f} ms; the first answer comes after "
+        f"{mine['first']:.0f} ms and {mine['fetched'] / 1000:,.0f} KB, those of others after {first:,.0f} ms and "
+        f"{fetched / 1000:,.0f} KB or more"
     )
 
 
