@@ -14,6 +14,7 @@ from conftest import ROOT, shared
 from PIL import Image
 from playwright.sync_api import expect
 from test_c import write
+from test_web import OVER_THE_WIRE
 
 from mnv1deploy import formats, images
 from mnv1deploy.quantization import Quantization
@@ -91,6 +92,19 @@ def make_site(integers: Quantization, root: Path) -> None:
     (root / "broken.png").write_bytes((EXAMPLES / "cat.png").read_bytes()[:100])
     (root / "notes.txt").write_text("no picture")
     y4m(EXAMPLES / "cat.png", root / "camera.y4m")
+
+
+BROTLI = """
+import { readFileSync } from "node:fs";
+import { brotliCompressSync } from "node:zlib";
+const sizes = process.argv.slice(1).map((file) => brotliCompressSync(readFileSync(file)).length);
+console.log(sizes.reduce((a, b) => a + b));
+"""
+
+
+def test_the_page_and_all_it_loads_is_290_kb_in_brotli(site: Path) -> None:
+    command = ["node", "--input-type=module", "-e", BROTLI, *OVER_THE_WIRE]
+    assert int(run(command, site / "net_int8.web")) <= 290_000
 
 
 def run(command: list[str], folder: Path) -> str:
