@@ -5,7 +5,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import integers as integer_arithmetic
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,6 +15,7 @@ from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import CUDA
 from mnv1deploy.formats.web import MODULES, WebFormat, WebSession
 from mnv1deploy.quantization import Quantization
+from mnv1deploy.quantization import integers as integer_arithmetic
 from mnv1deploy.spec import CIFAR, Block, Filter, ModelSpec, Pixels, Preprocessing
 
 OVER_THE_WIRE = ("index.html", "page.css", "page.js", "index.js", "mobilenetv1.wasm")

@@ -10,3 +10,6 @@ KERNELS = Path(__file__).parent / "kernels"
 
 CAMERA = Path(__file__).parent / "camera"
 """What makes the network's picture of a camera's frame: resizing, conversions, and a file per layout of pixels."""
+
+PACKAGES = Path(__file__).parent / "packages"
+"""What build systems want around an exported network: a template each."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnv1deploy.artifact import Provenance
-from mnv1deploy.c import KERNELS, TEMPLATES, backends, frames
+from mnv1deploy.c import KERNELS, TEMPLATES, backends, frames, packages
 from mnv1deploy.c.arrays import array
 from mnv1deploy.c.names import identifier
 from mnv1deploy.c.plan import LANES, Plan, footprint, fused, inputs, padded, plan
@@ -78,6 +78,7 @@ def write(folder: Path, quantization: Quantization, provenance: Provenance, devi
     for template, name in FILES.items():
         text = Template((TEMPLATES / template).read_text("utf-8")).substitute(values)
         (folder / Template(name).substitute(values)).write_text(text, "utf-8", newline="\n")
+    packages.write(folder, quantization, values, camera=device.camera is not None)
     (folder / "provenance.json").write_text(provenance.to_json() + "\n", "utf-8", newline="\n")
 
 

@@ -22,7 +22,8 @@ def run(
         if layer.kind == "pool":
             scale = np.float32(grid.scale)
             sums = values.astype(np.int64).sum((0, 1), keepdims=True)
-            values = _requantized(sums, scale / (scale * np.float32(values.shape[0] * values.shape[1])))
+            factor = scale / (scale * np.float32(values.shape[0] * values.shape[1]))
+            values = _requantized(sums, np.full(1, factor, np.float32))
         else:
             weights = quantization.weights[layer.name]
             sums = (
@@ -40,7 +41,8 @@ def run(
 def _requantized(sums: NDArray[np.int64], factors: NDArray[np.float32]) -> NDArray[np.uint8]:
     scaled = sums.astype(np.float32) * factors
     assert scaled.dtype == np.float32
-    return np.rint(scaled).clip(0, 255).astype(np.uint8)
+    values: NDArray[np.uint8] = np.rint(scaled).clip(0, 255).astype(np.uint8)
+    return values
 
 
 def _sums(layer: Layer, values: NDArray[np.int64], weights: NDArray[np.int64]) -> NDArray[np.int64]:

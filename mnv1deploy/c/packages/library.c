@@ -1,0 +1,5 @@
+/* For Arduino and PlatformIO, which compile what is in src; sketches are compiled for size, this is not. */
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("O2")
+#endif
+$includes
