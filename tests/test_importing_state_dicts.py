@@ -187,6 +187,72 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
     assert not exploded.exists()
 
 
+def every_container(weights: dict[str, torch.Tensor]) -> dict[str, object]:
+    adam = {"state": {0: {"exp_avg": torch.zeros(32, 3, 3, 3)}}, "param_groups": []}
+    return {
+        "a list": [weights, 3],
+        "beside an optimizer without a name": (weights, adam),
+        "names and tensors": list(weights.items()),
+        "a number for a name": {0: weights},
+        "bytes for a name": {b"net": weights},
+        "the same twice": {"model": weights, "state_dict": dict(weights)},
+        "at depth": {"a": [{"b": {"c": weights}}]},
+    }
+
+
+@pytest.mark.parametrize("container", every_container({}))
+def test_weights_in_any_container(container: str, tmp_path: Path) -> None:
+    theirs = trained_looking()
+    torch.save(every_container(theirs.state_dict())[container], tmp_path / "weights.pt")
+    assert same(import_state_dict(tmp_path / "weights.pt"), theirs)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_of_two_networks_in_one_state_dict_it_is_asked_which(prefix: str, tmp_path: Path) -> None:
+    theirs, other = trained_looking(), TutorialNet().state_dict()
+    both = {f"{prefix}student.{name}": tensor for name, tensor in other.items()}
+    both |= {f"{prefix}teacher.{name}": tensor for name, tensor in theirs.state_dict().items()}
+    torch.save({"state_dict": both}, tmp_path / "weights.pt")
+    with pytest.raises(MnvError, match="holds 2 sets of weights"):
+        import_state_dict(tmp_path / "weights.pt")
+    tensors = pytorch.read(tmp_path / "weights.pt", f"state_dict.{prefix}teacher")
+    assert np.array_equal(tensors.arrays["fc.weight"], theirs.fc.weight.detach().numpy())
+
+
+def test_parametrised_weight_normalisation_is_multiplied_out(tmp_path: Path) -> None:
+    theirs = trained_looking()
+    torch.nn.utils.parametrizations.weight_norm(theirs.fc, dim=0)
+    torch.save(theirs.state_dict(), tmp_path / "weights.pt")
+    ours = import_state_dict(tmp_path / "weights.pt")
+    torch.testing.assert_close(ours.classifier.weight.data, theirs.fc.weight.data)
+
+
+def test_parametrisations_that_are_not_in_the_file_are_refused(tmp_path: Path) -> None:
+    theirs = trained_looking()
+    torch.nn.utils.parametrize.register_parametrization(theirs.fc, "weight", torch.nn.Identity())
+    torch.save(theirs.state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(MnvError, match="a function that is not in the file"):
+        import_state_dict(tmp_path / "weights.pt")
+    weights = trained_looking().state_dict()
+    weights["fc.weight_orig"], weights["fc.weight_u"] = weights.pop("fc.weight"), torch.ones(10)
+    torch.save(weights, tmp_path / "weights.pt")
+    with pytest.raises(MnvError, match="spectral norm"):
+        import_state_dict(tmp_path / "weights.pt")
+
+
+def test_files_of_other_libraries_are_called_by_name(tmp_path: Path) -> None:
+    arrays = {name: tensor.numpy() for name, tensor in trained_looking().state_dict().items()}
+    np.savez(tmp_path / "weights.npz", **arrays)
+    np.save(tmp_path / "weights.npy", arrays["fc.weight"])
+    program = torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),))
+    torch.export.save(program, tmp_path / "net.pt2")
+    torch.save({n: torch.empty(a.shape, device="meta") for n, a in arrays.items()}, tmp_path / "meta.pt")
+    messages = {"weights.npz": "npz", "weights.npy": "npy", "net.pt2": "torch.export", "meta.pt": "device meta"}
+    for name, message in messages.items():
+        with pytest.raises(MnvError, match=message):
+            import_state_dict(tmp_path / name)
+
+
 def changed(**changes: torch.Tensor | None) -> dict[str, torch.Tensor]:
     weights = {**trained_looking().state_dict(), **{name.replace("__", "."): t for name, t in changes.items()}}
     return {name: tensor for name, tensor in weights.items() if tensor is not None}
@@ -210,6 +276,7 @@ def changed(**changes: torch.Tensor | None) -> dict[str, torch.Tensor]:
         (changed(fc__weight_fake_quant__scale=torch.ones(1)), "quantization-aware training"),
         (changed(conv2_4__1__weight=torch.full((64,), torch.nan)), "not finite numbers"),
         ({name: t for name, t in changed().items() if "conv2_8" not in name}, "takes 512 values"),
+        (changed(conv2_4__0__weight=torch.zeros(128, 1, 3, 3)), "2 filters for every channel"),
         (changed(extra__weight=torch.zeros(3)), "extra is what PReLU learns"),
         (changed(extra__table=torch.zeros(3, 4)), "extra.table is no part of one"),
     ],

@@ -185,6 +185,11 @@ def check_order(path: object, convolutions: list[Convolution]) -> None:
             raise no_mobilenetv1(
                 path, f"after {before.name} there should be a {kind} convolution, and {now.name} has {_shape(now)}"
             )
+        if depthwise and now.out_channels > before.out_channels and now.out_channels % before.out_channels == 0:
+            multiplier = now.out_channels // before.out_channels
+            raise no_mobilenetv1(
+                path, f"{now.name} has {multiplier} filters for every channel (a depth multiplier), not one"
+            )
         if now.in_channels != before.out_channels or (depthwise and now.out_channels != now.in_channels):
             raise no_mobilenetv1(
                 path,

@@ -91,6 +91,7 @@ def match(path: Path, tensors: Tensors) -> Found:
 def _repaired(path: Path, arrays: dict[str, Array]) -> dict[str, Array]:
     """With every weight whole that pruning or a reparametrisation keeps in two parts."""
     found: dict[str, Array] = {}
+    arrays = {_plain(path, name): array for name, array in arrays.items()}
     for name, array in arrays.items():
         if array.dtype.kind not in "fiu" or (array.dtype.kind != "f" and array.ndim > 1):
             raise MnvError(
@@ -105,6 +106,12 @@ def _repaired(path: Path, arrays: dict[str, Array]) -> dict[str, Array]:
             )
         if _QUANTIZED.search(name):
             raise no_mobilenetv1(path, f"{name} belongs to a quantised network, whose weights are packed integers")
+        if name.endswith("_orig") and f"{name[:-5]}_u" in arrays:
+            raise no_mobilenetv1(
+                path,
+                f"{name} is divided by its spectral norm before it is a weight",
+                "Save it after torch.nn.utils.remove_spectral_norm(layer).",
+            )
         if name.endswith("_orig") and f"{name[:-5]}_mask" in arrays:
             found[name[:-5]] = array * arrays[f"{name[:-5]}_mask"]
         elif name.endswith("_g") and f"{name[:-2]}_v" in arrays:
@@ -117,6 +124,20 @@ def _repaired(path: Path, arrays: dict[str, Array]) -> dict[str, Array]:
         ):
             found[name] = array
     return found
+
+
+def _plain(path: Path, name: str) -> str:
+    """A name of torch.nn.utils.parametrizations.weight_norm as it was before there were parametrisations."""
+    found = re.fullmatch(r"(?P<layer>.*\.)?parametrizations\.(?P<leaf>\w+)\.original(?P<part>[01]?)", name)
+    if found is None:
+        return name
+    if not found["part"]:
+        raise no_mobilenetv1(
+            path,
+            f"{name} is made a weight by a function that is not in the file",
+            "Save it after torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight').",
+        )
+    return f"{found['layer'] or ''}{found['leaf']}_{'gv'[int(found['part'])]}"
 
 
 def _without_companions(path: Path, arrays: dict[str, Array]) -> tuple[dict[str, Array], list[str]]:

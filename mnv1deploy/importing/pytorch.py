@@ -7,7 +7,7 @@ import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from torch import Tensor
 
 from mnv1deploy.errors import MnvError
 from mnv1deploy.importing.found import Array, Tensors
+
+_SAVE_ARRAYS = "Save its arrays by their names: safetensors.numpy.save_file(arrays, 'weights.safetensors')."
 
 _NUMPY = re.compile(r"numpy(\.\w+)*\.(scalar|_reconstruct|ndarray|dtype|_frombuffer|\w*DType)|_codecs\.encode")
 """What arrays and numbers of numpy are pickled by, whichever version wrote them."""
@@ -94,10 +96,20 @@ def _load(path: Path) -> tuple[Any, list[str]]:
                 f"{path} is a TorchScript archive: a program and its weights.",
                 "Save the weights: torch.save(torch.jit.load('net.pt').state_dict(), 'weights.pt').",
             )
+        if all(name.endswith(".npy") for name in names):
+            raise MnvError(f"{path} is numpy's .npz.", _SAVE_ARRAYS)
+        if any(name.endswith(("/archive_format", "serialized_exported_program.json")) for name in names):
+            raise MnvError(
+                f"{path} is a program of torch.export and its weights.",
+                "Save the weights: torch.save(torch.export.load('net.pt2').state_dict, 'weights.pt').",
+            )
         if not any(name.endswith("data.pkl") for name in names):
             raise MnvError(
                 f"{path} is a zip archive, but not PyTorch's: it holds {', '.join(names[:3])}.", "Unpack it first."
             )
+    with path.open("rb") as file:
+        if file.read(6) == b"\x93NUMPY":
+            raise MnvError(f"{path} is numpy's .npy: one array, and a network has many.", _SAVE_ARRAYS)
     wanted: list[Any] = [getattr(np.dtypes, name) for name in np.dtypes.__all__]  # which are never named in the file
     others = []
     for name in _globals(path):
@@ -173,15 +185,53 @@ def _globals(path: Path) -> list[str]:
 
 def _state_dicts(content: Any, name: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Every mapping with a convolution's kernel in it, at any depth, by its path; optimisers' states are none."""
-    if not isinstance(content, Mapping):
+    if isinstance(content, (list, tuple)):
+        content = dict(content) if _are_named(content) else dict(enumerate(content))
+    if not isinstance(content, Mapping) or "param_groups" in content:
         return
     kernels = [value for key, value in content.items() if isinstance(key, str) and _ndim(value) == 4]
     if kernels:
-        yield name, content
+        yield from _networks(content, name)
         return
     for key, value in content.items():
-        if isinstance(key, str) and "optim" not in key.lower():
-            yield from _state_dicts(value, f"{name}.{key}" if name else key)
+        part = key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key)
+        if "optim" not in part.lower():
+            yield from _state_dicts(value, f"{name}.{part}" if name else part)
+
+
+def _are_named(content: Sequence[Any]) -> bool:
+    """Whether a list is one of names and what goes by them."""
+    return (
+        len(content) > 0
+        and all(isinstance(row, tuple) and len(row) == 2 for row in content)
+        and all(isinstance(row[0], str) for row in content)
+    )
+
+
+def _networks(content: Mapping[str, Any], name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The mapping, or each of several networks of the same parts in it: ``student.`` and ``teacher.``."""
+    parts: dict[str, dict[str, Any]] = {}
+    for key, value in content.items():
+        if isinstance(value, (Tensor, np.ndarray)):
+            first, _, rest = str(key).partition(".")
+            parts.setdefault(first, {})[rest] = value
+    if len(parts) == 1 and "" not in next(iter(parts.values())):
+        (first,) = parts
+        inside = list(_networks(parts[first], f"{name}.{first}" if name else first))
+        yield from inside if len(inside) > 1 else [(name, content)]
+        return
+    twins = [
+        part
+        for part, tensors in parts.items()
+        if any(_ndim(value) == 4 for value in tensors.values())
+        and any(tensors.keys() == other.keys() for key, other in parts.items() if key != part)
+    ]
+    # two of a network's own layers may have the same parts; a whole network also has a classifier
+    if len(twins) > 1 and all(any(_ndim(value) == 2 for value in parts[part].values()) for part in twins):
+        for part in twins:
+            yield f"{name}.{part}" if name else part, parts[part]
+    else:
+        yield name, content
 
 
 def _ndim(value: Any) -> int:
@@ -190,6 +240,8 @@ def _ndim(value: Any) -> int:
 
 def _choose(path: Path, sets: Mapping[str, Any], chosen: str | None) -> str:
     names = list(sets)
+    if chosen is None and all(_are_equal(sets[names[0]], sets[name]) for name in names[1:]):
+        return names[0]
     if chosen is not None:
         if chosen not in sets:
             there = ", ".join(map(repr, names)) if names != [""] else "one set, which has no name"
@@ -205,6 +257,16 @@ def _choose(path: Path, sets: Mapping[str, Any], chosen: str | None) -> str:
     return names[0]
 
 
+def _are_equal(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two sets have the same tensors under the same names."""
+    if one.keys() != other.keys():
+        return False
+    pairs = [(value, other[key]) for key, value in one.items()]
+    return all(torch.equal(a, b) for a, b in pairs if isinstance(a, Tensor) and isinstance(b, Tensor)) and all(
+        isinstance(a, Tensor) == isinstance(b, Tensor) for a, b in pairs
+    )
+
+
 def _tensors(path: Path, source: str, content: Mapping[str, Any]) -> Tensors:
     arrays: dict[str, Array] = {}
     for key, value in content.items():
@@ -217,6 +279,11 @@ def _tensors(path: Path, source: str, content: Mapping[str, Any]) -> Tensors:
                     f"{name} in {path} is a {'quantised' if value.is_quantized else 'sparse or complex'} tensor, and "
                     "weights are plain floating point here.",
                     "Save the network before it is quantised." if value.is_quantized else "Make it dense: to_dense().",
+                )
+            if value.is_meta:
+                raise MnvError(
+                    f"{name} in {path} is on the device meta: it has a shape and no values.",
+                    "Save the network after its weights are loaded.",
                 )
             value = value.detach().cpu()
             arrays[name] = (value.float() if value.is_floating_point() else value).contiguous().numpy()
