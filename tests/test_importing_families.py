@@ -1,6 +1,7 @@
 """Public sources in their own naming, with synthetic weights, in the order of their modules and sorted by name."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from mnv1deploy.importing import NORMALIZATIONS, import_state_dict
+from mnv1deploy.errors import MnvError
+from mnv1deploy.importing import NORMALIZATIONS, TUTORIAL_NORMALIZATION, import_state_dict
 
 STEM = 4
 ROWS = [8, 16, 16, 32, 32, 64, 64, 64, 64, 64, 64, 128, 128]
@@ -82,6 +84,26 @@ def weiaicunzai() -> Weights:
     return {**stem, **chain(names), **linear("fc", 100)}
 
 
+def numbered(offset: int) -> Weights:
+    """Blocks whose modules stand in a list: marvis's, or ZFTurbo's, with a module that pads before strides of 2."""
+    pads = [offset * (rows == 2) for rows in (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)]
+
+    def names(n: int) -> tuple[str, str, str, str]:
+        first, second, third, fourth = (f"model.{n + 1}.{pads[n] + place}" for place in (0, 1, 3, 4))
+        return first, second, third, fourth
+
+    stem = {f"model.0.{offset}.weight": torch.randn(STEM, 3, 3, 3), **norm(f"model.0.{offset + 1}", STEM)}
+    return {**stem, **chain(names), **linear("fc", 1000)}
+
+
+def marvis() -> Weights:
+    return numbered(0)
+
+
+def zfturbo() -> Weights:
+    return numbered(1)
+
+
 @pytest.mark.parametrize(
     ("weights", "classes", "padding", "activation", "stem_stride", "normalization"),
     [
@@ -89,6 +111,8 @@ def weiaicunzai() -> Weights:
         (timm, 1000, "symmetric", "relu6", 2, "half"),
         (hugging_face, 1001, "same", "relu6", 2, "half"),
         (weiaicunzai, 100, "symmetric", "relu", 1, "cifar100"),
+        (marvis, 1000, "symmetric", "relu", 2, "imagenet"),
+        (zfturbo, 1000, "same", "relu6", 2, "half"),
     ],
 )
 def test_public_sources_come_in_in_either_order(
@@ -116,3 +140,44 @@ def test_public_sources_come_in_in_either_order(
     assert spec == again.spec
     for name, tensor in ours.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("stem", "blocks", "first", "head"),
+    [
+        ("conv1", "conv2_{}", 1, "fc"),
+        ("conv_1", "conv_dw{}", 2, "fc"),
+        ("features.0", "features.{}", 1, "classifier"),
+        ("stem", "stages.{}", 0, "head.1"),
+        ("first", "deep.block{}", 1, "out"),
+    ],
+)
+@pytest.mark.parametrize("is_sorted", [False, True])
+def test_the_tutorial_under_any_names(
+    stem: str, blocks: str, first: int, head: str, is_sorted: bool, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    channels = [4, 4, 8, 8, 16, 16, 32, 32, 64]
+    weights = {f"{stem}.0.weight": torch.randn(4, 3, 3, 3), f"{stem}.0.bias": torch.randn(4), **norm(f"{stem}.1", 4)}
+    for number, (inputs, outputs) in enumerate(pairwise(channels), first):
+        name = blocks.format(number)
+        weights |= block((f"{name}.0", f"{name}.1", f"{name}.3", f"{name}.4"), inputs, outputs)
+    weights |= {f"{head}.weight": torch.randn(10, 64), f"{head}.bias": torch.randn(10)}
+    torch.save(dict(sorted(weights.items())) if is_sorted else weights, tmp_path / "weights.pth")
+    network = import_state_dict(tmp_path / "weights.pth")
+    spec = network.spec
+    assert (spec.normalization, spec.padding, spec.activation) == (TUTORIAL_NORMALIZATION, "symmetric", "relu")
+    assert [row.stride for row in (spec.stem, *spec.blocks)] == [1, 1, 2, 1, 2, 1, 2, 1, 2]
+    for number in (1, 5, 8):
+        theirs = weights[f"{blocks.format(number - 1 + first)}.3.weight"]
+        assert torch.equal(network.get_parameter(f"block{number}.pointwise.conv.weight"), theirs)
+
+
+@pytest.mark.parametrize("is_sorted", [False, True])
+def test_an_extra_head_is_refused_by_its_name(is_sorted: bool, tmp_path: Path) -> None:
+    weights = {name: tensor for name, tensor in timm().items() if not name.startswith("classifier")}
+    weights |= {"conv_head.weight": torch.randn(160, ROWS[-1], 1, 1), **norm("norm_head", 160)}
+    weights |= {"classifier.weight": torch.randn(1000, 160), "classifier.bias": torch.randn(1000)}
+    torch.save(dict(sorted(weights.items())) if is_sorted else weights, tmp_path / "weights.pth")
+    with pytest.raises(MnvError, match=r"an extra head, as timm's mobilenetv1_100h has"):
+        import_state_dict(tmp_path / "weights.pth")

@@ -282,8 +282,9 @@ def _match(path: Path, tensors: Tensors, groups: list[_Group]) -> tuple[tuple[Co
             path,
             f"it has {len(linears)} linear layers, {_listed([g.name for g in linears])}, where there is one classifier",
         )
-    if len(norms) == len(convolutions) + 1 and head is None:
-        raise _head(path, convolutions)
+    if linears and len(convolutions) > 2 and not convolutions[-1].depthwise and not convolutions[-2].depthwise:
+        check_order(path, convolutions[:-1])
+        raise _head(path, convolutions[-1])
     check_order(path, convolutions)
     if norms and len(norms) != len(convolutions):
         raise no_mobilenetv1(path, f"it has {len(convolutions)} convolutions and {len(norms)} batch normalisations")
@@ -324,8 +325,7 @@ def _unknown(path: Path, groups: list[_Group]) -> MnvError:
     )
 
 
-def _head(path: Path, convolutions: list[Convolution]) -> MnvError:
-    last = convolutions[-1]
+def _head(path: Path, last: Convolution) -> MnvError:
     return no_mobilenetv1(
         path,
         f"after the last block {last.name} makes {last.out_channels} channels of {last.in_channels}: an extra head, as "
