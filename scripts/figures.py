@@ -526,6 +526,39 @@ def weak_spots(runs: Runs) -> str:
     return ", ".join(f"{name} {100 * right:.1f} %" for name, right in worst)
 
 
+def imports_table(runs: Runs) -> str:
+    """A row per public file that came in."""
+
+    def rows() -> Iterator[list[str]]:
+        for row in runs["imports"][0]["results"]:
+            if "refused" in row:
+                continue
+            engine = row["proof"]
+            name = {"ai-edge-litert": "LiteRT", "keras": "Keras"}.get(engine["engine"], engine["engine"])
+            yield [
+                f"{row['what']} (`{row['file']}`)",
+                f"{row['input'].replace('x', ' x ')}, {row['classes']:,}",
+                f"{name}{' in integers' if engine['quantized'] else ''}: {percent(engine['agreement'])}",
+                f"{engine['largest']:.1e}",
+                percent(row["int8"]["agreement"]),
+                f"{100 * row['int8']['noise']:.1f} %" + (" (not proved)" if row["failures"] else ""),
+                microseconds(row["p50"]),
+            ]
+
+    header = "source | input, classes | top-1 as its own engine | >largest difference | >int8: agreement | >noise"
+    return table(f"{header} | >C, µs", rows())
+
+
+def refusals_table(runs: Runs) -> str:
+    """A row per public file that is refused, and the sentence."""
+    rows = (
+        [f"{row['what']} (`{row['file']}`)", row["refused"]]
+        for row in runs["imports"][0]["results"]
+        if "refused" in row
+    )
+    return table("source | what the import says", rows)
+
+
 PRINTED = (
     (1.0, 224, 569, 4.2),
     (0.75, 224, 325, 2.6),
@@ -641,6 +674,9 @@ FIGURES: dict[str, Callable[[Runs], str]] = {
         if name not in ("c", "web") and not name.startswith("pytorch")
     },
     "shipped": shipped,
+    "imports": imports_table,
+    "imports.refused": refusals_table,
+    "imports.machine": machine("imports"),
     "old_onnxruntime": old_onnxruntime_table,
     "throughput": throughput,
     "instruction-sets": lambda runs: f"\n{backends.table()}\n",

@@ -245,6 +245,14 @@ def classes() -> Answer:
     return [evaluation["classes"]], ["mnv1 evaluate models/mobilenetv1_cifar10.safetensors"]
 
 
+def imports() -> Answer:
+    """Public networks, which are not shipped: from $MNV1_WEIGHTS, or from where the tests find them."""
+    import imports as script
+
+    folder = Path(os.environ.get(script.VARIABLE) or ROOT.parent / "shared" / "weights")
+    return list(script.rows(folder)), [f"python scripts/imports.py ${script.VARIABLE}"]
+
+
 def old_onnxruntime() -> Answer:
     """Which versions of onnxruntime run the files in models/, and with which logits."""
     import old_onnxruntime as script
@@ -285,7 +293,7 @@ MEASUREMENTS: dict[str, Callable[[], Answer]] = {
     measure.__name__: measure
     for measure in (
         *(artifacts, latency, throughput, sizes, backends, profile, emulation, cameras),
-        *(schemes, evidence, few_pictures, trained, tried, classes, old_onnxruntime, platforms, commands, web),
+        *(schemes, evidence, few_pictures, trained, tried, classes, imports, old_onnxruntime, platforms, commands, web),
     )
 }
 

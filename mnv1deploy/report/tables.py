@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnv1deploy.artifact import Accuracy, Proof, network_kind
+from mnv1deploy.artifact import Accuracy, Proof, manifest_path, network_kind
 from mnv1deploy.benchmark import machine_line
 from mnv1deploy.c.plan import footprint
 from mnv1deploy.errors import MnvError
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from mnv1deploy.quantization import Quantization
     from mnv1deploy.quantization.sensitivity import Deviation, Sensitivity, Trial
     from mnv1deploy.verification import Evaluation
+
+FEW_FILES = 3
+"""An artifact of more is a folder, whose manifest is the place to look for their hashes."""
 
 
 def show_table(
@@ -149,8 +152,11 @@ def show_exported(exported: Sequence[Exported], latency: dict[Path, float], abse
     for name, extra in absent.items():
         show_line(f"{name} was left out; it comes with: pip install 'mnv1deploy[{extra}]'")
     for item in exported:
-        if not item.failures:
-            for name, facts in item.manifest.files.items():
+        files = item.manifest.files
+        if not item.failures and len(files) > FEW_FILES:
+            show_line(f"{item.path}  {len(files)} files, whose sha256 are in {manifest_path(item.path).name}")
+        elif not item.failures:
+            for name, facts in files.items():
                 show_line(f"{item.path.parent / name}  sha256 {facts['sha256']}")
 
 
