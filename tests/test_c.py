@@ -386,6 +386,8 @@ def test_weights_in_a_file_give_the_same_bits_and_take_a_byte_each(small: Path, 
         if layer.kind != "pool"
     )
     assert weights <= (binary / "network.bin").stat().st_size <= weights + 64 * len(list(SMALL.layers()))
+    assert 'name="network.bin"' in next(binary.glob("*.pdsc")).read_text()
+    assert not (binary / "library.json").exists(), "Arduino and PlatformIO would not find the file"
     assert "weights[" not in (binary / "network.c").read_text().partition("/* stem */")[2]
     # a library is that of its weights, too
     with pytest.MonkeyPatch.context() as patch:

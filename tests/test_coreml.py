@@ -1,6 +1,7 @@
 """Core ML: what can be checked of its packages where they cannot be run."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,14 @@ def test_an_image_goes_in_and_float_logits_come_out(artifacts: dict[str, Path], 
     kind = logits.type.multiArrayType
     assert list(kind.shape) == [1, 10]
     assert kind.ArrayDataType.Name(kind.dataType) == "FLOAT32"
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_day_of_the_export_is_not_in_it(artifacts: dict[str, Path], precision: str) -> None:
+    """coremltools writes it, and the same export would have other bytes tomorrow."""
+    described = dict(model_of(artifacts[precision]).description.metadata.userDefined)
+    assert "mnv1deploy" in described
+    assert not re.search(r"\d{4}-\d\d-\d\d", json.dumps(described))
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

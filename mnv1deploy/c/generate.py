@@ -73,12 +73,13 @@ def write(folder: Path, quantization: Quantization, provenance: Provenance, devi
     folder.mkdir(parents=True, exist_ok=True)
     if device.camera:
         values["README_camera"] = frames.write(folder, device.camera, spec, str(values["title"]), plan(spec).scratch)
+    values["README_libraries"] = "" if blob else packages.README_LIBRARIES
     if blob:
         (folder / f"{values['name']}.bin").write_bytes(blob.data)
     for template, name in FILES.items():
         text = Template((TEMPLATES / template).read_text("utf-8")).substitute(values)
         (folder / Template(name).substitute(values)).write_text(text, "utf-8", newline="\n")
-    packages.write(folder, quantization, values, camera=device.camera is not None)
+    packages.write(folder, quantization, values, camera=device.camera is not None, blob=blob is not None)
     (folder / "provenance.json").write_text(provenance.to_json() + "\n", "utf-8", newline="\n")
 
 

@@ -35,6 +35,13 @@ FILES = {
 }
 """Templates, and what the files made of them are called."""
 
+LIBRARIES = ("library.properties", "library.json", "library.h", "library.c", "sketch.ino")
+"""Those of Arduino and PlatformIO, which compile a source wherever they like: a file beside it is not found."""
+
+README_LIBRARIES = (
+    "\n| `library.properties`, `library.json`, `src/`, `examples/` | an Arduino and a PlatformIO library |"
+)
+
 PICTURES = 3
 """That the test of a port draws."""
 
@@ -52,7 +59,7 @@ def picture(number: int, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     return values.reshape(shape)
 
 
-def write(folder: Path, quantization: Quantization, values: Mapping[str, object], *, camera: bool) -> None:
+def write(folder: Path, quantization: Quantization, values: Mapping[str, object], *, camera: bool, blob: bool) -> None:
     """Writes the files into the folder of an exported network.
 
     Args:
@@ -60,11 +67,13 @@ def write(folder: Path, quantization: Quantization, values: Mapping[str, object]
         quantization: its integers, from which the logits of the test come.
         values: what the placeholders of the network's own templates stand for.
         camera: whether there is a ``<name>_camera.c``.
+        blob: whether there is a ``<name>.bin``, for which there are no libraries.
     """
     spec, name = quantization.network.spec, str(values["name"])
     parts = [name, f"{name}_selftest", *([f"{name}_camera"] if camera else [])]
     logits = (integers.run(quantization, picture(number, spec.pixels.shape))[1] for number in range(PICTURES))
-    kinds = ((f"{part}.h", "header") for part in parts), ((f"{part}.c", "source") for part in parts)
+    kinds = [(f"{part}.h", "header") for part in parts] + [(f"{part}.c", "source") for part in parts]
+    kinds += [(f"{name}.bin", "other")] if blob else []
     own = {
         "pictures": PICTURES,
         "expected": "\n".join(line for row in logits for line in _row(row)),
@@ -75,11 +84,11 @@ def write(folder: Path, quantization: Quantization, values: Mapping[str, object]
         "rust_sources": ", ".join(f'"{part}.c"' for part in parts),
         "rust_names": "\n".join(f"    {_rust_string(text)}," for text in spec.classes),
         "crate": name.lower(),
-        "pdsc_files": "\n".join(
-            f'        <file category="{kind}" name="{file}"/>' for pairs in kinds for file, kind in pairs
-        ),
+        "pdsc_files": "\n".join(f'        <file category="{kind}" name="{file}"/>' for file, kind in kinds),
     }
     for template, target in FILES.items():
+        if blob and template in LIBRARIES:
+            continue
         text = Template((PACKAGES / template).read_text("utf-8")).substitute({**values, **own})
         path = folder / Template(target).substitute(values)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mnv1deploy.quantization import Quantization
 
 _EXTRA = "coreml"
+_DATE = "com.github.apple.coremltools.conversion_date"
 
 
 class CoreMlFormat(Format):
@@ -148,9 +149,10 @@ def _shape(spec: ModelSpec) -> tuple[int, int, int, int]:
 
 
 def _rewrite_deterministically(path: Path, tools: Any) -> None:
-    """Names the package's items by what they are instead of by chance, and orders the model's maps."""
+    """Names the package's items by what they are instead of by chance, orders the model's maps, and drops the date."""
     model = path / "Data" / "com.apple.CoreML" / "model.mlmodel"
     spec = tools.utils.load_spec(str(path))
+    spec.description.metadata.userDefined.pop(_DATE, None)
     model.write_bytes(spec.SerializeToString(deterministic=True))
     model.chmod(0o644)  # coremltools makes it private
     manifest = json.loads((path / "Manifest.json").read_text("utf-8"))
