@@ -19,7 +19,16 @@ from tutorial import TutorialNet, trained_looking
 from mnv1deploy import bundled, importing
 from mnv1deploy.checkpoint import load
 from mnv1deploy.errors import MnvError
-from mnv1deploy.importing import NORMALIZATIONS, TUTORIAL_NORMALIZATION, checks, import_state_dict, pytorch
+from mnv1deploy.importing import (
+    NORMALIZATIONS,
+    TUTORIAL_NORMALIZATION,
+    Options,
+    checks,
+    import_file,
+    import_state_dict,
+    labels,
+    pytorch,
+)
 from mnv1deploy.network import MobileNetV1
 from mnv1deploy.spec import CIFAR, CIFAR10_CLASSES, Normalization
 
@@ -359,3 +368,62 @@ def test_import_of_a_pickled_module_says_how_to_save_it(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "torch.save(net.state_dict(), 'weights.pt')" in done.stderr
     assert not (tmp_path / "module.safetensors").exists()
+
+
+# What the weights of CIFAR-10's classes give away ------------------------------------------------------------------
+
+
+def doubts(network: MobileNetV1) -> list[tuple[str, str]]:
+    return checks.doubts(network, checks.try_normalizations(network))
+
+
+def test_weights_for_blue_first_are_noticed_and_turned(tmp_path: Path) -> None:
+    network = load(bundled.CHECKPOINT).network
+    weight = network.get_parameter("stem.conv.weight").detach().clone()
+    with torch.no_grad():
+        network.get_parameter("stem.conv.weight").copy_(weight.flip(1))
+    ((sentence, hint),) = doubts(network)
+    assert "blue first" in sentence and "--bgr" in hint
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    turned = import_file(tmp_path / "weights.pth", Options(normalization=NORMALIZATIONS["default"], bgr=True))
+    assert turned.doubts == ()
+    assert torch.equal(turned.network.get_parameter("stem.conv.weight"), weight)
+
+
+def test_outputs_in_another_order_are_noticed_and_named() -> None:
+    network = load(bundled.CHECKPOINT).network
+    order = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
+    with torch.no_grad():
+        for parameter in network.classifier.parameters():
+            parameter.copy_(parameter[order].clone())
+    ((sentence, hint),) = doubts(network)
+    assert "another order" in sentence
+    names = tuple(hint.removeprefix("Give --classes ").split(","))
+    assert names == tuple(CIFAR10_CLASSES[i] for i in order)
+    network.spec = network.spec.replace(classes=names)
+    assert doubts(network) == []
+
+
+def test_weights_that_were_not_trained_are_noticed() -> None:
+    torch.manual_seed(0)
+    ((sentence, hint),) = doubts(MobileNetV1(CIFAR).eval())
+    assert "guessing has 10 %" in sentence and "trained" in hint
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("labels.txt", "ant\nbee\nwasp\n"),
+        ("labels.json", '["ant", "bee", "wasp"]'),
+        ("class_to_idx.json", '{"wasp": 2, "ant": 0, "bee": 1}'),
+        ("idx_to_class.json", '{"1": "bee", "0": "ant", "2": "wasp"}'),
+    ],
+)
+def test_class_names_come_from_a_file_or_a_line(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    assert labels.parse(str(tmp_path / name)) == ("ant", "bee", "wasp")
+    assert labels.parse("ant, bee,wasp") == ("ant", "bee", "wasp")
+    assert labels.parse('"ant, red",bee') == ("ant, red", "bee")
+    for wrong in (str(tmp_path / "none.txt"), "ant,,bee", "ant,ant", "@none"):
+        with pytest.raises(MnvError):
+            labels.parse(wrong)
