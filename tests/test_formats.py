@@ -469,7 +469,7 @@ def test_a_truncated_artifact_is_refused(tmp_path: Path, artifacts: Artifacts) -
         files = files_of(path)
         for name in files:
             copied = tmp_path / name
-            copied.parent.mkdir(exist_ok=True)
+            copied.parent.mkdir(parents=True, exist_ok=True)
             copied.write_bytes((path.parent / name).read_bytes())
         largest = tmp_path / max(files, key=lambda name: files[name]["bytes"])
         largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])

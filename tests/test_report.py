@@ -31,9 +31,10 @@ SPELT = "e\\x1b[31mvil\\nname\\u202e.png"
 
 
 def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A line of sh in which ``mnv1`` is the command."""
+    """A line of sh in which ``mnv1`` is the command; its output is buffered, whatever is usual here."""
     line = line.replace("mnv1 ", " ".join(COMMAND) + " ")
-    return subprocess.run(["/bin/sh", "-c", line], capture_output=True, text=True, env={**os.environ, **environment})
+    everything = {**os.environ, "PYTHONUNBUFFERED": "", **environment}
+    return subprocess.run(["/bin/sh", "-c", line], capture_output=True, text=True, env=everything)
 
 
 def in_a_terminal(script: str, columns: int) -> list[str]:

@@ -58,6 +58,17 @@ class _StandardOutput(io.FileIO):
             raise _output_error(error) from error
 
 
+class _StandardError(io.FileIO):
+    """The process's standard error, which drops what cannot be written: there is nowhere left to say so."""
+
+    def write(self, data: Any) -> int:
+        """See FileIO."""
+        try:
+            return super().write(data) or 0
+        except OSError:
+            return len(data)
+
+
 class _ClosedOutput(io.RawIOBase):
     """In place of a standard output that was closed before the program began."""
 
@@ -83,9 +94,13 @@ def _output_error(error: OSError) -> OutputError:
 
 def prepare() -> None:
     """Makes both streams fit for anything: failures that are told apart, and a "?" for letters an encoding lacks."""
-    if sys.stderr is not None and isinstance(sys.stderr, io.TextIOWrapper):
-        sys.stderr.reconfigure(errors="replace")
-    out = sys.stdout
+    out, err = sys.stdout, sys.stderr
+    if isinstance(err, io.TextIOWrapper):
+        if os.name == "nt" and err.isatty():
+            err.reconfigure(errors="replace")
+        else:
+            raw_error = _StandardError(err.fileno(), "w", closefd=False)
+            sys.stderr = io.TextIOWrapper(io.BufferedWriter(raw_error), err.encoding, "replace", line_buffering=True)
     if out is None:
         sys.stdout = io.TextIOWrapper(io.BufferedWriter(_ClosedOutput()), "utf-8", "replace")
     elif isinstance(out, io.TextIOWrapper):

@@ -1,7 +1,11 @@
 //! $title: an image classifier, without std and without allocation.
 #![no_std]
 
-use core::ffi::{c_int, c_void};
+use core::ffi::c_void;
+
+/// C's int, on every processor that holds the network; core::ffi has it from Rust 1.64 on.
+#[allow(non_camel_case_types)]
+type c_int = i32;
 
 /// Pixels, height and width.
 pub const SIZE: usize = $size;
