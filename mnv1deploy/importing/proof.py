@@ -200,7 +200,8 @@ def _keras(path: Path, found: Found, images: NDArray[np.uint8], pixels: NDArray[
             layer.activation = library.activations.linear
         elif isinstance(layer, library.layers.Softmax):
             layer.call = lambda inputs, mask=None: inputs
-    answers = [library.ops.convert_to_numpy(model(picture[None], training=False)) for picture in pixels]
+    with silenced(prints=False):  # Keras 2 put one input into a list, of which Keras 3 warns
+        answers = [library.ops.convert_to_numpy(model(picture[None], training=False)) for picture in pixels]
     return np.concatenate(answers)
 
 
