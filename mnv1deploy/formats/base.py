@@ -152,6 +152,21 @@ class ForDevice(Protocol):
         """The format that writes for that one."""
 
 
+PROVENANCE = "provenance.json"
+"""In an artifact that is a folder and has no place for it in its files."""
+
+
+def provenance_in(folder: Path, what: str) -> Provenance:
+    """That of a folder which is an artifact; ``what`` it is stands in the MnvError if it was not written here."""
+    try:
+        return Provenance.from_json((folder / PROVENANCE).read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise MnvError(
+            f"{folder} is no folder {what} that mnv1deploy wrote: it has no readable {PROVENANCE}.",
+            "Export the checkpoint again.",
+        ) from error
+
+
 class Format(Protocol):
     """How one edge format is written and run.
 

@@ -31,7 +31,17 @@ from mnv1deploy.cost import cost
 from mnv1deploy.device import ANY_DEVICE, Device
 from mnv1deploy.errors import MnvError
 from mnv1deploy.files import cache_folder
-from mnv1deploy.formats.base import CPU, CpuSession, Format, Images, Logits, check_images, refuse_provider
+from mnv1deploy.formats.base import (
+    CPU,
+    PROVENANCE,
+    CpuSession,
+    Format,
+    Images,
+    Logits,
+    check_images,
+    provenance_in,
+    refuse_provider,
+)
 from mnv1deploy.machine import processors
 
 if TYPE_CHECKING:
@@ -47,8 +57,6 @@ elif platform.machine() in ("aarch64", "arm64"):
 
 BACKEND_VARIABLE = "MNV1_C_BACKEND"
 """Names the one to run on, for tests and comparisons, instead of the best that the processor has."""
-
-PROVENANCE = "provenance.json"
 
 LEAST_TO_SHARE = 20_000_000
 """Multiply-adds of a picture that threads share: fewer take less time than sharing them out does."""
@@ -94,13 +102,7 @@ class CFormat(Format):
 
     def provenance(self, path: Path) -> Provenance:
         """Read from the folder. Raises MnvError if it is not one that :meth:`export` wrote."""
-        try:
-            return Provenance.from_json((path / PROVENANCE).read_text("utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise MnvError(
-                f"{path} is no folder of C that mnv1deploy wrote: it has no readable {PROVENANCE}.",
-                "Export the checkpoint again.",
-            ) from error
+        return provenance_in(path, "of C")
 
     def open(self, path: Path, *, provider: str, threads: int | None) -> CSession:
         """See Format.open. Compiles the folder unless that was done before."""

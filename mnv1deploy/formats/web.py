@@ -20,7 +20,7 @@ from mnv1deploy.artifact import Precision, Provenance
 from mnv1deploy.c import CAMERA
 from mnv1deploy.c.names import identifier
 from mnv1deploy.errors import MnvError
-from mnv1deploy.formats.base import CPU, CpuSession, Format, Images, Logits, refuse_provider
+from mnv1deploy.formats.base import CPU, PROVENANCE, CpuSession, Format, Images, Logits, provenance_in, refuse_provider
 from mnv1deploy.packages import engine, install_hint, versions
 from mnv1deploy.web import PACKAGE, C
 
@@ -33,8 +33,6 @@ LINKED = ("-Wl,--no-entry", "-Wl,--strip-all", "-Wl,-z,stack-size=65536")
 
 MODULES = {"mobilenetv1.wasm": ("-msimd128", "-mbulk-memory"), "mobilenetv1-plain.wasm": ()}
 """The two modules and their compiler's options; the second is for engines without SIMD, which refuse the first."""
-
-PROVENANCE = "provenance.json"
 
 COMPILER_SECONDS = 600
 
@@ -90,13 +88,7 @@ class WebFormat(Format):
 
     def provenance(self, path: Path) -> Provenance:
         """Read from the folder. Raises MnvError if it is not one that :meth:`export` wrote."""
-        try:
-            return Provenance.from_json((path / PROVENANCE).read_text("utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise MnvError(
-                f"{path} is no folder for the web that mnv1deploy wrote: it has no readable {PROVENANCE}.",
-                "Export the checkpoint again.",
-            ) from error
+        return provenance_in(path, "for the web")
 
     def open(self, path: Path, *, provider: str, threads: int | None) -> WebSession:
         """See Format.open."""

@@ -71,8 +71,9 @@ class _Graph:
     def _operations(self, current: str) -> Iterator[Operation]:
         """From the input on, whatever the order of the nodes in the file."""
         waiting = list(self._graph.node)
-        while known := [node for node in waiting if self._is_known(node)]:
-            waiting = [node for node in waiting if node not in known]
+        count = 0
+        while count != len(waiting):
+            count, waiting = len(waiting), [node for node in waiting if not self._is_known(node)]
         while takers := [node for node in waiting if current in node.input]:
             node, *others = takers
             name = node.name or node.output[0]
