@@ -34,6 +34,7 @@ pytestmark = [
 EXAMPLES = ROOT / "examples"
 PHOTOGRAPHS = ("cat.png", "airplane.webp", "truck.jpg")
 PACKAGES = {"axe-core": "4.14.1", "typescript": "5.9.3", "vite": "6.4.6"}
+RUNTIMES = {"bun": "1.4.5", "deno": "2.9.6"}
 
 NO_ICON = '<link rel="icon" href="data:,">'
 
@@ -211,6 +212,20 @@ def test_a_bundled_application_and_node_have_pythons_logits(page: "Page", addres
         *["This is no picture, or one that has not arrived yet."] * 3,
         "Raw pixels are 32 x 32 x 3 bytes a picture; these are 0.",
     ]
+
+
+@pytest.mark.parametrize("runtime", [["bun", "run"], ["deno", "run", "--allow-read"]], ids=lambda words: words[0])
+def test_other_runtimes_have_pythons_logits(runtime: list[str], site: Path, tmp_path: Path) -> None:
+    session = formats.open_session(site / "net_int8.web")
+    pixels = np.arange(3 * 32 * 32, dtype=np.uint8).reshape(1, 32, 32, 3)
+    (tmp_path / "main.mjs").write_text(f"""
+      import {{ load, simd }} from "{(site / "net_int8.web" / "index.js").as_uri()}";
+      const network = await load();
+      console.log(JSON.stringify([simd, ...network.logits(Uint8Array.from({{ length: 3072 }}, (_, i) => i))]));
+    """)
+    program = browsers.npm(**RUNTIMES) / "node_modules" / ".bin" / runtime[0]
+    found = json.loads(run([str(program), *runtime[1:], "main.mjs"], tmp_path))
+    assert found == [True, *session(pixels)[0].tolist()]
 
 
 def test_the_page_answers_and_says_what_it_cannot_decode(page: "Page", address: str, site: Path) -> None:
