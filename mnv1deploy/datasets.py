@@ -1,4 +1,4 @@
-"""Labelled pictures, whole in memory as uint8: CIFAR-10, CIFAR-100, a folder of class folders, and what is bundled."""
+"""Labelled pictures as uint8: CIFAR-10, CIFAR-100, a folder of class folders, and what is bundled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv1deploy import cifar, decoding, folders, images
+from mnv1deploy import cifar, decoding, folders, images, mapped
 from mnv1deploy.cifar import CIFAR10, Cifar, Split
 from mnv1deploy.errors import MnvError
 from mnv1deploy.files import cache_folder
@@ -29,7 +29,7 @@ class Dataset:
 
     Attributes:
         name: what to call it in a report: "CIFAR-10 test split", never just "test".
-        images: uint8 ``[N, H, W, C]``.
+        images: uint8 ``[N, H, W, C]``; mapped from a file where they are many (:mod:`mnv1deploy.mapped`).
         labels: int64 ``[N]``, indices into ``classes``.
         classes: class names.
     """
@@ -44,7 +44,7 @@ class Dataset:
 
     def subset(self, indices: NDArray[np.int64], name: str) -> Dataset:
         """The pictures at ``indices``, under another name."""
-        return Dataset(name, self.images[indices], self.labels[indices], self.classes)
+        return Dataset(name, mapped.taken(self.images, indices), self.labels[indices], self.classes)
 
     def split(self, fraction: float, seed: int, names: tuple[str, str]) -> tuple[Dataset, Dataset]:
         """Two parts by seed, the second with ``fraction`` of every class (rounded; at least one where it can be)."""
@@ -178,7 +178,7 @@ def _read(part: folders.Files, pixels: Pixels, skip_unreadable: bool) -> Dataset
     unreadable: dict[int, MnvError] = {}
     if not part.paths:
         raise MnvError(f"{part.name} has no picture.")
-    pictures = images.read_all(part.paths, pixels, on_unreadable=unreadable.__setitem__ if skip_unreadable else None)
+    pictures = mapped.read_all(part.paths, pixels, unreadable.__setitem__ if skip_unreadable else None)
     labels = np.delete(part.labels, list(unreadable))
     if lost := sorted(set(part.labels.tolist()) - set(labels.tolist())):
         raise MnvError(f"{part.name} has no picture that can be read of: {', '.join(part.classes[i] for i in lost)}.")
@@ -246,7 +246,8 @@ def resized(dataset: Dataset, pixels: Pixels) -> Dataset:
     """The same pictures at another size or in other colours."""
     if dataset.images.shape[1:] == pixels.shape:
         return dataset
-    return Dataset(dataset.name, images.read_all(dataset.images, pixels), dataset.labels, dataset.classes)
+    found = images.read_all(dataset.images, pixels, room=mapped.room)
+    return Dataset(dataset.name, found, dataset.labels, dataset.classes)
 
 
 def calibration() -> Dataset:

@@ -203,11 +203,16 @@ def read_each(sources: Iterable[ImageSource], pixels: Pixels) -> Iterator[NDArra
             yield waiting.popleft().result()
 
 
+def _in_memory(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    return np.empty(shape, np.uint8)
+
+
 def read_all(
     sources: Sequence[ImageSource] | NDArray[np.uint8],
     pixels: Pixels,
     *,
     on_unreadable: Callable[[int, MnvError], object] | None = None,
+    room: Callable[[tuple[int, ...]], NDArray[np.uint8]] = _in_memory,
 ) -> NDArray[np.uint8]:
     """Pictures stacked to uint8 ``[N, H, W, C]``.
 
@@ -215,11 +220,12 @@ def read_all(
         sources: the pictures.
         pixels: what each becomes.
         on_unreadable: told the place in ``sources`` of one that cannot be read, and why; it is then left out.
+        room: makes the array that they are stacked in, by its shape.
 
     Raises:
         UnreadableError: if some cannot be read and there is no ``on_unreadable``; if none can.
     """
-    stacked = np.empty((len(sources), *pixels.shape), np.uint8)
+    stacked = room((len(sources), *pixels.shape))
     unreadable: dict[int, MnvError] = {}
     count = 0
     for place, answer in enumerate(read_each(sources, pixels)):

@@ -50,7 +50,9 @@ class View:
         self._cut_row, self._cut_column = random(self._side + 1), random(self._side + 1)
 
     def __call__(self, chosen: Tensor) -> Tensor:
-        """The pictures at the indices ``chosen``, int64 ``[B]`` -> uint8 ``[B, S, S, C]``."""
+        """The pictures at the indices ``chosen``, int64 ``[B]`` -> uint8 ``[B, S, S, C]``, on the device of these."""
+        device = chosen.device
+        chosen = chosen.to(self._images.device)
         rows = self._top[chosen] + self._pixel
         columns = self._left[chosen] + self._pixel
         if self._mirrored is not None:
@@ -63,7 +65,7 @@ class View:
         rows, columns = rows.clamp(0, self._side - 1), columns.clamp(0, self._side - 1)
         pixels = self._images[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
         pixels = torch.where(blank[..., None], self._colour, pixels)
-        return pixels.flip(2) if self._mirror else pixels
+        return (pixels.flip(2) if self._mirror else pixels).to(device)
 
     def _outside(self, index: Tensor) -> Tensor:
         return (index < 0) | (index >= self._side)

@@ -1,8 +1,8 @@
 """One training run in one folder.
 
-The whole data set is in memory as uint8 and every batch is cropped, flipped and cut out by a few tensor operations;
-epoch k's order and augmentation depend on (seed, k) alone, so a resumed run is the run that was interrupted. Under
-torchrun every process takes its share of every batch, and the first one reads and writes the files.
+The whole data set is in memory, or mapped into it, as uint8, and every batch is cropped, flipped and cut out by a few
+tensor operations; epoch k's order and augmentation depend on (seed, k) alone, so a resumed run is the run that was
+interrupted. Under torchrun every process takes its share of every batch, and the first one reads and writes the files.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -130,7 +131,9 @@ class Run:
         if self.device.type == "cpu":
             setup.keep_freed_memory()
         answers = self._answers(teachers)
-        images = torch.from_numpy(self.parts.train.images).to(self.device)
+        images = torch.from_numpy(self.parts.train.images)
+        if not isinstance(self.parts.train.images, np.memmap):
+            images = images.to(self.device)
         labels = torch.from_numpy(self.parts.train.labels).to(self.device)
         for number in range(len(self.log) + 1, self.settings.epochs + 1):
             epoch = self._epoch(number, images, labels, answers, on_step)
