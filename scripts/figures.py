@@ -408,6 +408,21 @@ def schemes_table(runs: Runs) -> str:
     return table("ranges | equalization | rounding | biases | >divergence | >agreement | >accuracy", rows())
 
 
+def equalization_table(runs: Runs) -> str:
+    """A row per network, the divergence of each strength in thousandths of a nat."""
+    found: dict[tuple[str, str], dict[float, float]] = {}
+    for row in runs["equalization"][0]["results"]:
+        by_strength = found.setdefault((row["network"], row["activation"]), {})
+        by_strength[row["equalization"]] = row["divergence"]
+    strengths = sorted(set().union(*found.values()))
+    names = {"relu": "ReLU", "relu6": "ReLU6"}
+    rows = (
+        [network, names[activation], *(f"{1000 * by_strength[strength]:.2f}" for strength in strengths)]
+        for (network, activation), by_strength in found.items()
+    )
+    return table(" | ".join(["network", "activation", *(f">{strength:g}" for strength in strengths)]), rows)
+
+
 def span(values: Sequence[float]) -> str:
     """From the least to the largest of some fractions, in whole percent."""
     return " to ".join(dict.fromkeys(f"{100 * end:.0f}" for end in (min(values), max(values)))) + " %"
@@ -690,6 +705,7 @@ FIGURES: dict[str, Callable[[Runs], str]] = {
     "emulation.cortex-m4": microcontroller,
     "plan": plan_table,
     "schemes": schemes_table,
+    "equalization": equalization_table,
     "evidence": evidence_table,
     "evidence.useless": bundled_noise(min, worth="useless"),
     "evidence.enough": bundled_noise(max, worth="enough"),

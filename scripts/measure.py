@@ -246,11 +246,22 @@ def classes() -> Answer:
 
 
 def imports() -> Answer:
-    """Public networks, which are not shipped: from $MNV1_WEIGHTS, or from where the tests find them."""
+    """Public networks, which are not shipped."""
     import imports as script
 
-    folder = Path(os.environ.get(script.VARIABLE) or ROOT.parent / "shared" / "weights")
-    return list(script.rows(folder)), [f"python scripts/imports.py ${script.VARIABLE}"]
+    return list(script.rows(weights())), [f"python scripts/imports.py ${script.VARIABLE}"]
+
+
+def equalization() -> Answer:
+    """What equalization is worth to networks with ReLU and with ReLU6."""
+    import equalization as script
+
+    return list(script.rows(weights())), [f"python scripts/equalization.py ${script.VARIABLE}"]
+
+
+def weights() -> Path:
+    """Public networks: in $MNV1_WEIGHTS, or where the tests find them."""
+    return Path(os.environ.get("MNV1_WEIGHTS") or ROOT.parent / "shared" / "weights")
 
 
 def old_onnxruntime() -> Answer:
@@ -293,7 +304,20 @@ MEASUREMENTS: dict[str, Callable[[], Answer]] = {
     measure.__name__: measure
     for measure in (
         *(artifacts, latency, throughput, sizes, backends, profile, emulation, cameras),
-        *(schemes, evidence, few_pictures, trained, tried, classes, imports, old_onnxruntime, platforms, commands, web),
+        *(
+            schemes,
+            evidence,
+            few_pictures,
+            trained,
+            tried,
+            classes,
+            imports,
+            equalization,
+            old_onnxruntime,
+            platforms,
+            commands,
+            web,
+        ),
     )
 }
 
