@@ -76,10 +76,18 @@ class Classifier:
         Raises:
             MnvError: for other arrays.
         """
+        return self.named(self(images), top=top)
+
+    def named(self, logits: Logits, *, top: int = 5) -> list[Prediction]:
+        """What logits, float32 ``[N, classes]``, say: one prediction for each of N.
+
+        Raises:
+            MnvError: for a ``top`` below 1.
+        """
         if top < 1:
             raise MnvError(f"A prediction names one class or more, not {top}.")
-        logits = self(images).astype(np.float64)
-        odds = np.exp(logits - logits.max(1, keepdims=True))
+        exact = logits.astype(np.float64)
+        odds = np.exp(exact - exact.max(1, keepdims=True))
         probabilities = odds / odds.sum(1, keepdims=True)
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
         classes = self.spec.classes

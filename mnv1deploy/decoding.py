@@ -31,6 +31,12 @@ MAX_PIXELS = 2**26
 MAX_SIDE = 2**16
 """Pillow keeps a pointer per row, which for a picture one pixel wide is more than its pixels."""
 
+MAX_SCANS = 100
+"""Of a JPEG. Encoders write about 10; each is a pass over all pixels, and an empty one takes 42 bytes."""
+
+MAX_SEGMENTS = 10_000
+"""Of a JPEG, scans among them."""
+
 MAX_BYTES = 8 * MAX_PIXELS
 """Of a file: the largest picture, uncompressed, of four colours with 16 bits each."""
 
@@ -55,6 +61,11 @@ _BAND = 2**20
 
 _BITS_PER_SAMPLE, _ORIENTATION, _MAX_SAMPLE_VALUE = 258, 274, 281
 """Tags of TIFF 6.0, and so of EXIF."""
+
+_MARKER = re.compile(rb"\xff+[^\x00\xff]")
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_LONE_MARKERS = frozenset({0x01, *range(0xD0, 0xD9)})
+"""Of JPEG (ITU-T T.81, annex B); those alone have no length after them: TEM, restarts, the start of the image."""
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:(/|[^,]*;base64,)", re.IGNORECASE)
 
@@ -138,26 +149,27 @@ class TooLargeError(Exception):
 
 
 @contextmanager
-def decoded(source: ImageSource, mode: str) -> Iterator[Image.Image]:
+def decoded(source: ImageSource, mode: str, most: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """A source as an upright image of ``mode``, "RGB" or "L"; of a file with several frames the first.
 
     The memory that it takes counts as taken until the context is left.
 
     Raises:
-        TooLargeError: for a picture beyond MAX_PIXELS or MAX_SIDE, or a file beyond MAX_BYTES.
+        TooLargeError: for a picture of more than ``most`` pixels or beyond MAX_SIDE, or a file beyond MAX_BYTES.
         Exception: whatever Pillow's plugins may raise for damaged files.
     """
     with _pillow_warnings:
         if isinstance(source, Image.Image):
-            _check_size(source.size)
+            _check_size(source.size, most)
             with _pixels_in_flight.taken(source.width * source.height):
                 yield _eight_bit(source, mode, _Depth())
         elif isinstance(source, np.ndarray):
             image = _from_array(source)
+            _check_size(image.size, most)
             with _pixels_in_flight.taken(image.width * image.height):
                 yield _eight_bit(image, mode, _Depth())
         else:
-            with _stream(source) as file, _open(file) as image:
+            with _stream(source) as file, _open(file, most) as image:
                 yield _eight_bit(image, mode, _Depth.of(image, file))
 
 
@@ -270,22 +282,24 @@ def _not_a_picture(source: object) -> str:
 
 
 @contextmanager
-def _open(file: _File) -> Iterator[Image.Image]:
+def _open(file: _File, most: int) -> Iterator[Image.Image]:
     """The decoded image. One thread at a time opens and waits to be let in: some plugins read all when they open."""
     with ExitStack() as stack:
         with _opening:
             image = _identified(file)
-            _check_size(image.size)
+            _check_size(image.size, most)
             pixels = image.width * image.height
             stack.enter_context(_pixels_in_flight.taken(pixels * (2 if image.format in _HEAVY else 1)))
         place = file.tell()
+        if image.format in ("JPEG", "MPO"):
+            _check_scans(file)
         # the slowest decoders, which are written in Python, read a few times for every pixel
         file.reads_left += 8 * pixels + file.seek(0, io.SEEK_END) // 256
         file.seek(place)
         # no image.draft: JPEG decoded at twice the size and then resized is 2 to 5 times faster, and of the values
         # of a 512x384 photograph made 32x32 54 % were the same, others up to 4 levels off (at four times 83 %, 2)
         image.load()
-        _check_size(image.size)
+        _check_size(image.size, most)
         yield image
 
 
@@ -330,13 +344,30 @@ def _silence_libtiff() -> None:
         libtiff.TIFFSetErrorHandler(None)
 
 
-def _check_size(size: tuple[int, int]) -> None:
+def _check_scans(file: _File) -> None:
+    """Raises ValueError for a JPEG of too many scans, for which Pillow has no limit: 100 KB may be hours of work."""
+    file.seek(0)
+    content = file.read()
+    place = scans = segments = 0
+    while found := _MARKER.search(content, place):
+        place = found.end()
+        marker = found[0][-1]
+        if marker == _END_OF_IMAGE:  # what stands behind it, a phone's film perhaps, is not looked at
+            return
+        if marker not in _LONE_MARKERS:
+            scans, segments = scans + (marker == _START_OF_SCAN), segments + 1
+            place += int.from_bytes(content[place : place + 2], "big")
+        if scans > MAX_SCANS or segments > MAX_SEGMENTS:
+            raise ValueError("It has more scans or segments than any picture")
+
+
+def _check_size(size: tuple[int, int], most: int) -> None:
     width, height = size
     if 0 in size:
         raise ValueError("It has no pixels")
-    if width * height > MAX_PIXELS or max(size) > MAX_SIDE:
+    if width * height > most or max(size) > MAX_SIDE:
         raise TooLargeError(
-            f"it has {width:,} x {height:,} pixels; at most {MAX_PIXELS:,} are read, and {MAX_SIDE:,} on a side"
+            f"it has {width:,} x {height:,} pixels; at most {most:,} are read, and {MAX_SIDE:,} on a side"
         )
 
 
@@ -347,7 +378,6 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
             f"An array must be uint8 [H, W] or [H, W, 1, 3 or 4] with raw pixels 0..255; this one is "
             f"{array.dtype} {list(array.shape)}"
         )
-    _check_size((array.shape[1], array.shape[0]))
     return Image.fromarray(array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array)
 
 

@@ -153,7 +153,7 @@ def _matching(pattern: str) -> list[str]:
     return found
 
 
-def read(source: ImageSource, pixels: Pixels) -> NDArray[np.uint8]:
+def read(source: ImageSource, pixels: Pixels, *, name: str = "", most: int = decoding.MAX_PIXELS) -> NDArray[np.uint8]:
     """One picture as uint8 ``[H, W, C]``, RGB or grey (ITU-R 601 luma).
 
     EXIF orientation is applied, transparency laid over white, 16-bit scaled to 8 (12 bits in 16 too, where the file
@@ -163,23 +163,28 @@ def read(source: ImageSource, pixels: Pixels) -> NDArray[np.uint8]:
     An array has its colours in the order red, green, blue: one from OpenCV, which has them the other way round, is
     given as ``array[..., ::-1]``.
 
+    Args:
+        source: the picture.
+        pixels: what it becomes.
+        name: what errors call it; by default its path, or what kind of thing it is.
+        most: how many pixels it may have.
+
     Raises:
         MnvError: if it cannot be read as a picture.
     """
+    name = name or _name(source)
     try:
-        with decoding.decoded(source, "RGB" if pixels.colours == 3 else "L") as image:
+        with decoding.decoded(source, "RGB" if pixels.colours == 3 else "L", most) as image:
             return np.asarray(_fitted(image, pixels)).reshape(pixels.shape)
     except (decoding.TooLargeError, Image.DecompressionBombError) as error:
-        reason = (
-            str(error) if isinstance(error, decoding.TooLargeError) else f"more than {decoding.MAX_PIXELS:,} pixels"
-        )
-        raise MnvError(f"{_name(source)} is too large a picture: {reason}.", "Scale it down first.") from error
+        reason = str(error) if isinstance(error, decoding.TooLargeError) else f"more than {most:,} pixels"
+        raise MnvError(f"{name} is too large a picture: {reason}.", "Scale it down first.") from error
     except MemoryError as error:
-        raise MnvError(f"{_name(source)} is too large a picture for the memory that is free.") from error
+        raise MnvError(f"{name} is too large a picture for the memory that is free.") from error
     except FileNotFoundError as error:
         raise _missing(source) from error
     except Exception as error:  # on damaged files Pillow's plugins raise nearly anything
-        raise MnvError(f"{_name(source)} cannot be read as a picture.", f"{MnvError.reason(error)}.") from error
+        raise MnvError(f"{name} cannot be read as a picture.", f"{MnvError.reason(error)}.") from error
 
 
 def read_each(sources: Iterable[ImageSource], pixels: Pixels) -> Iterator[NDArray[np.uint8] | MnvError]:

@@ -387,6 +387,27 @@ def test_a_header_without_end_is_given_up(kind: str) -> None:
         read(content, Pixels(32))
 
 
+@pytest.mark.parametrize("kind", ["scans", "segments"])
+def test_a_jpeg_of_endless_scans_is_given_up(kind: str) -> None:
+    """Each is a pass over all pixels: 100 KB were hours of work."""
+    encoded = io.BytesIO()
+    Image.new("L", (64, 64), 128).save(encoded, "JPEG", progressive=True)
+    content, end = encoded.getvalue()[:-2], encoded.getvalue()[-2:]
+    last = content[content.rindex(b"\xff\xda") :]
+    more = last if kind == "scans" else b"\xff\xfe\0\2"
+    few, many = (3, 100) if kind == "scans" else (100, 10_000)
+    read(content + few * more + end, Pixels(32))
+    read(content + end + many * last, Pixels(32))  # a phone's film behind the picture may look like scans
+    with pytest.raises(MnvError, match="more scans or segments than any picture"):
+        read(content + many * more + end, Pixels(32))
+
+
+def test_a_smaller_limit_and_a_name_may_be_given(tmp_path: Path) -> None:
+    with pytest.raises(MnvError, match=r"^cat\.png is too large a picture: it has 40 x 30 pixels; at most 1,199 "):
+        read(np.zeros((30, 40, 3), np.uint8), Pixels(32), name="cat.png", most=1199)
+    assert read(np.zeros((30, 40, 3), np.uint8), Pixels(32), name="cat.png", most=1200).shape == (32, 32, 3)
+
+
 @pytest.mark.parametrize(
     "error",
     [
