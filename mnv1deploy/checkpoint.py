@@ -47,15 +47,26 @@ class Checkpoint:
 
 
 def save(
-    path: str | Path, network: PixelNetwork, *, training: dict[str, Any], accuracy: tuple[Accuracy, ...] = ()
+    path: str | Path,
+    network: PixelNetwork,
+    *,
+    training: dict[str, Any],
+    accuracy: tuple[Accuracy, ...] = (),
+    spec: ModelSpec | None = None,
 ) -> None:
     """Writes a checkpoint; the same network and facts give the same bytes.
+
+    Args:
+        path: the file.
+        network: what its tensors are taken from.
+        training, accuracy: see :class:`Checkpoint`.
+        spec: where it says more than the network's own, which a temperature was fitted for since.
 
     Raises:
         MnvError: if nothing can be written there.
     """
     facts = {
-        "spec": network.spec.to_dict(),
+        "spec": (spec or network.spec).to_dict(),
         "training": training,
         "accuracy": [asdict(row) for row in accuracy],
         "versions": versions("torch"),

@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from mnv1deploy import bundled, formats, images
+from mnv1deploy.confidence import probabilities
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import CPU, Images, Logits, Session
 from mnv1deploy.images import ImageSource
@@ -32,7 +33,7 @@ class Prediction:
 
     @property
     def probability(self) -> float:
-        """Its softmax probability."""
+        """Of the likeliest class, calibrated by the spec's temperature."""
         return self.top[0][1]
 
     def __repr__(self) -> str:
@@ -86,14 +87,12 @@ class Classifier:
         """
         if top < 1:
             raise MnvError(f"A prediction names one class or more, not {top}.")
-        exact = logits.astype(np.float64)
-        odds = np.exp(exact - exact.max(1, keepdims=True))
-        probabilities = odds / odds.sum(1, keepdims=True)
-        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+        shares = probabilities(logits, self.spec.temperature)
+        order = np.argsort(-shares, axis=1, kind="stable")[:, :top]
         classes = self.spec.classes
         return [
             Prediction(tuple((classes[i], float(row[i])) for i in chosen))
-            for row, chosen in zip(probabilities, order, strict=True)
+            for row, chosen in zip(shares, order, strict=True)
         ]
 
     def predict_all(

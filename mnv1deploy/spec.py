@@ -17,8 +17,11 @@ from mnv1deploy.errors import MnvError
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
-VERSION = 2
-"""Of the JSON that a spec is written as. Version 1 (mnv1deploy 0.1) had a width multiplier and 3 colours."""
+VERSION = 3
+"""Of the JSON that a spec is written as.
+
+Version 1 (mnv1deploy 0.1) had a width multiplier and 3 colours; both it and version 2 had no temperature, which is 1.
+"""
 
 Kind = Literal["conv", "depthwise", "pointwise", "pool", "linear"]
 Activation = Literal["relu", "relu6", "none"]
@@ -194,6 +197,8 @@ class ModelSpec:
         stem_bias: whether the stem has a bias beside its batch normalisation.
         normalization: what happens to the pixels first.
         preprocessing: how a picture becomes pixels.
+        temperature: that logits are divided by before the softmax makes probabilities of them, above 0; see
+            :mod:`mnv1deploy.confidence`. It is in no artifact's arithmetic: logits are the network's own.
 
     Raises:
         MnvError: for a spec that is no network (from the constructor, :meth:`from_json` and :meth:`from_dict`).
@@ -210,6 +215,7 @@ class ModelSpec:
     stem_bias: bool = False
     normalization: Normalization = Normalization()
     preprocessing: Preprocessing = Preprocessing()
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.classes or not all(isinstance(c, str) and c for c in self.classes):
@@ -227,6 +233,8 @@ class ModelSpec:
             raise MnvError(f"The activation is relu or relu6, not {self.activation}.")
         if self.padding not in get_args(PaddingRule):
             raise MnvError(f"The padding is symmetric or same, not {self.padding}.")
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise MnvError(f"A temperature is above 0, not {self.temperature}.")
         if len(self.normalization.mean) != self.pixels.colours:
             raise MnvError(
                 f"A network of {self.colours} colours needs as many means and stds, not {len(self.normalization.mean)}."

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnv1deploy.artifact import Accuracy, Precision, Proof
+from mnv1deploy.confidence import calibration_error, probabilities
 from mnv1deploy.cost import pictures_at_once
 from mnv1deploy.datasets import Dataset
 from mnv1deploy.errors import MnvError
@@ -61,11 +62,19 @@ class Evaluation:
 
     Attributes:
         dataset: the data set.
-        predicted: int64 ``[N]``, its top-1 classes.
+        logits: float32 ``[N, classes]``.
+        temperature: of the session's spec.
     """
 
     dataset: Dataset
-    predicted: NDArray[np.int64]
+    logits: Logits
+    temperature: float = 1.0
+
+    @cached_property
+    def predicted(self) -> NDArray[np.int64]:
+        """int64 ``[N]``, the top-1 classes."""
+        result: NDArray[np.int64] = self.logits.argmax(1).astype(np.int64)
+        return result
 
     @property
     def correct(self) -> NDArray[np.bool_]:
@@ -94,6 +103,11 @@ class Evaluation:
         )
         return result
 
+    def calibration_error(self, temperature: float | None = None) -> float:
+        """The expected calibration error as a fraction; at the spec's temperature, or another."""
+        shares = probabilities(self.logits, self.temperature if temperature is None else temperature)
+        return calibration_error(shares, self.dataset.labels)
+
 
 def logits(session: Session, images: Images, on_batch: Callable[[int], None] = lambda count: None) -> Logits:
     """All logits, float32 ``[N, classes]``; ``on_batch`` is told how many images each batch had."""
@@ -109,7 +123,7 @@ def logits(session: Session, images: Images, on_batch: Callable[[int], None] = l
 def evaluate(session: Session, dataset: Dataset, on_batch: Callable[[int], None] = lambda count: None) -> Evaluation:
     """Runs every picture. Raises MnvError if the data set has other classes than the network."""
     check_classes(session, dataset)
-    return Evaluation(dataset, logits(session, dataset.images, on_batch).argmax(1).astype(np.int64))
+    return Evaluation(dataset, logits(session, dataset.images, on_batch), session.spec.temperature)
 
 
 def check_classes(session: Session, dataset: Dataset) -> None:
@@ -183,8 +197,8 @@ class Prover:
         besides = [pictures.name for pictures in (evidence.bundled, evidence.synthetic) if pictures]
         proof = Proof(evidence.unseen.name, count, difference, agreement, None, None, noise, " and ".join(besides))
         if evidence.labelled is not None:
-            before = Evaluation(evidence.labelled, self._unseen.argmax(1).astype(np.int64))
-            after = Evaluation(evidence.labelled, answers.argmax(1).astype(np.int64))
+            before = Evaluation(evidence.labelled, self._unseen)
+            after = Evaluation(evidence.labelled, answers)
             proof = replace(proof, accuracy=after.accuracy, checkpoint_accuracy=before.accuracy)
             loss = before.accuracy.top1 - after.accuracy.top1
             allowed = limits.accuracy_loss + np.count_nonzero(ties) / count

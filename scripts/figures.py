@@ -541,6 +541,15 @@ def weak_spots(runs: Runs) -> str:
     return ", ".join(f"{name} {100 * right:.1f} %" for name, right in worst)
 
 
+def confidence_table(runs: Runs) -> str:
+    """A row per part of the data: how far probabilities are off, before and after."""
+    rows = runs["confidence"][0]["results"]
+    header = f"expected calibration error | >pictures | >temperature 1 | >temperature {rows[0]['temperature']:g}"
+    return table(
+        header, ([row["on"], f"{row['images']:,}", percent(row["before"]), percent(row["after"])] for row in rows)
+    )
+
+
 def imports_table(runs: Runs) -> str:
     """A row per public file that came in."""
 
@@ -718,6 +727,7 @@ FIGURES: dict[str, Callable[[Runs], str]] = {
     "tried.quick": tested("--recipe quick"),
     "tried.quick-muon": tested("--recipe quick --muon 0.05 --muon-decay 0.02"),
     "classes": weak_spots,
+    "confidence": confidence_table,
     "paper": paper_table,
     "web": web_table,
     "web.beside": web_beside_others,

@@ -245,6 +245,26 @@ def classes() -> Answer:
     return [evaluation["classes"]], ["mnv1 evaluate models/mobilenetv1_cifar10.safetensors"]
 
 
+def confidence() -> Answer:
+    """How far the bundled checkpoint's probabilities are off, on the pictures held out and on the test split."""
+    from mnv1deploy import datasets, formats, verification
+
+    session = formats.open_session(bundled.CHECKPOINT)
+    results = []
+    for pictures in (datasets.load_unseen(None, session.spec.pixels), datasets.load_test(None, session.spec.pixels)):
+        found = verification.evaluate(session, pictures)
+        results.append(
+            {
+                "images": len(pictures),
+                "on": pictures.name,
+                "temperature": found.temperature,
+                "before": found.calibration_error(1.0),
+                "after": found.calibration_error(),
+            }
+        )
+    return results, ["mnv1 evaluate models/mobilenetv1_cifar10.safetensors"]
+
+
 def imports() -> Answer:
     """Public networks, which are not shipped."""
     import imports as script
@@ -304,20 +324,8 @@ MEASUREMENTS: dict[str, Callable[[], Answer]] = {
     measure.__name__: measure
     for measure in (
         *(artifacts, latency, throughput, sizes, backends, profile, emulation, cameras),
-        *(
-            schemes,
-            evidence,
-            few_pictures,
-            trained,
-            tried,
-            classes,
-            imports,
-            equalization,
-            old_onnxruntime,
-            platforms,
-            commands,
-            web,
-        ),
+        *(schemes, evidence, few_pictures, trained, tried, classes, confidence),
+        *(imports, equalization, old_onnxruntime, platforms, commands, web),
     )
 }
 

@@ -73,4 +73,5 @@ def specs(
         stem_bias=draw(st.booleans()),
         normalization=draw(normalizations(colours)),
         preprocessing=draw(st.sampled_from([Preprocessing(), Preprocessing("bilinear", 0.875)])),
+        temperature=draw(st.one_of(st.just(1.0), st.floats(0.05, 20))),
     )

@@ -29,10 +29,10 @@ def test_the_cat_is_a_cat(classifier: mnv1.Classifier) -> None:
     assert len(found.top) == 5
 
 
-def test_probabilities_are_a_softmax_of_the_logits(classifier: mnv1.Classifier) -> None:
+def test_probabilities_are_a_softmax_of_the_logits_at_the_specs_temperature(classifier: mnv1.Classifier) -> None:
     picture = datasets.sample().images[0]
     found = classifier.predict(picture, top=10)
-    logits = classifier.session(picture[None])[0].astype(np.float64)
+    logits = classifier.session(picture[None])[0].astype(np.float64) / classifier.spec.temperature
     expected = np.exp(logits) / np.exp(logits).sum()
     assert sum(p for _, p in found.top) == pytest.approx(1)
     assert [p for _, p in found.top] == sorted((p for _, p in found.top), reverse=True)

@@ -390,6 +390,7 @@ def test_evaluate(cifar10: Path, tmp_path: Path) -> None:
     assert found["top1"] >= 0.88
     assert set(found["classes"]) == set(datasets.sample().classes)
     assert sum(map(sum, found["confusion"])) == 10_000
+    assert 0 < found["calibration_error"] < found["uncalibrated_error"] < 0.02
     assert width(plot) > 500
 
 
@@ -406,6 +407,7 @@ def test_evaluate_own_folder(tmp_path: Path) -> None:
     table = succeed("evaluate", "--data", tmp_path)
     assert "automobile" in table
     assert "(190 images)" in table
+    assert f"at temperature {mnv1deploy.load().spec.temperature:g}" in " ".join(table.split())
 
 
 def test_info_of_everything_shipped() -> None:

@@ -642,7 +642,7 @@ def test_splitting(labels: list[int], fraction: float, seed: int) -> None:
 def test_a_class_without_a_test_picture_has_no_accuracy(capsys: pytest.CaptureFixture[str]) -> None:
     pictures = np.zeros((2, 32, 32, 3), np.uint8)
     seen = Dataset("two", pictures, np.array([0, 0]), ("cat", "dog"))
-    tables.show_evaluation(Evaluation(seen, np.array([0, 0])))
+    tables.show_evaluation(Evaluation(seen, np.eye(2, dtype=np.float32)[[0, 0]]))
     shown = capsys.readouterr().out
     assert "nan" not in shown
     assert [line.split()[:2] for line in shown.splitlines() if "dog" in line][-1] == ["dog", "-"]

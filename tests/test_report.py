@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import export
 from PIL import Image
@@ -154,7 +155,8 @@ def test_class_names_in_plots_are_names(tmp_path: Path) -> None:
     sample = datasets.sample()
     names = ("$x^$", "$\\bad{", "狗", "a\nb", *sample.classes[4:])
     renamed = datasets.Dataset(sample.name, sample.images[:20], sample.labels[:20], names)
-    plots.plot_confusion(verification.Evaluation(renamed, renamed.labels), tmp_path / "confusion.svg")
+    all_right = verification.Evaluation(renamed, np.eye(10, dtype=np.float32)[renamed.labels])
+    plots.plot_confusion(all_right, tmp_path / "confusion.svg")
     assert (tmp_path / "confusion.svg").stat().st_size > 1000
 
 
@@ -170,10 +172,11 @@ tables.show_bench([Result(artifact=name, ratio=1.0, **fields) for name in names]
 """
 
 CONFUSION = """
+import numpy
 from mnv1deploy import datasets, verification
 from mnv1deploy.report import tables
 sample = datasets.sample()
-tables.show_evaluation(verification.Evaluation(sample, sample.labels))
+tables.show_evaluation(verification.Evaluation(sample, numpy.eye(10)[sample.labels]))
 """
 
 

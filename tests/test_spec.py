@@ -145,15 +145,15 @@ def test_damaged_json_is_refused(text: str) -> None:
 
 def test_what_version_1_wrote_is_read() -> None:
     old = json.loads(CIFAR.to_json())
-    for new in ("version", "colours", "activation", "padding", "preprocessing"):
+    for new in ("version", "colours", "activation", "padding", "preprocessing", "temperature"):
         del old[new]
     assert ModelSpec.from_dict({**old, "width": 1.0}) == CIFAR
     assert ModelSpec.from_dict({**old, "width": 0.25}) == CIFAR.scaled(0.25)
 
 
 def test_a_later_version_is_refused_by_name() -> None:
-    with pytest.raises(MnvError, match="of version 3; this mnv1deploy knows versions 1 to 2"):
-        ModelSpec.from_json(damaged(version=3))
+    with pytest.raises(MnvError, match="of version 4; this mnv1deploy knows versions 1 to 3"):
+        ModelSpec.from_json(damaged(version=4))
 
 
 @pytest.mark.parametrize("module", ["mnv1deploy", "mnv1deploy.spec", "mnv1deploy.cli", "mnv1deploy.benchmark"])

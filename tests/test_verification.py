@@ -176,7 +176,7 @@ def test_the_shipped_int8_reaches_its_accuracy(cifar10_test: Dataset) -> None:
 
 def test_evaluation_counts() -> None:
     dataset = Dataset("small", numbered(6), np.array([0, 0, 1, 1, 1, 9]), CIFAR.classes)
-    found = Evaluation(dataset, np.array([0, 1, 1, 1, 0, 9]))
+    found = Evaluation(dataset, np.eye(10, dtype=np.float32)[[0, 1, 1, 1, 0, 9]])
     assert found.accuracy.top1 == pytest.approx(4 / 6)
     assert found.confusion.sum() == 6
     assert found.confusion[1].tolist()[:2] == [1, 2]

@@ -40,7 +40,9 @@ def test_both_modules_give_onnxruntimes_logits(folder: Path, integers: Quantizat
 
 
 SPECS = {
-    "grey, odd size, SAME": GREY.replace(input_size=33, padding="same", stem=Block(5, 2), blocks=(Block(70, 1),)),
+    "grey, odd size, SAME": GREY.replace(
+        input_size=33, padding="same", stem=Block(5, 2), blocks=(Block(70, 1),), temperature=1.37
+    ),
     "96 x 96": CIFAR.scaled(0.25).replace(input_size=96),
     "ReLU6, odd channels": SAME.replace(input_size=17, blocks=(Block(33, 2), Block(9, 1), Block(130, 2))),
     "no block, 1,000 classes": CIFAR.replace(
@@ -128,6 +130,11 @@ def test_a_module_of_another_network_is_refused(folder: Path, tmp_path: Path) ->
     other = write("web", random_integers(CIFAR.replace(blocks=(), classes=("a", "b")), 1)[0], tmp_path)
     shutil.copy(other / "mobilenetv1.wasm", shutil.copytree(folder, tmp_path / "net.web") / "mobilenetv1.wasm")
     with pytest.raises(MnvError, match="holds another network than its provenance"):
+        formats.open_session(tmp_path / "net.web")
+    text = (folder / "provenance.json").read_text("utf-8")
+    shutil.copy(folder / "mobilenetv1.wasm", tmp_path / "net.web")
+    (tmp_path / "net.web" / "provenance.json").write_text(text.replace('"temperature":', '"temperature":2'), "utf-8")
+    with pytest.raises(MnvError, match="temperature differ"):
         formats.open_session(tmp_path / "net.web")
     (tmp_path / "net.web" / "mobilenetv1.wasm").unlink()
     with pytest.raises(MnvError, match="is not complete"):

@@ -17,6 +17,7 @@ from test_c import write
 from test_web import OVER_THE_WIRE
 
 from mnv1deploy import formats, images
+from mnv1deploy.confidence import probabilities
 from mnv1deploy.quantization import Quantization
 from mnv1deploy.spec import CIFAR
 
@@ -169,7 +170,8 @@ def test_the_photographs_have_pythons_logits(page: "Page", address: str, site: P
             np.testing.assert_allclose(logits, expected, atol=0.15)
         assert found["raw"] == found["logits"]
         assert found["label"] == name.partition(".")[0] == session.spec.classes[int(expected.argmax())]
-        assert found["probability"] == pytest.approx(1 / np.exp(logits - logits.max()).sum(), abs=1e-6)
+        probability = probabilities(logits[None], session.spec.temperature).max()
+        assert found["probability"] == pytest.approx(probability, abs=1e-6)
 
 
 def test_a_worker_has_the_same_logits(page: "Page", address: str) -> None:

@@ -170,6 +170,7 @@ def _values(
         "classes": len(spec.classes),
         "class_names": "\n".join(f"    {_string(name)}," for name in spec.classes),
         "scratch": buffers.scratch,
+        "temperature": repr(spec.temperature),
         "rows_at": buffers.rows_at,
         "fusions_count": len(buffers.fusions),
         "parallel_scratch": buffers.parallel,

@@ -146,11 +146,12 @@ class WebSession(CpuSession):
     def _check(self, path: Path) -> None:
         """Raises MnvError unless the code is of the network that the provenance describes."""
         spec = self.spec
-        found = tuple(self.call(name) for name in ("image_size", "image_colours", "class_count"))
-        agree = found == (spec.input_size, spec.colours, len(spec.classes))
+        found = tuple(self.call(name) for name in ("image_size", "image_colours", "class_count", "temperature"))
+        agree = found == (spec.input_size, spec.colours, len(spec.classes), spec.temperature)
         if not agree or [self._class_name(number) for number in range(len(spec.classes))] != list(spec.classes):
             raise MnvError(
-                f"{path} holds another network than its {PROVENANCE} says: size, colours, classes or names differ.",
+                f"{path} holds another network than its {PROVENANCE} says: size, colours, classes, names "
+                "or temperature differ.",
                 "Export the checkpoint again.",
             )
 

@@ -65,11 +65,17 @@ def profiles_as_dict(profiles: Sequence[Profile], notes: Sequence[str], *, threa
 
 
 def evaluation_as_dict(evaluation: Evaluation) -> dict[str, Any]:
-    """For JSON: top-1, per-class accuracy, and the confusion matrix with a row per true class."""
+    """For JSON: top-1, per-class accuracy, and the confusion matrix with a row per true class.
+
+    Of its probabilities the temperature, and their expected calibration error with it and without.
+    """
     classes = evaluation.dataset.classes
     per_class = dict(zip(classes, evaluation.class_accuracy.tolist(), strict=True))
     return {
         **asdict(evaluation.accuracy),
+        "temperature": evaluation.temperature,
+        "calibration_error": evaluation.calibration_error(),
+        "uncalibrated_error": evaluation.calibration_error(1.0),
         "classes": per_class,
         "confusion": evaluation.confusion.tolist(),
     }

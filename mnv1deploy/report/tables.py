@@ -251,7 +251,7 @@ def _headers(names: Sequence[str], taken: int) -> tuple[list[str], str]:
 
 
 def show_evaluation(evaluation: Evaluation) -> None:
-    """Top-1, per-class accuracy and, up to twenty classes, the confusion matrix."""
+    """Top-1, per-class accuracy, calibration and, up to twenty classes, the confusion matrix."""
     classes = evaluation.dataset.classes
     small = len(classes) <= 20
     rows = [
@@ -262,7 +262,13 @@ def show_evaluation(evaluation: Evaluation) -> None:
     show_table(
         ["class", ">top-1", *(f">{header}" for header in headers)],
         rows,
-        captions=[*([f"Columns: {meanings}."] if meanings else []), f"top-1 {evaluation.accuracy}"],
+        captions=[
+            *([f"Columns: {meanings}."] if meanings else []),
+            f"top-1 {evaluation.accuracy}",
+            f"Expected calibration error of its probabilities {evaluation.calibration_error():.2%} at temperature "
+            f"{evaluation.temperature:g}"
+            + ("." if evaluation.temperature == 1 else f", {evaluation.calibration_error(1.0):.2%} without."),
+        ],
     )
 
 
@@ -414,6 +420,7 @@ def show_info(facts: dict[str, Any]) -> None:
             f"image uint8 [N, {shape}], normalised inside: (pixel - {mean}) / {std}",
         ),
         ("output", f"logits float32 [N, {len(spec.classes)}]: {classes}"),
+        ("probabilities", f"softmax(logits / {spec.temperature:g})"),
     ]
     if "flash" in facts:
         rows.append(("memory", _memory(facts["flash"], facts["ram"])))

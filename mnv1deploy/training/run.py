@@ -20,10 +20,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mnv1deploy import checkpoint
 from mnv1deploy.artifact import Accuracy, read_checkpoint_metadata
+from mnv1deploy.confidence import fitted_temperature
 from mnv1deploy.datasets import Dataset
 from mnv1deploy.errors import MnvError
 from mnv1deploy.files import atomic, sha256
@@ -136,10 +138,10 @@ class Run:
             images = images.to(self.device)
         labels = torch.from_numpy(self.parts.train.labels).to(self.device)
         for number in range(len(self.log) + 1, self.settings.epochs + 1):
-            epoch = self._epoch(number, images, labels, answers, on_step)
+            epoch, logits = self._epoch(number, images, labels, answers, on_step)
             self.log.append(epoch)
             if distributed.rank() == 0:
-                self._keep(epoch)
+                self._keep(epoch, logits)
             on_epoch(epoch)
             distributed.wait()
         return self.checkpoint
@@ -151,7 +153,8 @@ class Run:
         labels: Tensor,
         answers: Sequence[TeacherAnswers],
         on_step: Callable[[Progress], None],
-    ) -> Epoch:
+    ) -> tuple[Epoch, NDArray[np.float32]]:
+        """Trains one, and has the average answer the held-out pictures: its log, and the logits ``[N, classes]``."""
         self.network.train()
         size, steps = self.settings.batch_size, self.steps
         loss_sum = torch.zeros((), device=self.device)
@@ -177,8 +180,9 @@ class Run:
         if not math.isfinite(loss_mean):
             raise MnvError(f"The loss is no longer a number in epoch {number}.", "Use a lower --learning-rate.")
         seconds = time.perf_counter() - start
-        holdout = self._accuracy(self.parts.holdout) if len(self.parts.holdout) else None
-        return Epoch(number, rate, loss_mean, accuracy, holdout, steps * size / seconds, seconds)
+        logits = self._held_out_logits()
+        held_out = float((logits.argmax(1) == self.parts.holdout.labels).mean()) if len(logits) else None
+        return Epoch(number, rate, loss_mean, accuracy, held_out, steps * size / seconds, seconds), logits
 
     def _loss(self, logits: Tensor, labels: Tensor, soft: Tensor | None) -> Tensor:
         if soft is None:
@@ -213,14 +217,14 @@ class Run:
         return {name: getattr(self.settings, name) for name in ("crop", "flip", "cutout")}
 
     @torch.inference_mode()
-    def _accuracy(self, part: Dataset) -> float:
-        """Top-1 of the average."""
-        correct = 0
-        for start in range(0, len(part), 1000):
-            pixels = torch.from_numpy(part.images[start : start + 1000]).to(self.device)
-            predicted = self.average.network(pixels).argmax(1).cpu()
-            correct += int((predicted == torch.from_numpy(part.labels[start : start + 1000])).sum())
-        return correct / len(part)
+    def _held_out_logits(self) -> NDArray[np.float32]:
+        """The average's, float32 ``[N, classes]``."""
+        images = self.parts.holdout.images
+        logits = [torch.empty(0, len(self.spec.classes))]
+        for start in range(0, len(images), 1000):
+            pixels = torch.from_numpy(images[start : start + 1000]).to(self.device)
+            logits.append(self.average.network(pixels).cpu())
+        return torch.cat(logits).numpy()
 
     # Teachers ------------------------------------------------------------------------------------------------------
 
@@ -286,13 +290,16 @@ class Run:
         """Evaluates the best checkpoint on the test split, once, and writes the accuracy into it."""
         facts = read_checkpoint_metadata(self.checkpoint)
         network = checkpoint.load_network(self.checkpoint, type(self.network))
-        evaluation = evaluate(TorchSession(network, self.spec, "cpu", None), test)
+        evaluation = evaluate(TorchSession(network, network.spec, "cpu", None), test)
         kept = tuple(Accuracy(**row) for row in facts["accuracy"] if row["on"] != test.name)
         checkpoint.save(self.checkpoint, network, training=facts["training"], accuracy=(evaluation.accuracy, *kept))
         return evaluation
 
-    def _keep(self, epoch: Epoch) -> None:
-        """Writes the checkpoint if no epoch was better, then the log, then the state a resumed run needs."""
+    def _keep(self, epoch: Epoch, logits: NDArray[np.float32]) -> None:
+        """Writes the checkpoint if no epoch was better, then the log, then the state a resumed run needs.
+
+        The checkpoint's temperature is fitted to ``logits``, the answers to the held-out pictures.
+        """
         held_out = epoch.holdout_accuracy
         if held_out is None or held_out >= self.best_accuracy:
             self.best_accuracy = -1.0 if held_out is None else held_out
@@ -302,7 +309,9 @@ class Run:
             training = {
                 **asdict(self.settings), **started, "data": self.parts.train.name, "best_epoch": epoch.epoch,
             }  # fmt: skip
-            checkpoint.save(self.checkpoint, self.average.network, training=training, accuracy=accuracy)
+            temperature = fitted_temperature(logits, part.labels)
+            network, spec = self.average.network, self.spec.replace(temperature=temperature)
+            checkpoint.save(self.checkpoint, network, spec=spec, training=training, accuracy=accuracy)
         with atomic(self.folder / LOG_FILE) as path:
             path.write_text("".join(json.dumps(asdict(row)) + "\n" for row in self.log))
         self._state().write(self.folder)

@@ -74,6 +74,8 @@ def base_spec(
 ) -> ModelSpec:
     """The network to train but for its name and classes: a preset's, changed as asked for, or a checkpoint's own.
 
+    Its temperature is 1: the run fits it anew.
+
     Args:
         init: checkpoint whose sizes, colours, normalisation and preprocessing are taken.
         preset: "cifar" (the default) or "paper".
@@ -106,7 +108,7 @@ def base_spec(
             f"Leave out {' and '.join(option.split()[0] for option in refused)}, or start from random weights "
             "(--init none).",
         )
-    return spec
+    return spec.replace(temperature=1.0)
 
 
 def spec_for(data: Dataset, base: ModelSpec = CIFAR) -> ModelSpec:

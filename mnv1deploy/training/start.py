@@ -173,4 +173,4 @@ def _read(
 def _is_bundled(base: ModelSpec) -> bool:
     """Whether the bundled checkpoint is such a network, whatever its classes."""
     found = checkpoint.load(bundled.CHECKPOINT).spec
-    return base.replace(name=found.name, classes=found.classes) == found
+    return base.replace(name=found.name, classes=found.classes, temperature=found.temperature) == found

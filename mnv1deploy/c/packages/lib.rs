@@ -15,6 +15,8 @@ pub const COLOURS: usize = $colours;
 pub const IMAGE_BYTES: usize = SIZE * SIZE * COLOURS;
 /// Logits of an answer.
 pub const CLASSES: usize = $classes;
+/// Probabilities, where they are wanted, are the softmax of logits divided by it.
+pub const TEMPERATURE: f64 = $temperature;
 /// Bytes that the network works in.
 pub const SCRATCH: usize = $scratch;
 

@@ -13,6 +13,7 @@ extern "C" {
 #define ${NAME}_IMAGE_BYTES (${NAME}_SIZE * ${NAME}_SIZE * ${NAME}_COLOURS)
 #define ${NAME}_CLASSES $classes
 #define ${NAME}_SCRATCH $scratch /* bytes */
+#define ${NAME}_TEMPERATURE $temperature /* probabilities, where they are wanted: softmax(logits / it) */
 
 /* Class names in the order of the logits. */
 extern const char *const ${name}_classes[${NAME}_CLASSES];

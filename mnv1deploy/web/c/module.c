@@ -40,6 +40,12 @@ int EXPORT(class_count)(void)
     return ${NAME}_CLASSES;
 }
 
+/* That logits are divided by before a softmax makes probabilities of them. */
+double EXPORT(temperature)(void)
+{
+    return ${NAME}_TEMPERATURE;
+}
+
 /* UTF-8, ends with a zero. */
 const char *EXPORT(class_name)(int number)
 {

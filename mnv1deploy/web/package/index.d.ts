@@ -20,6 +20,8 @@ export interface Classifier {
   readonly colours: 1 | 3;
   /** Class names, in the order of the logits. */
   readonly labels: readonly string[];
+  /** That logits are divided by before they become probabilities, so that these are calibrated. */
+  readonly temperature: number;
   /** The `top` likeliest classes of one picture, the likeliest first; all of them by default. */
   classify(picture: Picture | Uint8Array, top?: number): Answer[];
   /** What classify() says of many pictures. */

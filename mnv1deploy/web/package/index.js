@@ -40,6 +40,8 @@ class Classifier {
     /** Class names, in the order of the logits. */
     this.labels = Array.from({ length: exports.class_count() }, (_, number) => this.#text(exports.class_name(number)));
     Object.freeze(this.labels);
+    /** That logits are divided by before they become probabilities, so that these are calibrated. */
+    this.temperature = exports.temperature();
   }
 
   /** The `top` likeliest classes of one picture, the likeliest first. */
@@ -47,7 +49,7 @@ class Classifier {
     const logits = this.logits(picture);
     if (logits.length !== this.labels.length) throw new TypeError("This is a batch; logits() takes it.");
     const largest = Math.max(...logits);
-    const shares = Array.from(logits, (logit) => Math.exp(logit - largest));
+    const shares = Array.from(logits, (logit) => Math.exp((logit - largest) / this.temperature));
     const total = shares.reduce((sum, share) => sum + share);
     return this.labels
       .map((label, number) => ({ label, probability: shares[number] / total }))
