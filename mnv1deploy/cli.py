@@ -73,6 +73,13 @@ def _camera(text: str) -> Any:
 
 
 @_parsed
+def _size(text: str) -> int:
+    from mnv1deploy import device
+
+    return device.size(text)
+
+
+@_parsed
 def _plot(text: str) -> Path:
     from mnv1deploy.report import plots
 
@@ -333,6 +340,19 @@ def export(
         Literal["text", "binary"],
         typer.Option(help="With --format c: in its source, or in a file beside it, a quarter of the size."),
     ] = "text",
+    ram: Annotated[
+        int | None,
+        typer.Option(
+            parser=_size,
+            metavar="SIZE",
+            help="With --format c: plan for so much RAM, say 48K (K is 1,024 bytes), or refuse and say what it takes.",
+            show_default=False,
+        ),
+    ] = None,
+    flash: Annotated[
+        int | None,
+        typer.Option(parser=_size, metavar="SIZE", help="With --format c: the same of flash.", show_default=False),
+    ] = None,
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -371,7 +391,7 @@ def export(
             scheme=quantization.Scheme.named(ranges),
             name=name,
             threads=threads,
-            device=Device(camera, weights),
+            device=Device(camera, weights, ram, flash),
             on_progress=on_progress,
         )
         latency = exporting.latencies(done, on_progress)

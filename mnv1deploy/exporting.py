@@ -12,6 +12,7 @@ import torch
 from mnv1deploy import benchmark, checkpoint, evidence, formats, quantization, verification
 from mnv1deploy.artifact import Manifest, Precision, Proof, Provenance, hashes
 from mnv1deploy.bundled import CHECKPOINT
+from mnv1deploy.c.fitting import fitting_plan
 from mnv1deploy.device import ANY_DEVICE, Device
 from mnv1deploy.errors import MnvError
 from mnv1deploy.files import staged
@@ -30,11 +31,15 @@ UNTRAINED = "its weights are random: it shows size and speed, and its answers me
 
 @dataclass(frozen=True)
 class Exported:
-    """One artifact: its path, manifest, and the sentences for what it failed (then nothing is at ``path``)."""
+    """One artifact: its path, manifest, and the sentences for what it failed (then nothing is at ``path``).
+
+    ``device`` is what it was written for, if its format asks.
+    """
 
     path: Path
     manifest: Manifest
     failures: tuple[str, ...]
+    device: Device = ANY_DEVICE
 
     @property
     def refusal(self) -> MnvError | None:
@@ -98,13 +103,14 @@ def export(
         scheme: how int8 is calibrated and rounded.
         name: what to call the network instead of the checkpoint's name; the C's files and symbols begin with it, too.
         threads: to compute with, torch's and the engines' in the proofs; None leaves them to each.
-        device: what the C is for: with a camera it brings what makes the network's picture of a frame.
+        device: what the C is for: with a camera it brings what makes the network's picture of a frame; with sizes of
+            its memories it is planned to fit them.
         on_progress: told of every step.
         on_artifact: called with each artifact as soon as it is proved.
 
     Raises:
-        MnvError: for a format, precision, file or folder that is not there, and for pictures that are too few or
-            too much alike to calibrate on.
+        MnvError: for a format, precision, file or folder that is not there, for pictures that are too few or too much
+            alike to calibrate on, and for a device that the network does not fit.
     """
     names = [format] if isinstance(format, str) else list(format)
     chosen = [formats.get(name) for name in (formats.present(precision) if names == ["all"] else names)]
@@ -126,6 +132,8 @@ def export(
     on_progress("reading the checkpoint and the pictures", 0, 0)
     source = _random(untrained) if untrained else checkpoint.load(checkpoint_path)
     spec = source.network.spec = source.spec.replace(name=source.spec.name if name is None else name)
+    if device.is_bounded:
+        fitting_plan(spec, device)  # refuses before anything is computed
     prover = None
     if untrained:
         seen = evidence.bundled(spec) if precision == "int8" else None
@@ -166,7 +174,7 @@ def export(
                     proof, failures = prover.prove(formats.open_session(temporary, threads=threads), precision)
                     manifest = replace(manifest, proof=proof)
                     manifest.write(temporary)
-                result = Exported(path, manifest, tuple(failures))
+                result = Exported(path, manifest, tuple(failures), device)
                 if failures:
                     raise _NotProvedError
         except _NotProvedError:

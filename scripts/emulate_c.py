@@ -3,7 +3,8 @@
     python scripts/emulate_c.py artifacts/network_int8.c      # mnv1 export --format c --quantize int8 --name network
 
 Needs the packages that scripts/install_emulators names; scripts/measure.py makes the table of docs/formats/c.md of the
-rows, and --write tests/instructions.json, with whose counts the tests compare. Sizes are the linker map's. Cortex-M:
+rows, and --write mnv1deploy/data/instructions.json, which `mnv1 export` and `choose` know, and with whose counts the
+tests compare. Sizes are the linker map's. Cortex-M:
 examples/cortex-m, whose clock ticks once in so many of the emulator's instructions. The others: programs for Linux;
 their instructions are counted in its log of what it translates and runs.
 """
@@ -28,11 +29,11 @@ from mnv1deploy import datasets
 from mnv1deploy.artifact import Provenance
 from mnv1deploy.c import backends
 from mnv1deploy.c.frames import write as write_frames
+from mnv1deploy.c.measured import TABLE
 from mnv1deploy.c.plan import plan
 from mnv1deploy.camera import Camera
 
 ROOT = Path(__file__).parents[1]
-TABLE = ROOT / "tests" / "instructions.json"
 
 
 @dataclass(frozen=True)
@@ -272,6 +273,18 @@ def rows(network: Path) -> Iterator[dict[str, Any]]:
             yield _row(name, "-O2", run, count_instructions(program, images[-1], name))
 
 
+PLANNED = ("Cortex-M3", "Cortex-M4", "Cortex-M55")
+"""Processors on which the plans are compared."""
+
+
+def plan_rows(network: Path, scratch: int) -> Iterator[dict[str, Any]]:
+    """What a network takes that was exported with a plan of so much scratch."""
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in PLANNED:
+            run = run_cortex_m(network, pictures()[-1:], name, Path(temporary) / name)
+            yield {"scratch": scratch, "processor": name, "ram": run.ram, "instructions": run.instructions}
+
+
 CAMERAS = [f"320x240:{format}" for format in ("grey", "rgb888", "rgb565", "yuyv", "nv12")]
 """Whose frames the Cortex-M4 is given."""
 
@@ -311,14 +324,16 @@ def main() -> None:
     """Prints a line for each."""
     parser = argparse.ArgumentParser(description="Flash, RAM and instructions of the generated C, emulated.")
     parser.add_argument("network", type=Path, help="a folder of C, exported with --name network")
-    parser.add_argument("--write", action="store_true", help="the counts to tests/instructions.json")
+    parser.add_argument(
+        "--write", action="store_true", help="the counts and sizes to mnv1deploy/data/instructions.json"
+    )
     arguments = parser.parse_args()
     counts: dict[str, dict[str, Any]] = {}
     for row in rows(arguments.network):
         print(row, flush=True)
         name = row["processor"]
-        facts = {"compiler": compiler_version(name), "instructions": row["instructions"]}
-        counts.setdefault(name, {})[row["options"]] = facts
+        facts = {part: value for part, value in row.items() if part not in ("processor", "options") and value}
+        counts.setdefault(name, {})[row["options"]] = {"compiler": compiler_version(name), **facts}
     facts = {"compiler": compiler_version("Cortex-M4")}
     for row in camera_rows(arguments.network):
         print(row, flush=True)

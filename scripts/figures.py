@@ -343,6 +343,27 @@ def emulation_table(runs: Runs) -> str:
     return table(header, rows)
 
 
+def plans_table(runs: Runs) -> str:
+    """A row per plan, a column of instructions per processor."""
+    rows = runs["plans"][0]["results"]
+    names = list(dict.fromkeys(row["processor"] for row in rows))
+    by_scratch: dict[int, dict[str, Run]] = {}
+    for row in rows:
+        by_scratch.setdefault(row["scratch"], {})[row["processor"]] = row
+    header = " | ".join([">scratch", ">whole RAM", *(f">{name}" for name in names)])
+    return table(
+        header,
+        (
+            [
+                f"{scratch:,}",
+                f"{found[names[0]]['ram']:,}",
+                *(f"{found[name]['instructions'] / 1e6:.1f} M" for name in names),
+            ]
+            for scratch, found in by_scratch.items()
+        ),
+    )
+
+
 def cameras_table(runs: Runs) -> str:
     """A row per kind of frame."""
     results = runs["cameras"][0]["results"]
@@ -710,6 +731,7 @@ FIGURES: dict[str, Callable[[Runs], str]] = {
     "profile": profile_table,
     "profile.peaks": peaks,
     "emulation": emulation_table,
+    "plans": plans_table,
     "cameras": cameras_table,
     "emulation.cortex-m4": microcontroller,
     "plan": plan_table,

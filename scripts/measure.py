@@ -187,6 +187,25 @@ def emulation() -> Answer:
     return results, ["python scripts/emulate_c.py artifacts/network_int8.c"]
 
 
+def plans() -> Answer:
+    """What the C takes of RAM and instructions with each of its plans."""
+    import emulate_c
+
+    from mnv1deploy.c.fitting import needs
+    from mnv1deploy.c.plan import plans as all_plans
+    from mnv1deploy.spec import CIFAR
+
+    results, commands = [], []
+    for buffers in all_plans(CIFAR):
+        ram = min(row.ram for row in needs(CIFAR, buffers))
+        command = f"export --format c --quantize int8 --name network --ram {ram}"
+        with tempfile.TemporaryDirectory() as folder:
+            mnv1(*command.split(), "--output", folder)
+            results += emulate_c.plan_rows(Path(folder) / "network_int8.c", buffers.scratch)
+        commands.append(f"mnv1 {command}")
+    return results, commands
+
+
 def cameras() -> Answer:
     """What it takes of a Cortex-M4 to make the network's picture of a camera's frame."""
     import emulate_c
@@ -323,7 +342,7 @@ def web() -> Answer:
 MEASUREMENTS: dict[str, Callable[[], Answer]] = {
     measure.__name__: measure
     for measure in (
-        *(artifacts, latency, throughput, sizes, backends, profile, emulation, cameras),
+        *(artifacts, latency, throughput, sizes, backends, profile, emulation, plans, cameras),
         *(schemes, evidence, few_pictures, trained, tried, classes, confidence),
         *(imports, equalization, old_onnxruntime, platforms, commands, web),
     )

@@ -35,7 +35,8 @@ from emulate_c import (
 from mnv1deploy import bundled, checkpoint, datasets, formats
 from mnv1deploy.artifact import Provenance
 from mnv1deploy.c import generate
-from mnv1deploy.c.plan import plan
+from mnv1deploy.c.fitting import needs
+from mnv1deploy.c.plan import plan, plans
 from mnv1deploy.camera import Camera
 from mnv1deploy.device import Device
 from mnv1deploy.images import read
@@ -244,7 +245,27 @@ def test_cortex_m_runs_other_networks(spec: ModelSpec, name: str, tmp_path: Path
     need(name)
     folder = write(spec, tmp_path)
     images = datasets.resized(datasets.calibration(), spec.pixels).images[:4]
-    check(run_cortex_m(folder, images, name, tmp_path / "board", "RAM=128K"), folder, images)
+    run = run_cortex_m(folder, images, name, tmp_path / "board", "RAM=128K")
+    check(run, folder, images)
+    told = next(row for row in needs(spec, plan(spec)) if (row.build.processor, row.build.options) == (name, "-O2"))
+    assert run.ram == told.ram
+    assert abs(run.flash - told.flash) < 512
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_plan_for_less_ram_has_the_same_bits_and_takes_what_was_told(odd: Path, name: str, tmp_path: Path) -> None:
+    need(name)
+    spec = ODD.replace(name="network")
+    torch.manual_seed(0)
+    images = datasets.resized(datasets.calibration(), ODD.pixels).images[:16]
+    integers = quantize(MobileNetV1(spec).eval().folded(), images, "")
+    least = min(row.ram for row in needs(spec, list(plans(spec))[-1]))
+    folder = tmp_path / "least.c"
+    provenance = Provenance("c", "int8", spec, "0" * 64, (), integers.facts, {})
+    generate.write(folder, integers, provenance, Device(ram=least))
+    run = run_cortex_m(folder, images, name, tmp_path / "board")
+    check(run, odd, images)
+    assert run.ram in (least, least + 4)
 
 
 TRACER = """

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from mnv1deploy.artifact import Provenance
 from mnv1deploy.c import KERNELS, TEMPLATES, backends, frames, packages
 from mnv1deploy.c.arrays import array
+from mnv1deploy.c.fitting import fitting_plan
 from mnv1deploy.c.names import identifier
-from mnv1deploy.c.plan import LANES, Plan, footprint, fused, inputs, padded, plan
+from mnv1deploy.c.plan import LANES, Plan, footprint, fused, inputs, padded
 from mnv1deploy.c.weights import NO_BLOB, Blob
 from mnv1deploy.device import ANY_DEVICE, Device
 from mnv1deploy.errors import MnvError
@@ -64,15 +65,16 @@ def write(folder: Path, quantization: Quantization, provenance: Provenance, devi
         device: what it brings besides, and the form of its weights.
 
     Raises:
-        MnvError: for integers that the kernels would not compute exactly.
+        MnvError: for integers that the kernels would not compute exactly, and a device that the network does not fit.
     """
     spec = provenance.spec
+    buffers = fitting_plan(spec, device)
     layers = [_integers(layer, quantization, source) for layer, source in _with_sources(spec)]
     blob = Blob.of([integers.weights for integers in layers]) if device.weights == "binary" else None
-    values = _values(spec, layers, quantization, provenance, blob)
+    values = _values(spec, buffers, layers, quantization, provenance, blob)
     folder.mkdir(parents=True, exist_ok=True)
     if device.camera:
-        values["README_camera"] = frames.write(folder, device.camera, spec, str(values["title"]), plan(spec).scratch)
+        values["README_camera"] = frames.write(folder, device.camera, spec, str(values["title"]), buffers.scratch)
     values["README_libraries"] = "" if blob else packages.README_LIBRARIES
     if blob:
         (folder / f"{values['name']}.bin").write_bytes(blob.data)
@@ -146,10 +148,15 @@ def _pack_pointwise(matrix: NDArray[Any]) -> NDArray[np.int8]:
 
 
 def _values(
-    spec: ModelSpec, layers: list[Integers], quantization: Quantization, provenance: Provenance, blob: Blob | None
+    spec: ModelSpec,
+    buffers: Plan,
+    layers: list[Integers],
+    quantization: Quantization,
+    provenance: Provenance,
+    blob: Blob | None,
 ) -> dict[str, object]:
     """What the templates' placeholders stand for."""
-    buffers, name = plan(spec), identifier(spec.name)
+    name = identifier(spec.name)
     source, scale = quantization.activations[INPUT], np.float32(quantization.activations["pool"].scale)
     pool = next(layer for layer in spec.layers() if layer.kind == "pool")
     pool_factor = scale / (scale * np.float32(pool.kernel**2))

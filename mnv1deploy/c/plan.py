@@ -16,8 +16,12 @@ from mnv1deploy.spec import Layer, ModelSpec
 LANES = 16
 """Channels of a vector register's int32 accumulators in AVX-512; every other back end divides it."""
 
-ROWS_BYTES = 4096
-"""What the rows between two fused convolutions may take as bytes: a fraction of the smallest first-level cache."""
+ROWS_BYTES = (4096, 3072, 2048, 1024, 0)
+"""What the rows between two fused convolutions may take as bytes, at least one row whatever it takes.
+
+The first is a fraction of the smallest first-level cache. The others are slower, for every few rows the weights are
+read again, and leave more RAM to others.
+"""
 
 
 PACKED_PIXELS, PACKED_BYTES = 4, 2
@@ -30,7 +34,7 @@ ALIGNMENT = 8
 """Of those values, whatever the scratch's."""
 
 
-def rows_bytes(pixels: int, inputs: int) -> int:
+def buffer_bytes(pixels: int, inputs: int) -> int:
     """What the buffer between two fused convolutions takes at most, in whatever order a back end keeps it.
 
     All back ends have the same scratch: a size that depended on the compiler's options would be too small where the
@@ -52,7 +56,7 @@ class Fusion:
     Attributes:
         name: "stem", "block1", ...
         rows: output rows at a time.
-        rows_bytes: of the buffer between the two, see :func:`rows_bytes`.
+        rows_bytes: of the buffer between the two, see :func:`buffer_bytes`.
         input, output: offsets into the scratch in bytes; the stem's input is the picture itself, -1.
         input_bytes, output_bytes: of the whole tensors.
     """
@@ -125,15 +129,15 @@ class Footprint:
     ram: int
 
 
-def footprint(spec: ModelSpec) -> Footprint:
-    """Of a spec's network, as :func:`mnv1deploy.c.generate.write` writes it."""
+def footprint(spec: ModelSpec, scratch: int | None = None) -> Footprint:
+    """Of a spec's network, as :func:`mnv1deploy.c.generate.write` writes it; with another plan's ``scratch``."""
     flash = 0
     for layer in spec.layers():
         if layer.kind != "pool":
             # a zero after each column of three weights; inputs in groups of four; a bias and a factor
             weights = 4 * layer.kernel if layer.kind == "depthwise" else -(-inputs(layer) // 4) * 4
             flash += padded(layer.out_channels) * (weights + 8)
-    return Footprint(flash, plan(spec).scratch)
+    return Footprint(flash, plan(spec).scratch if scratch is None else scratch)
 
 
 def fused(spec: ModelSpec) -> Iterator[tuple[str, Layer | None, Layer]]:
@@ -147,13 +151,23 @@ def fused(spec: ModelSpec) -> Iterator[tuple[str, Layer | None, Layer]]:
             depthwise = None
 
 
-def plan(spec: ModelSpec) -> Plan:
-    """The buffers of a spec's network."""
+def plans(spec: ModelSpec) -> Iterator[Plan]:
+    """The buffers of a spec's network, the fastest plan first; each later one has a smaller scratch."""
+    smallest = None
+    for rows_bytes in ROWS_BYTES:
+        found = plan(spec, rows_bytes)
+        if smallest is None or found.scratch < smallest:
+            smallest = found.scratch
+            yield found
+
+
+def plan(spec: ModelSpec, rows_bytes: int = ROWS_BYTES[0]) -> Plan:
+    """The buffers of a spec's network, with rows between fused convolutions that take ``rows_bytes`` as bytes."""
     offset = pooled = 0
     found = []
     for name, depthwise, layer in fused(spec):
         row = layer.out_size * padded(inputs(layer))
-        at_once = min(max(1, ROWS_BYTES // row), layer.out_size)
+        at_once = min(max(1, rows_bytes // row), layer.out_size)
         output_row = layer.out_size * padded(layer.out_channels)
         start, input_bytes = -1, spec.input_size**2 * spec.colours
         if depthwise:
@@ -164,7 +178,7 @@ def plan(spec: ModelSpec) -> Plan:
             start, input_bytes = offset, depthwise.in_size * input_row
             offset -= max((y * output_row - (depthwise.stride * y - top) * input_row for y in ends), default=0)
             offset = min(offset, start)
-        between = rows_bytes(at_once * layer.out_size, padded(inputs(layer)))
+        between = buffer_bytes(at_once * layer.out_size, padded(inputs(layer)))
         found.append(Fusion(name, at_once, between, start, offset, input_bytes, layer.out_size * output_row))
         pooled = padded(layer.out_channels)
     # the last one's output is the lowest

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 import shlex
 import shutil
 import signal
@@ -199,6 +200,23 @@ class CSession(CpuSession):
         return _address(self._of_thread.scratch)
 
 
+def scratch(path: Path) -> int:
+    """Bytes of the RAM that an exported folder plans with, as its header says. Raises MnvError if it does not."""
+    name = identifier(provenance_in(path, "of C").spec.name)
+    header = path / f"{name}.h"
+    try:
+        found = re.search(rf"^#define {name.upper()}_SCRATCH (\d+) ", header.read_text("utf-8"), re.MULTILINE)
+    except (OSError, UnicodeDecodeError) as error:
+        raise _incomplete(path, error) from error
+    if not found:
+        raise _incomplete(path, f"{header.name} says nothing of the scratch")
+    return int(found[1])
+
+
+def _incomplete(path: Path, reason: object) -> MnvError:
+    return MnvError(f"{path} is not complete: {reason}.", "Export the checkpoint again.")
+
+
 def _address(array: NDArray[Any]) -> int:
     """Of its first element; quicker than array.ctypes."""
     address: int = array.__array_interface__["data"][0]
@@ -234,7 +252,7 @@ def _compiled(path: Path, name: str) -> Path:
         blob = path / f"{name}.bin"
         contents += [blob.read_bytes()] if blob.exists() else []
     except OSError as error:
-        raise MnvError(f"{path} is not complete: {error}.", "Export the checkpoint again.") from error
+        raise _incomplete(path, error) from error
     session = Template((TEMPLATES / "session.c").read_text("utf-8")).substitute(name=name, NAME=name.upper())
     # its version, and what it compiles for, which with -mcpu=native is this machine alone
     _, macros, _ = _limited([*command, *FLAGS, "-dM", "-E", "-xc", os.devnull], 0)

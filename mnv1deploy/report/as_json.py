@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnv1deploy import benchmark, formats
-from mnv1deploy.artifact import Manifest, read_checkpoint_metadata, require_mobilenetv1
+from mnv1deploy.artifact import File, Manifest, hashes, read_checkpoint_metadata, require_mobilenetv1
+from mnv1deploy.c.fitting import fitting_plan, needs
 from mnv1deploy.c.plan import footprint
 from mnv1deploy.errors import MnvError
 from mnv1deploy.files import sha256
+from mnv1deploy.formats.c import scratch
 from mnv1deploy.packages import is_installed, versions
 from mnv1deploy.spec import ModelSpec
 
@@ -27,18 +29,25 @@ if TYPE_CHECKING:
 def exported_as_dicts(exported: Sequence[Exported], latency: dict[Path, float]) -> list[dict[str, Any]]:
     """For JSON: per artifact its path (None if it failed), its failures, its latency if measured, and its manifest.
 
-    Of C, what it takes of flash and RAM, too; see :class:`mnv1deploy.c.plan.Footprint`.
+    Of C, what it takes of flash and RAM, too (see :class:`mnv1deploy.c.plan.Footprint`), and what whole programs do.
     """
     return [
         {
             "path": None if item.failures else str(item.path),
             "failures": list(item.failures),
             "p50": latency.get(item.path),
-            **(asdict(footprint(item.spec)) if item.format == "c" else {}),
+            **(_memory(item) if item.format == "c" else {}),
             **item.manifest.to_dict(),
         }
         for item in exported
     ]
+
+
+def _memory(item: Exported) -> dict[str, Any]:
+    """Of C, by processor and compiler, and whether that fits the device that it was written for."""
+    buffers = fitting_plan(item.spec, item.device)
+    programs = [{**row.to_dict(), "fits": row.fit(item.device)} for row in needs(item.spec, buffers)]
+    return {**asdict(footprint(item.spec, buffers.scratch)), "programs": programs}
 
 
 def bench_as_dict(
@@ -110,14 +119,19 @@ def info_as_dict(path: Path) -> dict[str, Any]:
     if manifest:
         facts |= {"bytes": manifest.bytes, "files": manifest.files}
     else:
-        facts |= {"bytes": path.stat().st_size, "files": {path.name: {"sha256": sha256(path)}}}
+        files: dict[str, File] = (
+            {f"{path.name}/{name}": file for name, file in hashes(path).items()}
+            if path.is_dir()
+            else {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}}
+        )
+        facts |= {"bytes": sum(file["bytes"] for file in files.values()), "files": files}
     if format_.name == "pytorch":
         return facts | read_checkpoint_metadata(path)
     provenance = manifest.provenance if manifest else format_.provenance(path)
     if provenance is None:
         raise MnvError(f"{path} says nothing of where it comes from.", "It was not written by mnv1deploy.")
     if format_.name == "c":
-        facts |= asdict(footprint(provenance.spec))
+        facts |= asdict(footprint(provenance.spec, scratch(path)))
     proof = asdict(manifest.proof) if manifest and manifest.proof else None
     return facts | provenance.to_dict() | {"proof": proof, "not_run": manifest.not_run if manifest else ""}
 

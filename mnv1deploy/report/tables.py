@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnv1deploy.artifact import Accuracy, Proof, manifest_path, network_kind
 from mnv1deploy.benchmark import machine_line
+from mnv1deploy.c.fitting import STACK, fitting_plan, needs
 from mnv1deploy.c.plan import footprint
 from mnv1deploy.errors import MnvError
 from mnv1deploy.report.console import columns_on_output, output_is_a_terminal, show_line, visible
@@ -145,8 +146,7 @@ def show_exported(exported: Sequence[Exported], latency: dict[Path, float], abse
     )
     for item in exported:
         if item.format == "c":
-            needs = footprint(item.spec)
-            show_line(f"{item.path.name}: {_memory(needs.flash, needs.ram)}")
+            _show_memory(item)
         if item.manifest.not_run:
             show_line(f"{item.path.name} was not run here: {item.manifest.not_run}")
     for name, extra in absent.items():
@@ -158,6 +158,38 @@ def show_exported(exported: Sequence[Exported], latency: dict[Path, float], abse
         elif not item.failures:
             for name, facts in files.items():
                 show_line(f"{item.path.parent / name}  sha256 {facts['sha256']}")
+
+
+def _show_memory(item: Exported) -> None:
+    """What C takes of flash and RAM, and what programs take of a device that it was written for."""
+    buffers = fitting_plan(item.spec, item.device)
+    found = footprint(item.spec, buffers.scratch)
+    show_line(f"{item.path.name}: {_memory(found.flash, found.ram)}")
+    if not item.device.is_bounded:
+        return
+    saved = footprint(item.spec).ram - found.ram
+    if saved:
+        show_line(f"It is planned with fewer rows at a time, which saves {saved:,} bytes of RAM and takes longer.")
+    rows = needs(item.spec, buffers)
+    show_table(
+        ["processor", "options", "kernels", ">flash", ">RAM", "fits"],
+        [
+            (
+                row.build.processor,
+                row.build.options,
+                row.build.kernels,
+                f"{row.flash:,}",
+                f"{row.ram:,}",
+                "yes" if row.fit(item.device) else "no",
+            )
+            for row in rows
+        ],
+        spare=("kernels",),
+        captions=[
+            f"bytes of a whole program, with one picture and {STACK:,} bytes of stack, by {rows[0].build.compiler}; "
+            "flash within some hundred bytes. A camera's frame and code come on top."
+        ],
+    )
 
 
 def show_bench(results: Sequence[Result], refused: dict[str, MnvError]) -> None:
