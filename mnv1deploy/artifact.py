@@ -24,6 +24,9 @@ VERSION = 2
 METADATA_KEY = "mnv1deploy"
 """Under which spec and provenance stand in a checkpoint's or an ONNX file's own metadata, as JSON."""
 
+PROVENANCE = "provenance.json"
+"""Where it stands in an artifact that is a folder and has no place for it in its files."""
+
 
 @dataclass(frozen=True)
 class Accuracy:
@@ -97,6 +100,10 @@ class Provenance:
     def to_json(self) -> str:
         """One line, the same for the same provenance."""
         return json.dumps(self.to_dict(), separators=(",", ":"), sort_keys=True)
+
+    def write(self, folder: Path) -> None:
+        """Into an artifact that is a folder: its file PROVENANCE."""
+        (folder / PROVENANCE).write_text(self.to_json() + "\n", "utf-8", newline="\n")
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Provenance:

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnv1deploy import datasets
-from mnv1deploy.artifact import Provenance
+from mnv1deploy.artifact import PROVENANCE, Provenance
 from mnv1deploy.c import backends
 from mnv1deploy.c.frames import write as write_frames
 from mnv1deploy.c.measured import TABLE
@@ -291,7 +291,7 @@ CAMERAS = [f"320x240:{format}" for format in ("grey", "rgb888", "rgb565", "yuyv"
 
 def run_camera(network: Path, frames: NDArray[np.uint8], camera: Camera, folder: Path) -> Run:
     """Of a network and the frames of a camera, uint8 ``[N, bytes]``, which it need not have been exported for."""
-    spec = Provenance.from_json((network / "provenance.json").read_text("utf-8")).spec
+    spec = Provenance.from_json((network / PROVENANCE).read_text("utf-8")).spec
     shutil.copytree(network, folder / "network")
     write_frames(folder / "network", camera, spec, "a network", plan(spec).scratch)
     settings = ("PROGRAM=camera", f"RAM={64 + camera.frame_bytes // 1024}K")

@@ -287,10 +287,11 @@ void network_trace(const char *layer, const uint8_t *values, int pixels, int cha
 
 
 GUARDED = {
-    "static uint8_t scratch[NETWORK_SCRATCH];": """static uint8_t memory[NETWORK_SCRATCH + 16];
+    "static uint8_t scratch[NETWORK_SCRATCH];": """#include <string.h>
+static uint8_t memory[NETWORK_SCRATCH + 16];
 #define scratch (memory + 3)""",
     'board_open("pictures.rgb")': '(memset(memory, 0xA5, sizeof memory), board_open("pictures.rgb"))',
-    "    return 0;\n}": """    for (i = 0; i < 16; i++)
+    "    return 0;\n}": """    for (int i = 0; i < 16; i++)
         if (memory[i < 3 ? i : NETWORK_SCRATCH + i] != 0xA5)
             return 3;
     return 0;

@@ -21,6 +21,12 @@ void board_write(const char *text);
 /* With so many digits at least. */
 void board_write_number(uint32_t number, uint32_t base, int digits);
 
+/* A line: the class with the largest logit, and the bits of all logits in hexadecimal. */
+void board_write_answer(const char *const classes[], const float logits[], int count);
+
+/* The last line: what the last input took, the stack at most, and the number of the instruction set. */
+void board_write_measures(uint32_t ticks, const char *input, int backend);
+
 void board_exit(int status) __attribute__((noreturn));
 
 #endif

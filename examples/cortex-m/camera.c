@@ -3,8 +3,6 @@
 #include "board.h"
 #include "network_camera.h"
 
-#include <string.h>
-
 static uint8_t frame[NETWORK_FRAME_BYTES], image[NETWORK_IMAGE_BYTES];
 static float logits[NETWORK_CLASSES];
 static uint8_t scratch[NETWORK_SCRATCH > NETWORK_FRAME_SCRATCH ? NETWORK_SCRATCH : NETWORK_FRAME_SCRATCH];
@@ -12,35 +10,19 @@ static uint8_t scratch[NETWORK_SCRATCH > NETWORK_FRAME_SCRATCH ? NETWORK_SCRATCH
 int main(void)
 {
     uint32_t ticks = 0;
-    int i, file = board_open("frames.raw");
+    const int file = board_open("frames.raw");
     if (file < 0) {
         board_write("there is no file frames.raw\n");
         return 1;
     }
     while (board_read(file, frame, sizeof frame)) {
-        int best = 0;
         ticks = board_ticks();
         network_read_frame(frame, NETWORK_FRAME_STRIDE, image, scratch);
         ticks = board_ticks() - ticks;
         if (network_run(image, logits, scratch) != 0)
             return 1;
-        for (i = 1; i < NETWORK_CLASSES; i++)
-            if (logits[i] > logits[best])
-                best = i;
-        board_write(network_classes[best]);
-        for (i = 0; i < NETWORK_CLASSES; i++) {
-            uint32_t bits;
-            memcpy(&bits, &logits[i], sizeof bits);
-            board_write(" ");
-            board_write_number(bits, 16, 8);
-        }
-        board_write("\n");
+        board_write_answer(network_classes, logits, NETWORK_CLASSES);
     }
-    board_write_number(ticks, 10, 1);
-    board_write(" ticks for the last frame, ");
-    board_write_number((uint32_t)board_stack(), 10, 1);
-    board_write(" bytes of stack at most, instruction set ");
-    board_write_number((uint32_t)network_backend(), 10, 1);
-    board_write("\n");
+    board_write_measures(ticks, "frame", network_backend());
     return 0;
 }

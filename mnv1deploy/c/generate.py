@@ -82,7 +82,7 @@ def write(folder: Path, quantization: Quantization, provenance: Provenance, devi
         text = Template((TEMPLATES / template).read_text("utf-8")).substitute(values)
         (folder / Template(name).substitute(values)).write_text(text, "utf-8", newline="\n")
     packages.write(folder, quantization, values, camera=device.camera is not None, blob=blob is not None)
-    (folder / "provenance.json").write_text(provenance.to_json() + "\n", "utf-8", newline="\n")
+    provenance.write(folder)
 
 
 def _with_sources(spec: ModelSpec) -> Iterator[tuple[Layer, str]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv1deploy.artifact import Precision, Provenance
+from mnv1deploy.artifact import PROVENANCE, Precision, Provenance
 from mnv1deploy.device import Device
 from mnv1deploy.errors import MnvError
 from mnv1deploy.packages import missing
@@ -150,10 +150,6 @@ class ForDevice(Protocol):
 
     def for_device(self, device: Device) -> Format:
         """The format that writes for that one."""
-
-
-PROVENANCE = "provenance.json"
-"""In an artifact that is a folder and has no place for it in its files."""
 
 
 def provenance_in(folder: Path, what: str) -> Provenance:

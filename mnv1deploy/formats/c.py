@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv1deploy.artifact import Precision, Provenance
+from mnv1deploy.artifact import PROVENANCE, Precision, Provenance
 from mnv1deploy.c import TEMPLATES
 from mnv1deploy.c.backends import NAMES as BACKENDS
 from mnv1deploy.c.names import identifier
@@ -34,7 +34,6 @@ from mnv1deploy.errors import MnvError
 from mnv1deploy.files import cache_folder
 from mnv1deploy.formats.base import (
     CPU,
-    PROVENANCE,
     CpuSession,
     Format,
     Images,

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnv1deploy.artifact import Precision, Provenance
+from mnv1deploy.artifact import PROVENANCE, Precision, Provenance
 from mnv1deploy.c import CAMERA
 from mnv1deploy.c.names import identifier
 from mnv1deploy.errors import MnvError
-from mnv1deploy.formats.base import CPU, PROVENANCE, CpuSession, Format, Images, Logits, provenance_in, refuse_provider
+from mnv1deploy.formats.base import CPU, CpuSession, Format, Images, Logits, provenance_in, refuse_provider
 from mnv1deploy.packages import engine, install_hint, versions
 from mnv1deploy.web import PACKAGE, C
 
@@ -203,4 +203,4 @@ def _write_package(path: Path, name: str, provenance: Provenance) -> None:
         if file.suffix in TEMPLATES:
             text = Template(text).substitute(values)
         (path / file.name).write_text(text, "utf-8", newline="\n")
-    (path / PROVENANCE).write_text(provenance.to_json() + "\n", "utf-8", newline="\n")
+    provenance.write(path)
