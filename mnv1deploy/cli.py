@@ -201,6 +201,67 @@ def predict(
 
 
 @app.command(cls=_Command)
+def serve(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]PATH",
+            help="Any artifact or checkpoint; repeat it for several. Default: the bundled int8 ONNX.",
+            show_default=False,
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for every one of this machine.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 8000,
+    provider: ProviderOption = "cpu",
+    threads: Annotated[
+        str, typer.Option(metavar="N", help="Of one call of the network; auto leaves it to the engine.")
+    ] = "1",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=256, help="Threads that decode and compute. Default: one per processor.", show_default=False
+        ),
+    ] = None,
+    batch: Annotated[
+        int, typer.Option(min=1, max=1024, help="Compute up to so many requests' pictures in one call.")
+    ] = 1,
+    batch_wait: Annotated[
+        float, typer.Option(min=0, max=100, help="With --batch: milliseconds that a picture waits for others.")
+    ] = 1.0,
+    queue: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Pictures that wait; to more the answer is 503, come later.")
+    ] = 128,
+    timeout: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds that a request may take.")] = 30.0,
+    max_body: Annotated[float, typer.Option(min=0.001, max=512, help="MiB of a request.")] = 32.0,
+    max_pixels: Annotated[float, typer.Option(min=0.001, max=67.1, help="Millions of pixels of a picture.")] = 33.5,
+    log_requests: Annotated[bool, typer.Option(help="A line of JSON for every request, on standard error.")] = True,
+) -> None:
+    """Answer over HTTP: the Open Inference Protocol, pictures at /classify, a page, metrics."""
+    for package in ("starlette", "uvicorn", "httptools", "python_multipart", "prometheus_client"):
+        engine(package, "serve")
+    from mnv1deploy import bundled, formats
+    from mnv1deploy.classifier import load
+    from mnv1deploy.serving import http, logs
+    from mnv1deploy.serving import model as models
+    from mnv1deploy.serving.batching import Batching
+    from mnv1deploy.serving.limits import Limits
+    from mnv1deploy.serving.server import Server
+
+    limits = Limits(int(max_body * 2**20), int(max_pixels * 1e6), timeout, queue)
+    classifiers = {}
+    for name, path in models.named(model or [str(bundled.INT8)]).items():
+        console.show_notes(formats.notes(path))
+        classifiers[name] = load(path, provider=provider, threads=_threads(threads))
+    served = http.application(classifiers, limits=limits, workers=workers, batching=Batching(batch, batch_wait / 1000))
+    server = Server(served, host=host, port=port, limits=limits)
+    logs.to_standard_error(requests=log_requests)
+    console.show_line(f"{server.address} serves {', '.join(classifiers)}; Ctrl-C stops it.")
+    server.run()
+
+
+@app.command(cls=_Command)
 def bench(
     ctx: typer.Context,
     artifacts: Annotated[

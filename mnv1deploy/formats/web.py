@@ -188,15 +188,17 @@ def _write_package(path: Path, name: str, provenance: Provenance) -> None:
     """Everything in the folder but the modules."""
     spec = provenance.spec
     package = re.sub("[^a-z0-9]+", "-", identifier(name).lower()).strip("-")
+    title, count = re.sub("[^A-Za-z0-9_. -]", "_", name), f"{(path / 'mobilenetv1.wasm').stat().st_size:,}"
     values = {
-        "title": re.sub("[^A-Za-z0-9_. -]", "_", name),
+        "title": title,
+        "about": f"{title}: {len(spec.classes)} classes, {count} bytes. Pictures stay on this device.",
         "package": package,
         "version": versions()["mnv1deploy"],
         "size": spec.input_size,
         "colours": "RGB" if spec.colours == 3 else "grey",
         "classes": len(spec.classes),
         "checkpoint": provenance.checkpoint_sha256,
-        "bytes": f"{(path / 'mobilenetv1.wasm').stat().st_size:,}",
+        "bytes": count,
     }
     for file in sorted(PACKAGE.iterdir()):
         text = file.read_text("utf-8")

@@ -14,17 +14,18 @@ function tell(text, wrong = false) {
 }
 
 /** A picture to what the network sees of it and says, and how long both took. */
-function ask(picture) {
+async function ask(picture) {
   const start = performance.now();
-  const pixels = network.pixels(picture);
+  const pixels = await network.pixels(picture);
   const fitted = performance.now();
-  const answers = network.classify(pixels, SHOWN);
+  const answers = await network.classify(pixels, SHOWN);
   return { pixels, answers, fitting: fitted - start, running: performance.now() - fitted };
 }
 
 function show(picture, name, { pixels, answers, fitting, running }) {
   draw($("shown"), picture);
-  drawPixels($("seen"), pixels);
+  if (pixels instanceof Uint8Array) drawPixels($("seen"), pixels);
+  else $("seen").closest("figure").hidden = true; // the network is on a server
   $("name").textContent = name;
   const [first] = answers;
   const text = `${first.label}, ${percent(first.probability)}`;
@@ -86,8 +87,8 @@ async function classifyFiles(files) {
     if (files.length > 1) tell(`${number} of ${files.length} pictures.`);
     try {
       const picture = await decode(file);
+      const answer = await ask(picture);
       if (run !== runs) return; // others came
-      const answer = ask(picture);
       if (!shown) show(picture, file.name, answer);
       if (files.length > 1) list(file, answer, !shown);
       shown = true;
@@ -137,9 +138,16 @@ async function startCamera() {
   $("camera").textContent = "Stop the camera";
   $("camera").setAttribute("aria-pressed", "true");
   tell("");
-  const next = () => {
+  const next = async () => {
     if (run !== filming) return;
-    if ($("video").videoWidth) show($("video"), "The camera", ask($("video")));
+    try {
+      const answer = $("video").videoWidth ? await ask($("video")) : null;
+      if (run !== filming) return;
+      if (answer) show($("video"), "The camera", answer);
+    } catch (error) {
+      stopCamera();
+      return tell(error.message, true);
+    }
     requestAnimationFrame(next);
   };
   next();
