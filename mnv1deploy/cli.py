@@ -202,6 +202,7 @@ def predict(
 
 @app.command(cls=_Command)
 def serve(
+    ctx: typer.Context,
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -239,6 +240,8 @@ def serve(
     log_requests: Annotated[bool, typer.Option(help="A line of JSON for every request, on standard error.")] = True,
 ) -> None:
     """Answer over HTTP: the Open Inference Protocol, pictures at /classify, a page, metrics."""
+    if batch == 1:
+        _refuse(ctx, "without --batch", "batch_wait")
     for package in ("starlette", "uvicorn", "httptools", "python_multipart", "prometheus_client"):
         engine(package, "serve")
     from mnv1deploy import bundled, formats

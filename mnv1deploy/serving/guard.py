@@ -11,7 +11,7 @@ import anyio
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mnv1deploy.serving.limits import BODIES, Limits, RefusedError, busy
+from mnv1deploy.serving.limits import BODIES, FAILED, Limits, RefusedError, busy
 from mnv1deploy.serving.logs import LOGGER, log
 from mnv1deploy.serving.metrics import Metrics
 
@@ -47,10 +47,9 @@ class Guard:
         except ClientDisconnect:
             exchange.status = LEFT
         except Exception:
-            exchange.status = exchange.status or 500
             LOGGER.exception("error", extra={"facts": {"path": scope["path"]}})
             if not exchange.started:
-                await exchange.refuse(RefusedError(500, "The server failed.", "Its log says how."))
+                await exchange.refuse(FAILED)
         finally:
             exchange.end()
 

@@ -30,7 +30,7 @@ from mnv1deploy.report.console import to_json
 from mnv1deploy.serving import protocol
 from mnv1deploy.serving.batching import Batching
 from mnv1deploy.serving.guard import Guard
-from mnv1deploy.serving.limits import Limits, RefusedError
+from mnv1deploy.serving.limits import FAILED, Limits, RefusedError
 from mnv1deploy.serving.metrics import Metrics
 from mnv1deploy.serving.model import VERSION, Model
 from mnv1deploy.serving.pool import Pool
@@ -72,7 +72,7 @@ def application(
         Route("/metrics", service.read_metrics),
         *_page(classifiers),
     ]
-    handlers: Mapping[Any, Any] = {RefusedError: _refused, HTTPException: _http_error}
+    handlers: Mapping[Any, Any] = {RefusedError: _refused, HTTPException: _http_error, Exception: _failed}
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=service.lifespan)
     return Guard(app, service.limits, service.metrics)
 
@@ -207,6 +207,11 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
     response = _json({"error": f"{error.detail.rstrip('.')}."}, error.status_code)
     response.headers.update(error.headers or {})
     return response
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """Starlette raises it again when this is sent; the guard then has it in the log."""
+    return await _refused(request, FAILED)
 
 
 def _top(text: str) -> int:

@@ -54,6 +54,9 @@ class RefusedError(MnvError):
         return {"retry-after": str(RETRY_SECONDS)} if self.status == 503 else {}
 
 
+FAILED = RefusedError(500, "The server failed.", "Its log says how.")
+
+
 def busy(what: str) -> RefusedError:
     """For a request that would be answered if it came later."""
     return RefusedError(503, f"The server is busy: {what}.", "Send it again in a second.")

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from mnv1deploy import benchmark, formats, images
+from mnv1deploy import formats, images
 from mnv1deploy.classifier import BATCH, Classifier, Prediction
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import Images, Logits
@@ -98,18 +98,21 @@ class Model:
 def named(artifacts: Sequence[str]) -> dict[str, Path]:
     """Artifacts by the names that clients call them: of ``NAME=PATH`` that, else the file's without its suffix.
 
+    Files that differ by their suffix alone keep it.
+
     Raises:
         MnvError: for one that is not there, and for two of one name.
     """
-    given = [text.partition("=") if not Path(text).exists() else ("", "", text) for text in artifacts]
-    paths = [Path(path if equals or not name else name) for name, equals, path in given]
-    files = benchmark.names(paths)
-    stems = [file.removesuffix(formats.of_file(path).suffix) for file, path in zip(files, paths, strict=True)]
+    found: list[tuple[str | None, Path]] = []
+    for text in artifacts:
+        name, equals, path = text.partition("=")
+        found.append((name, Path(path)) if equals and not Path(text).exists() else (None, Path(text)))
+    stems = [name or path.name.removesuffix(formats.of_file(path).suffix) for name, path in found]
     names = [
-        name if equals else stem if stems.count(stem) == 1 else file
-        for (name, equals, _), stem, file in zip(given, stems, files, strict=True)
+        (stem if stems.count(stem) == 1 else path.name) if name is None else name
+        for (name, path), stem in zip(found, stems, strict=True)
     ]
     for name in names:
         if names.count(name) > 1 or not name or "/" in name:
             raise MnvError(f"{name!r} is no name for one model.", "Name it yourself: --model NAME=PATH.")
-    return dict(zip(names, paths, strict=True))
+    return {name: path for name, (_, path) in zip(names, found, strict=True)}
