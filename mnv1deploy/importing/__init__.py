@@ -8,11 +8,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mnv1deploy import checkpoint
 from mnv1deploy.artifact import Accuracy
 from mnv1deploy.errors import MnvError
 from mnv1deploy.files import sha256
-from mnv1deploy.importing import build, checks, families, fingerprint, labels, matching, proof, readers
+from mnv1deploy.importing import beside, build, checks, families, fingerprint, labels, matching, proof, readers
 from mnv1deploy.importing.families import (
     NORMALIZATIONS,
     TUTORIAL_NORMALIZATION,
@@ -189,14 +191,17 @@ def import_file(
         doubts.append(("Its batch normalisations have the statistics they start with: it looks untrained.", ""))
     elif judged:
         stage("comparing the statistics of its batch normalisations")
-        for verdict in fingerprint.verdicts(found, network.spec, shown, judged):
+        for option in judged:
+            verdict = fingerprint.judge(option, found, network.spec, shown)
             said.append(verdict)
             place = next((i for i, f in enumerate(facts) if f.what == verdict.option), -1)
             if place >= 0 and facts[place].how == _WAITING:
-                value = _decided(path, verdict)
+                value = _decided(path, verdict, network.spec)
                 facts[place] = Fact(verdict.option, value, "told by the statistics of its batch normalisations")
-                changed = NORMALIZATIONS[value] if verdict.option == "normalization" else value
-                network = _changed(network, **{verdict.option: changed})
+                chosen: Any = value
+                if verdict.option == "normalization":
+                    chosen = families.for_colours(NORMALIZATIONS[value], network.spec.colours)
+                network = _changed(network, **{verdict.option: chosen})
                 continue
             given = next((f.how == "given" for f in facts if f.what == verdict.option), False)
             if given and verdict.contradicts:
@@ -242,11 +247,13 @@ _WAITING = "waits for the statistics"
 """Of a fact that nothing says yet, with the commonest value meanwhile."""
 
 
-def _decided(path: Path, verdict: fingerprint.Verdict) -> str:
+def _decided(path: Path, verdict: fingerprint.Verdict, spec: ModelSpec) -> str:
     """The value that the statistics leave no doubt of. Raises MnvError where they do."""
     if error := fingerprint.refusal(verdict):
         raise MnvError(f"{path}: {error.message}", error.hint)
     values = [name for name in verdict.distances if not name.startswith("LeakyReLU")]
+    if verdict.option == "normalization" and spec.classes in families.OF_IMAGENET:
+        values = [name for name in values if name not in families.OF_SMALL_PICTURES]
     clear = fingerprint.Verdict(
         verdict.option, values[0], values[0], {name: verdict.distances[name] for name in values}
     )
@@ -266,13 +273,11 @@ def _changed(network: MobileNetV1, **changes: Any) -> MobileNetV1:
     return other
 
 
-def _judged(found: Found, facts: list[Fact], options: Options) -> dict[str, bool]:
+def _judged(found: Found, facts: list[Fact], options: Options) -> list[str]:
     """The options that the file does not say, and on which the statistics are asked."""
     read = {fact.what for fact in facts if fact.how == "read"}
-    names = ["normalization"] if found.is_graph else ["normalization", "padding", "activation", "skip connections"]
-    if options.pictures is not None:
-        names.append("strides")
-    return {name: True for name in names if name not in read}
+    names = ("normalization",) if found.is_graph else fingerprint.OPTIONS
+    return [name for name in names if name not in read and (name != "strides" or options.pictures is not None)]
 
 
 @dataclass(frozen=True)
@@ -287,6 +292,8 @@ def _build(path: Path, options: Options, *, may_wait: bool = False) -> _Built:
     found = matching.match(path, source) if isinstance(source, Tensors) else source
     if options.bgr:
         found = _red_first(found)
+    if len(found.classifier_weight) == 1:
+        found = _of_two_classes(found)
     family = families.recognised(found)
     resolved = _Resolved(path, found, family, options, may_wait and _has_something_to_say(found))
     spec = resolved.spec()
@@ -314,19 +321,35 @@ def _red_first(found: Found) -> Found:
     )
 
 
+def _of_two_classes(found: Found) -> Found:
+    """The same answers of a network with one output, which is positive for the second of two classes."""
+    weight, bias = found.classifier_weight, found.classifier_bias
+    return replace(
+        found,
+        classifier_weight=np.concatenate([np.zeros_like(weight), weight]),
+        classifier_bias=np.concatenate([np.zeros_like(bias), bias]),
+    ).noted("Its one output is taken for the second of two classes, above zero; the first class's became 0.")
+
+
 class _Resolved:
     """What is given, read or looked up, each with a fact; what is none of these is asked for."""
 
     def __init__(self, path: Path, found: Found, family: Family | None, options: Options, may_wait: bool) -> None:
         self._may_wait = may_wait
         self._path, self._found, self._family, self._options = path, found, family, options
+        self._beside = beside.read(path)
         self.facts: list[Fact] = []
         if family is not None:
             self.facts.append(Fact("family", family.name, "recognised by its structure and names"))
 
     def _choose(self, what: str, given: Any, read: Any, known: Any, written: Any = str) -> Any:
         """The first that there is. ``known`` is the family's."""
-        rows = [(given, "given"), (read, "read"), (known, f"looked up: {self._family.name}" if self._family else "")]
+        rows = [
+            (given, "given"),
+            (read, "read"),
+            (self._beside.facts.get(what), "read in the config.json beside it"),
+            (known, f"looked up: {self._family.name}" if self._family else ""),
+        ]
         for value, how in rows:
             if value is not None:
                 self.facts.append(Fact(what, written(value), how))
@@ -370,7 +393,7 @@ class _Resolved:
         )
         channels = found.channels
         if strides is None:
-            raise self._ask("strides", ",".join(["2", *["1", "2"] * len(channels)][: len(channels)]))
+            raise self._ask("strides", ",".join(map(str, families.usual_strides(len(channels)))))
         if len(strides) != len(channels):
             raise MnvError(
                 f"{self._path} has a stem and {len(channels) - 1} blocks, and {len(strides)} strides were given.",
@@ -408,7 +431,7 @@ class _Resolved:
             activation=activation,
             stem_bias=found.convolutions[0].bias is not None and found.has_statistics and not found.is_graph,
             normalization=families.for_colours(chosen, colours),
-            preprocessing=family.preprocessing if family else Preprocessing(),
+            preprocessing=self._beside.preprocessing or (family.preprocessing if family else Preprocessing()),
         )
         rule = build.padding_rule(self._path, found, spec)
         default = None
@@ -423,7 +446,7 @@ class _Resolved:
     def _size(self) -> int | None:
         """Of the pictures, where the file's name has it, else the family's."""
         named = re.search(r"(?<![\d.])(96|128|160|192|224|256)(?!\d)", self._path.name)
-        if named and self._family and self._family.input_size == 224:
+        if named and self._family and self._family.input_size in (192, 224):
             return int(named[1])
         return self._family.input_size if self._family else None
 
@@ -452,6 +475,8 @@ class _Resolved:
         if given is not None and len(given) != count:
             raise MnvError(f"{self._path} has {count} classes, but {len(given)} names were given.")
         read = found.classes
+        if read is None:
+            read = self._beside.classes
         if read is not None and len(read) == count + self._options.drop_background:
             read = _unique(read[self._options.drop_background :])
         else:

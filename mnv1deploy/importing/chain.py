@@ -13,6 +13,11 @@ from mnv1deploy.errors import MnvError
 from mnv1deploy.importing.found import Convolution, Floats, Found, Norm, check_order, no_mobilenetv1
 from mnv1deploy.spec import Normalization, Padding
 
+End = Literal["softmax", "sigmoid", "arg max"]
+
+_BELOW = "a limit of 6"
+"""Half a ReLU6, whose other half is a ReLU."""
+
 
 @dataclass(frozen=True)
 class Affine:
@@ -58,10 +63,10 @@ class Linear:
 
 @dataclass(frozen=True)
 class Softmax:
-    """What makes probabilities of logits: "softmax" or "sigmoid"."""
+    """What follows the logits: it makes probabilities of them, or chooses the largest."""
 
     name: str
-    function: Literal["softmax", "sigmoid"] = "softmax"
+    function: End = "softmax"
 
 
 @dataclass(frozen=True)
@@ -101,11 +106,11 @@ def follow(
     for operation in operations:
         if padding and not isinstance(operation, Convolution):
             raise no_mobilenetv1(path, f"after the padding {operation.name} there is no convolution")
-        if ended:
-            raise no_mobilenetv1(path, f"{operation.name} follows what makes probabilities of the logits")
         if isinstance(operation, Softmax):
             ended = True
             said.append(f"{operation.function} at the end is left out: it does not change which class is the largest.")
+        elif ended:
+            raise no_mobilenetv1(path, f"{operation.name} follows what makes probabilities of the logits")
         elif isinstance(operation, Pad):
             padding = operation.amount
         elif isinstance(operation, Pool):
@@ -178,7 +183,7 @@ def _then(path: Path, before: Convolution, operation: Affine | Normed | Activati
     """A convolution and what follows it."""
     if isinstance(operation, Activation):
         if before.activation not in (None, "none") and operation.function != "none":
-            if {before.activation, operation.function} == {"relu", "relu6"}:
+            if {before.activation, operation.function} in ({"relu", "relu6"}, {"relu", _BELOW}):
                 return replace(before, activation="relu6")
             raise no_mobilenetv1(path, f"{operation.name} applies {operation.function} after {before.activation}")
         return replace(before, activation=operation.function if operation.function != "none" else before.activation)
@@ -187,11 +192,30 @@ def _then(path: Path, before: Convolution, operation: Affine | Normed | Activati
             path, f"{operation.name} stands after an activation, where a MobileNetV1 has a convolution"
         )
     if isinstance(operation, Affine):
+        if before.norm is not None:  # Caffe's Scale follows a normalisation without one
+            return replace(before, norm=_scaled(before.norm, operation))
         ones = np.ones(before.out_channels, np.float32)
         operation = Normed(operation.name, Norm(0 * ones, ones, operation.scale * ones, operation.offset * ones, 0.0))
     if before.norm is not None:
         raise no_mobilenetv1(path, f"{operation.name} normalises {before.name} a second time")
     return replace(before, norm=operation.norm)
+
+
+def _scaled(norm: Norm, operation: Affine) -> Norm:
+    """A normalisation and what multiplies and adds to its result, as one."""
+    gamma = (1.0 if norm.gamma is None else norm.gamma) * operation.scale
+    beta = (0.0 if norm.beta is None else norm.beta) * operation.scale + operation.offset
+    ones = np.ones_like(norm.mean)
+    return replace(norm, gamma=(ones * gamma).astype(np.float32), beta=(ones * beta).astype(np.float32))
+
+
+def limit(name: str, is_lowest: bool, value: Floats) -> Activation:
+    """A lowest or a largest value, of which tools make a ReLU or a ReLU6."""
+    number = float(value.reshape(-1)[0])
+    known = {(True, 0.0): "relu", (False, 6.0): _BELOW}
+    if value.size == 1 and (is_lowest, number) in known:
+        return Activation(name, known[is_lowest, number])
+    return Activation(name, f"a limit of {number:g}")
 
 
 def _as_affine(operation: Normed) -> Affine:

@@ -23,11 +23,21 @@ NORMALIZATIONS = {
 }
 """Those in common use, by the name ``mnv1 import --normalization`` takes."""
 
+OF_SMALL_PICTURES = ("tutorial", "default", "cifar10", "cifar100")
+"""Those of CIFAR's pictures, which a network of ImageNet's classes was not trained on."""
+
+OF_IMAGENET = (labels.imagenet(), labels.imagenet(background=True))
+"""Class names of networks that were trained on ImageNet."""
+
 TUTORIAL_NORMALIZATION = NORMALIZATIONS["tutorial"]
 """What most CIFAR-10 tutorials feed their network."""
 
 _PAPER = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
 _TUTORIAL = ((32, 1), (64, 2), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2))
+
+_TIMM = r"blocks\.\d+\.\d+\.conv_dw\."
+_HUGGING_FACE = r"(conv_stem|layer\.\d+)\.convolution\."
+"""What names of tensors are known by in sources with several rows."""
 
 _PLAIN = Preprocessing()
 _TENSORFLOW = Preprocessing("bilinear", 0.875)
@@ -44,6 +54,7 @@ class Family:
         stem_stride: of the first convolution.
         names: a regular expression found in one of its tensors' or layers' names; "" for any name.
         classes: how many it tells apart, of those it is known by; empty for any number.
+        widths: the multipliers it is known by; empty for any.
         colours: of its pictures.
         activation, padding, epsilon, normalization, input_size, preprocessing: as in its code.
         class_names: of its classes, where it has one set of them.
@@ -56,6 +67,7 @@ class Family:
     stem_stride: int | None
     names: str = ""
     classes: tuple[int, ...] = ()
+    widths: tuple[float, ...] = ()
     colours: int = 3
     activation: Activation | None = "relu"
     padding: PaddingRule | None = "symmetric"
@@ -76,6 +88,7 @@ class Family:
             and len(channels) == len(base)
             and found.colours == self.colours
             and (not self.classes or len(found.classifier_weight) in self.classes)
+            and (not self.widths or channels[-1] in [int(width * base[-1]) for width in self.widths])
             and (len(self.classes) != 1 or found.input_size in (None, self.input_size))
             and _same_shape(channels, base)
         )
@@ -141,11 +154,24 @@ FAMILIES = (
         class_names=labels.cifar100(),
     ),
     Family(
+        "timm's mobilenetv1_125",
+        "github.com/huggingface/pytorch-image-models",
+        _PAPER,
+        2,
+        names=_TIMM,
+        widths=(1.25,),
+        activation="relu6",
+        normalization="half",
+        input_size=224,
+        preprocessing=Preprocessing("bicubic", 0.9),
+        class_names=labels.imagenet(),
+    ),
+    Family(
         "timm's mobilenetv1",
         "github.com/huggingface/pytorch-image-models",
         _PAPER,
         2,
-        names=r"blocks\.\d+\.\d+\.conv_dw\.",
+        names=_TIMM,
         activation="relu6",
         normalization="half",
         input_size=224,
@@ -153,11 +179,26 @@ FAMILIES = (
         class_names=labels.imagenet(),
     ),
     Family(
+        "Hugging Face's google/mobilenet_v1_0.75_192",
+        "huggingface.co/google",
+        _PAPER,
+        2,
+        names=_HUGGING_FACE,
+        widths=(0.75,),
+        activation="relu6",
+        padding="same",
+        epsilon=1e-3,
+        normalization="half",
+        input_size=192,
+        preprocessing=Preprocessing("bilinear", 192 / 224),
+        class_names=labels.imagenet(background=True),
+    ),
+    Family(
         "Hugging Face's google/mobilenet_v1",
         "huggingface.co/google",
         _PAPER,
         2,
-        names=r"(conv_stem|layer\.\d+)\.convolution\.",
+        names=_HUGGING_FACE,
         activation="relu6",
         padding="same",
         epsilon=1e-3,
@@ -186,6 +227,18 @@ FAMILIES = (
         _PAPER,
         2,
         names=r"model\.\d+\.\d\.",
+        classes=(1000,),
+        normalization="imagenet",
+        input_size=224,
+        preprocessing=Preprocessing("bilinear", 0.875),
+        class_names=labels.imagenet(),
+    ),
+    Family(
+        "osmr/pytorchcv",
+        "github.com/osmr/pytorchcv",
+        _PAPER,
+        2,
+        names=r"stage\d+\.unit\d+\.dw_conv\.",
         classes=(1000,),
         normalization="imagenet",
         input_size=224,
@@ -264,6 +317,12 @@ FAMILIES = (
     ),
 )
 """The first that fits is taken: rows that go by names stand before those that any names fit."""
+
+
+def usual_strides(count: int) -> tuple[int, ...]:
+    """Those of a stem and ``count - 1`` blocks as the paper has them, or where it has none as many, every other."""
+    paper = (2, *(stride for _, stride in _PAPER))
+    return paper if count == len(paper) else (2, *(1 + block % 2 for block in range(count - 1)))
 
 
 def recognised(found: Found) -> Family | None:

@@ -167,40 +167,41 @@ def _activated(x: Tensor, activation: str) -> Tensor:
     return F.leaky_relu(x, float(activation.rpartition(" ")[2].strip("()")))
 
 
-def verdicts(
-    found: Found, spec: ModelSpec, shown: NDArray[np.uint8], open_options: Mapping[str, bool]
-) -> Iterator[Verdict]:
-    """What the statistics say about each option of a network that was not read in its file.
+OPTIONS = ("normalization", "activation", "padding", "skip connections", "strides")
+"""What is judged, in the order in which one choice bears on the next."""
+
+
+def judge(option: str, found: Found, spec: ModelSpec, shown: NDArray[np.uint8]) -> Verdict:
+    """What the statistics say about one of OPTIONS of a network, given what was chosen for the others.
 
     Args:
-        found: with its batch normalisations.
+        option: what is judged.
+        found: the network, with its batch normalisations.
         spec: what was chosen for it.
         shown: see :func:`pictures`.
-        open_options: the options to judge; those of a value that is not known yet are False.
 
-    Yields:
-        A verdict each; "skip connections" and activations that are none of a MobileNetV1 among them.
+    Returns:
+        The distances of every value; activations and skip connections that no MobileNetV1 has are among them.
     """
     strides = (spec.stem.stride, *(block.stride for block in spec.blocks))
     chosen = Hypothesis(strides, spec.padding, spec.activation, spec.normalization)
-    own = name_of(spec.normalization)
-    if "normalization" in open_options:
+    layers = None
+    if option == "normalization":
+        own, layers = name_of(spec.normalization), _EARLY
         known = {name: for_colours(value, spec.colours) for name, value in NORMALIZATIONS.items()}
         guesses = {own: chosen, **{name: replace(chosen, normalization=value) for name, value in known.items()}}
-        yield _verdict("normalization", own, {n: distance(found, shown, g, layers=_EARLY) for n, g in guesses.items()})
-    if "padding" in open_options:
-        guesses = {name: replace(chosen, padding=name) for name in ("symmetric", "same")}
-        yield _verdict("padding", spec.padding, {n: distance(found, shown, g) for n, g in guesses.items()})
-    if "activation" in open_options:
+    elif option == "padding":
+        own, guesses = spec.padding, {name: replace(chosen, padding=name) for name in ("symmetric", "same")}
+    elif option == "activation":
         names = ("relu", "relu6", *(f"LeakyReLU ({slope})" for slope in _SLOPES))
-        guesses = {name: replace(chosen, activation=name) for name in names}
-        yield _verdict("activation", spec.activation, {n: distance(found, shown, g) for n, g in guesses.items()})
-    if "skip connections" in open_options:
-        guesses = {"none": chosen, "around blocks of stride 1": replace(chosen, residual=True)}
-        yield _verdict("skip connections", "none", {n: distance(found, shown, g) for n, g in guesses.items()})
-    if "strides" in open_options:
-        guesses = {_written(s): replace(chosen, strides=s) for s in _neighbours(strides)}
-        yield _verdict("strides", _written(strides), {n: distance(found, shown, g) for n, g in guesses.items()})
+        own, guesses = spec.activation, {name: replace(chosen, activation=name) for name in names}
+    elif option == "skip connections":
+        own, guesses = "none", {"none": chosen, "around blocks of stride 1": replace(chosen, residual=True)}
+    else:
+        own, guesses = _written(strides), {_written(s): replace(chosen, strides=s) for s in _neighbours(strides)}
+    return _verdict(
+        option, own, {name: distance(found, shown, guess, layers=layers) for name, guess in guesses.items()}
+    )
 
 
 def _written(strides: tuple[int, ...]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mnv1deploy.errors import MnvError
-from mnv1deploy.importing.chain import Activation, Affine, Linear, Operation, Pad, Pool, Softmax, follow
+from mnv1deploy.importing.chain import Activation, Affine, End, Linear, Operation, Pad, Pool, Softmax, follow, limit
 from mnv1deploy.importing.families import NORMALIZATIONS
 from mnv1deploy.importing.found import Array, Convolution, Found, no_mobilenetv1
 from mnv1deploy.packages import engine, silenced
@@ -23,6 +23,15 @@ MAGIC = b"TFL3"
 _ACTIVATIONS = {0: "none", 1: "relu", 3: "relu6"}
 _OTHER_ACTIVATIONS = {2: "a ReLU from -1 to 1", 4: "tanh", 5: "a sign"}
 _TOP = 6.0
+_INTEGERS = ("INT4", "INT8", "UINT8", "INT16")
+_PASSED = {"RESHAPE", "SQUEEZE", "EXPAND_DIMS", "QUANTIZE", "DEQUANTIZE", "CAST", "TRANSPOSE"}
+"""Operators that change no value here; the layout of pictures is told by the convolutions."""
+
+
+ENDS: dict[str, End] = {
+    "SOFTMAX": "softmax", "LOG_SOFTMAX": "softmax", "LOGISTIC": "sigmoid", "ARG_MAX": "arg max"
+}  # fmt: skip
+"""Operators that may follow the logits."""
 
 
 def read(path: Path) -> Found:
@@ -49,8 +58,10 @@ class _Graph:
         if len(model.subgraphs) != 1:
             raise no_mobilenetv1(path, f"it has {len(model.subgraphs)} graphs")
         self._graph = model.subgraphs[0]
-        self._made: dict[int, Any] = {}
-        """DEQUANTIZE operators of constants, by the number of what they give."""
+        self._made: dict[int, int] = {}
+        """What DEQUANTIZE operators take of constants, by the number of what they give."""
+        self._shapes: set[int] = set()
+        """Tensors that are shapes, which are not looked at."""
 
     def _tensor(self, number: int) -> Any:
         return self._graph.tensors[number]
@@ -62,7 +73,10 @@ class _Graph:
     def _raw(self, number: int) -> Array:
         tensor = self._tensor(number)
         name = self._kinds[tensor.type]
-        kinds = {"FLOAT32": "<f4", "FLOAT16": "<f2", "INT8": "i1", "UINT8": "u1", "INT32": "<i4", "INT64": "<i8"}
+        kinds = {
+            "FLOAT32": "<f4", "FLOAT16": "<f2", "INT8": "i1", "UINT8": "u1", "INT16": "<i2", "INT32": "<i4",
+            "INT64": "<i8",
+        }  # fmt: skip
         if name not in kinds:
             raise MnvError(f"{self._path} has weights of {name.lower()}, which are not read here.")
         data = bytes(self._model.buffers[tensor.buffer].data)
@@ -101,14 +115,16 @@ class _Graph:
         if len(graph.outputs) != 1 or len(graph.inputs) != 1:
             raise no_mobilenetv1(self._path, f"it has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs")
         shape = [int(n) for n in self._tensor(graph.inputs[0]).shape]
+        if len(shape) == 4 and shape[1] in (1, 3) and shape[2] > 3:
+            shape = [shape[0], *shape[2:], shape[1]]
         if len(shape) != 4 or shape[1] != shape[2]:
             raise no_mobilenetv1(self._path, f"it takes {shape}, not square pictures")
+        self._colours = shape[3]
         operations = list(self._operations())
         quantized = any(
-            self._kinds[self._tensor(n).type] in ("INT8", "UINT8")
+            self._kinds[self._tensor(int(operator.inputs[1])).type] in _INTEGERS
             for operator in graph.operators
-            if self._operator(operator) in ("CONV_2D", "DEPTHWISE_CONV_2D")
-            for n in operator.outputs
+            if self._operator(operator) in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
         )
         notes = ["The floats are the meaning of its integers: their sum is rounded nowhere."] if quantized else []
         normalization, said = self._normalization()
@@ -146,7 +162,10 @@ class _Graph:
             if kind == "DEQUANTIZE" and self._is_constant(inputs[0]):
                 self._made[int(operator.outputs[0])] = inputs[0]
                 continue
-            flowing = [n for n in inputs if not self._is_constant(n)]
+            if kind == "SHAPE" or all(n in self._shapes or self._is_constant(n) for n in inputs):
+                self._shapes.update(int(n) for n in operator.outputs)
+                continue
+            flowing = [n for n in inputs if not self._is_constant(n) and n not in self._shapes]
             name = self._name(operator)
             if len(flowing) > 1:
                 raise no_mobilenetv1(self._path, f"{name} ({kind}) joins two branches: it is a residual network")
@@ -159,7 +178,7 @@ class _Graph:
 
     def _operation(self, kind: str, name: str, operator: Any, inputs: list[int]) -> Iterator[Operation]:
         options = operator.builtinOptions
-        if kind in ("RESHAPE", "SQUEEZE", "QUANTIZE", "DEQUANTIZE", "CAST"):
+        if kind in _PASSED:
             return
         if kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
             weight = self._floats(inputs[1])
@@ -181,23 +200,28 @@ class _Graph:
             yield Linear(name, self._floats(inputs[1]), bias)
             if options.fusedActivationFunction:
                 yield self._fused(name, options.fusedActivationFunction, int(operator.outputs[0]))
-        elif kind in ("RELU", "RELU6", "LEAKY_RELU", "PRELU", "HARD_SWISH", "LOGISTIC"):
-            if kind == "LOGISTIC":
-                yield Softmax(name, "sigmoid")
+        elif kind in ("RELU", "RELU6", "LEAKY_RELU", "PRELU", "HARD_SWISH", "ELU", "GELU", "TANH"):
+            known = {"RELU": "relu", "RELU6": "relu6", "LEAKY_RELU": "LeakyReLU", "PRELU": "PReLU"}
+            yield Activation(name, known.get(kind, kind.lower()))
+        elif kind in ("MAXIMUM", "MINIMUM"):
+            yield limit(name, kind == "MAXIMUM", self._floats(next(n for n in inputs if self._is_constant(n))))
+        elif kind in ("PAD", "PADV2"):
+            if kind == "PADV2" and self._floats(inputs[2]).any():
+                raise no_mobilenetv1(self._path, f"{name} pads with another value than zero")
+            amounts = self._raw(inputs[1])
+            if amounts.shape != (4, 2):
+                raise no_mobilenetv1(self._path, f"{name} pads {len(amounts)} dimensions")
+            (b0, b1), (top, bottom), (left, right), (c0, c1) = amounts.tolist()
+            if not c0 and not c1 and not b0 and not b1:
+                yield Pad(name, (top, left, bottom, right))
             else:
-                known = {"RELU": "relu", "RELU6": "relu6", "LEAKY_RELU": "LeakyReLU", "PRELU": "PReLU"}
-                yield Activation(name, known.get(kind, kind.lower()))
-        elif kind == "PAD":
-            (b0, b1), (top, bottom), (left, right), (c0, c1) = self._raw(inputs[1]).tolist()
-            if (b0, b1, c0, c1) != (0, 0, 0, 0):
                 raise no_mobilenetv1(self._path, f"{name} pads channels")
-            yield Pad(name, (top, left, bottom, right))
         elif kind == "AVERAGE_POOL_2D":
             yield Pool(name, int(options.filterHeight))
         elif kind == "MEAN":
             yield Pool(name)
-        elif kind == "SOFTMAX":
-            yield Softmax(name)
+        elif kind in ENDS:
+            yield Softmax(name, ENDS[kind])
         elif (
             kind in ("ADD", "SUB", "MUL", "DIV") and self._is_constant(inputs[-1]) and not self._is_constant(inputs[0])
         ):
@@ -231,7 +255,7 @@ class _Graph:
         found = _metadata_normalization(self._metadata())
         number = self._graph.inputs[0]
         grid, kind = self._grid(number), self._kinds[self._tensor(number).type]
-        colours = int(self._tensor(number).shape[3])
+        colours = self._colours
         if grid is None or kind not in ("INT8", "UINT8"):
             if found is None:
                 return None, []

@@ -42,6 +42,14 @@ _FAKE_QUANTIZED = re.compile(r"fake_quant|activation_post_process|weight_quant|a
 _QUANTIZED = re.compile(r"_packed_params|\.zero_point$|qweight")
 
 
+_DETECTOR = re.compile(
+    r"(^|[._/])(classification_headers|regression_headers|extras|loc|conf|fpn|ssh\d?|rpn|roi_heads|\w*yolo\w*|anchors"
+    r"|bbox\w*|ClassHead|BboxHead|LandmarkHead|(cls|class|box|reg|loc|conf)_heads?|predictor_heads?)[._/]",
+    re.IGNORECASE,
+)
+"""Names of what a detector has beside its body."""
+
+
 @dataclass
 class _Group:
     """Arrays under one name: a layer."""
@@ -68,6 +76,8 @@ def match(path: Path, tensors: Tensors) -> Found:
         MnvError: if they are another network's, or an array is left over, with its name.
     """
     arrays, notes = _without_companions(path, _repaired(path, tensors.arrays))
+    if head := next((name for name in arrays if _DETECTOR.search(name)), None):
+        raise no_mobilenetv1(path, f"{head} belongs to a detector", "Its body alone has no classifier to deploy.")
     arrays, normalization = _without_normalization(arrays)
     groups = _grouped(arrays)
     failure: MnvError | None = None

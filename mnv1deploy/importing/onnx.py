@@ -10,15 +10,27 @@ import numpy as np
 
 from mnv1deploy.artifact import METADATA_KEY
 from mnv1deploy.errors import MnvError
-from mnv1deploy.importing.chain import Activation, Affine, Linear, Normed, Operation, Pad, Pool, Softmax, follow
+from mnv1deploy.importing.chain import (
+    Activation,
+    Affine,
+    End,
+    Linear,
+    Normed,
+    Operation,
+    Pad,
+    Pool,
+    Softmax,
+    follow,
+    limit,
+)
 from mnv1deploy.importing.found import Array, Convolution, Found, Norm, no_mobilenetv1
 from mnv1deploy.packages import engine
 
 _PASSED = {"Identity", "Dropout", "Flatten", "Reshape", "Squeeze", "Transpose", "Cast", "Unsqueeze"}
 """Operators that change no value here; the layout of pictures is told by the convolutions."""
 
-_FOLDED = {"Shape", "Gather", "Concat", "Constant", "Slice", "ConstantOfShape"}
-"""Operators that make shapes."""
+ENDS: dict[str, End] = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid", "ArgMax": "arg max"}
+"""Operators that may follow the logits."""
 
 
 def read(path: Path) -> Found:
@@ -171,12 +183,11 @@ class _Graph:
         elif kind == "Relu":
             yield Activation(name, "relu")
         elif kind == "Clip":
-            limits = [float(self._floats(n)) for n in inputs[1:]] or [
-                self._attribute(node, "min", -np.inf), self._attribute(node, "max", np.inf)
-            ]  # fmt: skip
-            low, high = [*limits, np.inf][:2]
+            low, high = (self._limit(node, place, key) for place, key in ((1, "min"), (2, "max")))
             known = {(0.0, 6.0): "relu6", (0.0, np.inf): "relu"}
             yield Activation(name, known.get((low, high), f"a clip to {low:g} .. {high:g}"))
+        elif kind in ("Max", "Min"):
+            yield limit(name, kind == "Max", self._floats(next(n for n in inputs if n in self._constants)))
         elif kind in ("LeakyRelu", "PRelu", "HardSwish", "Elu", "Selu"):
             yield Activation(name, {"LeakyRelu": "LeakyReLU", "PRelu": "PReLU"}.get(kind, kind))
         elif kind == "Pad":
@@ -195,12 +206,18 @@ class _Graph:
             yield Linear(name, np.ascontiguousarray(weight), self._floats(inputs[2]) if len(inputs) > 2 else None)
         elif kind == "MatMul":
             self._linear = (name, np.ascontiguousarray(self._floats(inputs[1]).T))
-        elif kind in ("Softmax", "LogSoftmax", "Sigmoid"):
-            yield Softmax(name, "sigmoid" if kind == "Sigmoid" else "softmax")
+        elif kind in ENDS:
+            yield Softmax(name, ENDS[kind])
         elif kind in ("Add", "Sub", "Mul", "Div"):
             yield self._affine(kind, name, inputs)
         else:
             raise no_mobilenetv1(self._path, f"it has an operator {kind} ({name})")
+
+    def _limit(self, node: Any, place: int, key: str) -> float:
+        """Of a Clip: an input, an attribute in files before opset 11, or none."""
+        if len(node.input) > place and node.input[place]:
+            return float(self._floats(node.input[place]).item())
+        return float(self._attribute(node, key, -np.inf if key == "min" else np.inf))
 
     def _affine(self, kind: str, name: str, inputs: list[str]) -> Affine:
         first = inputs[0] in self._constants

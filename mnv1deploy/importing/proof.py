@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from mnv1deploy.errors import MnvError
-from mnv1deploy.importing import keras
+from mnv1deploy.importing import keras, litert, onnx
 from mnv1deploy.importing.found import Found
 from mnv1deploy.network import MobileNetV1
 from mnv1deploy.packages import engine, is_installed, silenced
@@ -79,6 +79,8 @@ def compare(
     normalization = found.takes or network.spec.normalization
     pixels = (images - np.array(normalization.mean)) / np.array(normalization.std)
     theirs = run(path, found, images, pixels.astype(np.float32)).reshape(len(images), -1)[:, int(drop) :]
+    if theirs.shape[1] == 1:  # which became two classes
+        theirs = np.concatenate([0 * theirs, theirs], 1)
     with torch.inference_mode():
         ours = network(torch.from_numpy(images)).numpy()
     largest = float(np.abs(ours - theirs).max() / max(theirs.std(), 1e-12))
@@ -103,8 +105,8 @@ def _litert(path: Path, found: Found, images: NDArray[np.uint8], pixels: NDArray
         interpreter.allocate_tensors()
         given = interpreter.get_input_details()[0]
         operators = interpreter._get_ops_details()
-        softmax = [row for row in operators if row["op_name"] == "SOFTMAX"]
-        output = int(softmax[-1]["inputs"][0]) if softmax else interpreter.get_output_details()[0]["index"]
+        ends = [row for row in operators if row["op_name"] in litert.ENDS]
+        output = int(ends[0]["inputs"][0]) if ends else interpreter.get_output_details()[0]["index"]
         details = {row["index"]: row for row in interpreter.get_tensor_details()}
         answers = []
         for raw, normalized in zip(images, pixels, strict=True):
@@ -137,6 +139,8 @@ def _mended(content: bytes) -> bytes:
 def _as_given(given: dict[str, Any], raw: NDArray[np.uint8], normalized: NDArray[np.float32]) -> NDArray[Any]:
     """A picture in the type of a model's input."""
     kind = given["dtype"]
+    if given["shape"][3] not in (1, 3):  # channels first
+        raw, normalized = raw.transpose(2, 0, 1), normalized.transpose(2, 0, 1)
     if np.issubdtype(kind, np.floating):
         return normalized.astype(kind)
     scale, zero = given["quantization"]
@@ -157,15 +161,14 @@ def _meaning(details: dict[str, Any], values: NDArray[Any]) -> NDArray[np.float3
 
 def _onnx(path: Path, found: Found, images: NDArray[np.uint8], pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     """Logits, by onnxruntime: what the last softmax takes becomes an output, in memory."""
-    import onnx
-
+    library = engine("onnx", "export")
     onnxruntime = engine("onnxruntime", "cpu")
-    model = onnx.load(str(path))
-    last = [node for node in model.graph.node if node.op_type == "Softmax"]
-    output = last[-1].input[0] if last else model.graph.output[0].name
-    if last:
+    model = library.load(str(path))
+    ends = [node.input[0] for node in model.graph.node if node.op_type in onnx.ENDS]
+    output = next(iter(ends), model.graph.output[0].name)
+    if ends:
         del model.graph.output[:]
-        model.graph.output.append(onnx.helper.make_empty_tensor_value_info(output))
+        model.graph.output.append(library.helper.make_empty_tensor_value_info(output))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3

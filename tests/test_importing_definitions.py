@@ -1,0 +1,256 @@
+"""Public definitions in PyTorch, by their files' own names and forms: the spec is theirs, and so are the logits."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import definitions
+import pytest
+import safetensors.torch
+import torch
+from definitions import Definition, normalized, shown
+from PIL import Image
+from torch import Tensor
+
+from mnv1deploy.errors import MnvError
+from mnv1deploy.importing import NORMALIZATIONS, Options, fingerprint, import_file, import_state_dict, labels
+from mnv1deploy.network import MobileNetV1
+from mnv1deploy.spec import Normalization, Pixels, Preprocessing
+
+State = dict[str, Tensor]
+BICUBIC, BILINEAR, PLAIN = Preprocessing("bicubic", 0.875), Preprocessing("bilinear", 0.875), Preprocessing()
+IMAGENET, WITH_BACKGROUND = labels.imagenet(), labels.imagenet(background=True)
+
+
+def write(state: State, path: Path) -> Path:
+    """A file of the kind that its name says."""
+    (safetensors.torch.save_file if path.suffix == ".safetensors" else torch.save)(state, path)
+    return path
+
+
+def differ(theirs: definitions.Network, ours: MobileNetV1, normalization: Normalization) -> float:
+    """The largest difference of a logit, in standard deviations of theirs."""
+    pictures = shown(ours.spec.input_size)
+    with torch.inference_mode():
+        expected = theirs.logits(normalized(pictures, normalization))
+        return float((ours(torch.from_numpy(pictures)) - expected).abs().max() / expected.std())
+
+
+@pytest.mark.parametrize(
+    ("source", "classes", "width", "normalization", "size", "preprocessing", "names"),
+    [
+        (definitions.KUANGLIU, 10, 0.25, "tutorial", 32, PLAIN, None),
+        (definitions.WEIAICUNZAI, 100, 0.25, "cifar100", 32, PLAIN, labels.cifar100()),
+        (definitions.MARVIS, 1000, 0.25, "imagenet", 224, BILINEAR, IMAGENET),
+        (definitions.PYTORCHCV, 1000, 0.25, "imagenet", 224, BILINEAR, IMAGENET),
+        (definitions.TIMM, 1000, 0.25, "half", 224, BICUBIC, IMAGENET),
+        (definitions.TIMM, 1000, 1.25, "half", 224, Preprocessing("bicubic", 0.9), IMAGENET),
+        (definitions.HUGGING_FACE, 1001, 0.25, "half", 224, BILINEAR, WITH_BACKGROUND),
+        (definitions.HUGGING_FACE, 1001, 0.75, "half", 192, Preprocessing("bilinear", 192 / 224), WITH_BACKGROUND),
+        (definitions.ZFTURBO, 1000, 0.25, "half", 224, BILINEAR, IMAGENET),
+        (definitions.TUTORIAL_NET, 10, 0.5, "tutorial", 32, PLAIN, None),
+    ],
+    ids=["kuangliu", "weiaicunzai", "marvis", "pytorchcv", "timm", "timm-125", "hf", "hf-0.75", "zfturbo", "tutorial"],
+)
+def test_a_public_definition_comes_in_as_its_source_has_it(
+    source: Definition, classes: int, width: float, normalization: str, size: int, preprocessing: Preprocessing,
+    names: tuple[str, ...] | None, tmp_path: Path,
+) -> None:  # fmt: skip
+    torch.manual_seed(0)
+    theirs = source.network(classes, width).trained(NORMALIZATIONS[normalization], 32)
+    ours = import_state_dict(write(theirs.state(), tmp_path / "weights.pth"))
+    spec = ours.spec
+    assert (spec.activation, spec.padding) == (
+        "relu6" if source.relu6 else "relu",
+        "same" if source.same else "symmetric",
+    )
+    assert (spec.stem.stride, *(block.stride for block in spec.blocks)) == (
+        source.stem_stride,
+        *(stride for _, stride in source.blocks),
+    )
+    assert (spec.normalization, spec.input_size) == (NORMALIZATIONS[normalization], size)
+    assert spec.preprocessing == preprocessing
+    assert names is None or spec.classes == names
+    assert differ(theirs, ours, spec.normalization) < 1e-4
+    assert torch.equal(ours.get_parameter("block3.pointwise.conv.weight"), theirs.layers[6].convolution.weight)
+
+
+def wrapped(state: State) -> dict[str, Any]:
+    """As training scripts and Lightning leave it: in parallel, in a module of theirs, with what they remember."""
+    return {
+        "epoch": 3,
+        "pytorch-lightning_version": "2.1.0",
+        "state_dict": {f"model.{name}": tensor for name, tensor in state.items()},
+        "hyper_parameters": {"lr": 0.1, "width": 0.25, "path": Path("runs")},
+        "callbacks": {"ModelCheckpoint{}": {"best_model_score": torch.tensor(0.7)}},
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(8, 3, 3, 3)}}, "param_groups": []}],
+        "loops": {"fit_loop": {"state_dict": {}}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("source", "normalization"),
+    [(definitions.AMC, "imagenet"), (definitions.PADDLE, "half"), (definitions.LIGHTNING, "unit")],
+)
+def test_a_definition_that_is_in_no_table_is_told_by_its_statistics(
+    source: Definition, normalization: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    theirs = source.network(1000).trained(NORMALIZATIONS[normalization], 64)
+    torch.save(wrapped(theirs.state()), tmp_path / "epoch=3.ckpt")
+    with pytest.raises(MnvError, match=r"does not say its activation.*cannot tell relu from relu6"):
+        import_file(tmp_path / "epoch=3.ckpt", Options(input_size=64))
+    found = import_file(tmp_path / "epoch=3.ckpt", Options(input_size=64, activation="relu"))
+    how = {fact.what: fact.how for fact in found.facts}
+    assert how["normalization"] == "told by the statistics of its batch normalisations"
+    assert how["strides"] == "looked up: the paper's table"
+    assert differ(theirs, found.network, NORMALIZATIONS[normalization]) < 1e-4
+
+
+def test_each_choice_is_judged_under_those_before_it(tmp_path: Path) -> None:
+    """The activation was judged under the commonest normalisation, before the right one was found."""
+    torch.manual_seed(0)
+    theirs = definitions.PADDLE.network(1000).trained(NORMALIZATIONS["unit"], 64)
+    path = write(theirs.state(), tmp_path / "weights.pth")
+    found = import_file(path, Options(input_size=64, activation="relu"))
+    assert {verdict.option for verdict in found.verdicts} >= {"normalization", "activation", "padding"}
+    for verdict in found.verdicts[1:]:
+        assert verdict.distances[verdict.chosen] < 0.01, verdict
+
+
+def test_pictures_tell_the_strides(tmp_path: Path) -> None:
+    """Wrong ones are contradicted where --pictures are of the kind it was trained on."""
+    torch.manual_seed(0)
+    theirs = replace(definitions.MARVIS, blocks=definitions.TUTORIAL).network(3, 0.5)
+    theirs.trained(NORMALIZATIONS["imagenet"], 64)
+    path = write(theirs.state(), tmp_path / "weights.pth")
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number, picture in enumerate(fingerprint.pictures(Pixels(64))):
+        Image.fromarray(picture).save(folder / f"{number}.png")
+    right, wrong = (2, 1, 2, 1, 2, 1, 2, 1, 2), (1, 1, 2, 1, 2, 1, 2, 1, 2)
+    known = Options(
+        strides=right, normalization=NORMALIZATIONS["imagenet"], activation="relu", input_size=64, pictures=folder
+    )
+    found = import_file(path, known)
+    verdict = next(verdict for verdict in found.verdicts if verdict.option == "strides")
+    assert verdict.best == ",".join(map(str, right)) and found.doubts == ()
+    doubtful = import_file(path, replace(known, strides=wrong))
+    ((sentence, hint),) = (row for row in doubtful.doubts if "strides" in row[0])
+    assert "contradict its strides" in sentence and f"--strides {verdict.best}" in hint
+    without = import_file(path, replace(known, strides=wrong, pictures=None))
+    assert all(verdict.option != "strides" for verdict in without.verdicts)
+
+
+def test_of_other_classes_the_strides_are_asked_with_the_papers_for_an_example(tmp_path: Path) -> None:
+    theirs = definitions.MARVIS.network(7)
+    path = write(theirs.state(), tmp_path / "weights.pth")
+    with pytest.raises(MnvError, match="does not say its strides") as error:
+        import_state_dict(path)
+    assert "--strides 2,1,2,1,2,1,2,1,1,1,1,1,2,1" in error.value.hint
+
+
+# What lies beside the weights ---------------------------------------------------------------------------------------
+
+TRANSFORMERS = {
+    "architectures": ["MobileNetV1ForImageClassification"], "depth_multiplier": 0.25, "hidden_act": "relu6",
+    "id2label": {"2": "wasp", "0": "ant", "1": "bee"}, "image_size": 160, "layer_norm_eps": 0.01,
+    "model_type": "mobilenet_v1", "tf_padding": False,
+}  # fmt: skip
+PROCESSOR = {
+    "crop_size": {"height": 160, "width": 160}, "do_center_crop": True, "do_normalize": True, "do_rescale": True,
+    "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.5], "resample": 3, "rescale_factor": 0.00392156862745098,
+    "size": {"shortest_edge": 200},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
+def test_hugging_face_says_beside_the_weights_what_they_are(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source = replace(definitions.HUGGING_FACE, same=False, epsilon=0.01)
+    theirs = source.network(3).trained(NORMALIZATIONS["half"], 32)
+    path = write(theirs.state(), tmp_path / name)
+    (tmp_path / "config.json").write_text(json.dumps(TRANSFORMERS))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+    ours = import_state_dict(path)
+    spec = ours.spec
+    assert (spec.classes, spec.input_size, spec.padding) == (("ant", "bee", "wasp"), 160, "symmetric")
+    assert spec.normalization.mean == pytest.approx((102, 127.5, 153))
+    assert spec.normalization.std == pytest.approx((51, 63.75, 127.5))
+    assert spec.preprocessing == Preprocessing("bicubic", 0.8)
+    assert differ(theirs, ours, spec.normalization) < 1e-4
+
+
+def test_timm_says_beside_the_weights_what_they_are(tmp_path: Path) -> None:
+    given = {
+        "input_size": [3, 128, 128], "interpolation": "bilinear", "crop_pct": 0.95, "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+    }  # fmt: skip
+    content = {"architecture": "mobilenetv1_100", "num_classes": 2, "pretrained_cfg": given, "label_names": ["a", "b"]}
+    path = write(definitions.TIMM.network(2).state(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    spec = import_state_dict(path).spec
+    assert (spec.classes, spec.input_size, spec.activation) == (("a", "b"), 128, "relu6")
+    assert spec.normalization == NORMALIZATIONS["imagenet"]
+    assert spec.preprocessing == Preprocessing("bilinear", 0.95)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"model_type": "mobilenet_v2"}', "network of the kind mobilenet_v2"),
+        ('{"model_type": "mobilenet_v1", "hidden_act": "hard_swish"}', "activations are hard_swish"),
+        ('{"architecture": "mobilenetv3_small_100", "pretrained_cfg": {}}', "timm's mobilenetv3_small_100"),
+        ('{"architecture": "mobilenetv1_100", "pretrained_cfg": {"input_size": 3}}', "is not understood"),
+        ("{", "cannot be read"),
+    ],
+)
+def test_what_lies_beside_the_weights_and_does_not_fit_them_is_refused(
+    content: str, message: str, tmp_path: Path
+) -> None:
+    path = write(definitions.HUGGING_FACE.network(3).state(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(MnvError, match=message):
+        import_state_dict(path)
+
+
+# What is refused ----------------------------------------------------------------------------------------------------
+
+
+def detector(prefix: str, heads: tuple[str, ...]) -> Callable[[], State]:
+    def made() -> State:
+        state = definitions.MARVIS.network(10).state()
+        body = {name.replace("model.", prefix, 1): t for name, t in state.items() if not name.startswith("fc.")}
+        return body | {f"{head}.weight": torch.zeros(16, 256, 3, 3) for head in heads}
+
+    return made
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (detector("base_net.", ("extras.0.0", "classification_headers.0", "regression_headers.0")), "detector"),
+        (detector("body.", ("fpn.output1.0", "ssh1.conv3X3.0", "ClassHead.0.conv1x1")), "detector"),
+        (detector("backbone.", ("neck.conv1", "yolo_head.0")), "detector"),
+        (detector("model.", ()), "no classifier"),
+    ],
+    ids=["ssd", "retinaface", "yolo", "body"],
+)
+def test_a_detector_is_called_one(state: Callable[[], State], message: str, tmp_path: Path) -> None:
+    with pytest.raises(MnvError, match=message):
+        import_state_dict(write(state(), tmp_path / "weights.pth"))
+
+
+def test_one_output_becomes_two_classes_that_answer_alike(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs = definitions.HUGGING_FACE.network(1).trained(NORMALIZATIONS["half"], 32)
+    path = write(theirs.state(), tmp_path / "weights.pth")
+    found = import_file(path, Options(classes=("cat", "dog"), input_size=32))
+    assert any("second of two classes" in note for note in found.notes)
+    pictures = shown(32)
+    with torch.inference_mode():
+        chance = found.network(torch.from_numpy(pictures)).softmax(1)[:, 1]
+        expected = theirs.logits(normalized(pictures, NORMALIZATIONS["half"])).sigmoid()[:, 0]
+    torch.testing.assert_close(chance, expected, atol=1e-5, rtol=1e-5)
