@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from mnv1deploy import bundled, formats, images
+from mnv1deploy.averaging import Tta, averaged
 from mnv1deploy.confidence import probabilities
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import CPU, Images, Logits, Session
@@ -45,10 +46,18 @@ class Classifier:
 
     Called with raw pixels, uint8 ``[N, H, W, C]`` at the network's own size, it gives logits, float32 ``[N, classes]``.
     Colours are in the order of RGB; OpenCV's pictures are BGR, and need ``picture[..., ::-1]``.
+
+    Args:
+        session: of an artifact or checkpoint.
+        tta: what logits are averaged over: "none", the picture itself; "mirror", its mirror image too, which takes
+            twice the time; "crops", also both a pixel off in four directions, ten times.
+
+    Raises:
+        MnvError: for another ``tta``.
     """
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
+    def __init__(self, session: Session, *, tta: Tta = "none") -> None:
+        self.session = averaged(session, tta)
 
     @property
     def spec(self) -> ModelSpec:
@@ -145,15 +154,18 @@ class Classifier:
         return f"<Classifier {self.session!r}: uint8 [N, {shape}] -> {len(spec.classes)} classes>"
 
 
-def load(path: str | Path = bundled.INT8, *, provider: str = CPU, threads: int | None = None) -> Classifier:
+def load(
+    path: str | Path = bundled.INT8, *, provider: str = CPU, threads: int | None = None, tta: Tta = "none"
+) -> Classifier:
     """Opens any artifact or checkpoint; the bundled int8 ONNX by default.
 
     Args:
         path: the file.
         provider: where to run it: "cpu", "cuda", or a provider's full name; used or refused, never replaced.
         threads: to compute with; None leaves it to the engine.
+        tta: see :class:`Classifier`.
 
     Raises:
-        MnvError: if it cannot be opened, or the provider is not there.
+        MnvError: if it cannot be opened, or the provider is not there; for another ``tta``.
     """
-    return Classifier(formats.open_session(path, provider=provider, threads=threads))
+    return Classifier(formats.open_session(path, provider=provider, threads=threads), tta=tta)

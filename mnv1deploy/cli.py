@@ -123,6 +123,13 @@ CalibrationOption = Annotated[
         show_default=False,
     ),
 ]
+TtaOption = Annotated[
+    Literal["none", "mirror", "crops"],
+    typer.Option(
+        help="Average logits over the picture and its mirror image (twice the time), or over both and their "
+        "neighbours a pixel off, too (ten times)."
+    ),
+]
 RangesOption = Annotated[
     str | None,
     typer.Option(
@@ -166,6 +173,7 @@ def predict(
         Path | None, typer.Option(help="Any artifact or checkpoint. Default: the bundled int8 ONNX.")
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many classes to name per picture.")] = 3,
+    tta: TtaOption = "none",
     provider: ProviderOption = "cpu",
     threads: ThreadsOption = None,
     json: JsonOption = False,
@@ -181,7 +189,7 @@ def predict(
     paths = images.find(pictures)
     model = model or bundled.INT8
     console.show_notes(formats.notes(model))
-    classifier = load(model, provider=provider, threads=threads)
+    classifier = load(model, provider=provider, threads=threads, tta=tta)
     failed = False
     with ExitStack() as stack:
         if json:
@@ -532,6 +540,7 @@ def evaluate(
     data: DataOption = None,
     download: DownloadOption = None,
     skip_unreadable: SkipOption = False,
+    tta: TtaOption = "none",
     provider: ProviderOption = "cpu",
     threads: ThreadsOption = None,
     json: JsonOption = False,
@@ -539,6 +548,7 @@ def evaluate(
 ) -> None:
     """Measure top-1, per-class accuracy and the confusion matrix on the test part of the data."""
     from mnv1deploy import bundled, datasets, formats, verification
+    from mnv1deploy.averaging import averaged
     from mnv1deploy.report import as_json, plots, tables
 
     model = model or bundled.INT8
@@ -546,11 +556,11 @@ def evaluate(
     session = formats.open_session(model, provider=provider, threads=threads)
     dataset = datasets.load_test(data, session.spec.pixels, skip_unreadable=skip_unreadable, download=download)
     with console.progress("evaluating", len(dataset)) as advance:
-        evaluation = verification.evaluate(session, dataset, advance)
+        evaluation = verification.evaluate(averaged(session, tta), dataset, advance)
     if plot:
         plots.plot_confusion(evaluation, plot)
     if json:
-        console.show_json({**as_json.evaluation_as_dict(evaluation), "notes": session.notes})
+        console.show_json({**as_json.evaluation_as_dict(evaluation), "tta": tta, "notes": session.notes})
     else:
         tables.show_evaluation(evaluation)
 
@@ -618,6 +628,13 @@ def train(
     crop: Annotated[int | None, _setting("crop", "Padding of the random crop in pixels, 0 for none")] = None,
     flip: Annotated[bool | None, typer.Option(help="Mirror half the pictures.")] = None,
     cutout: Annotated[int | None, _setting("cutout", "Side of the blanked square in pixels, 0 for none")] = None,
+    zoom: Annotated[
+        float | None, _setting("zoom", "Scale pictures by up to 1 + this, up and down, 0 for not at all")
+    ] = None,
+    sharpness: Annotated[
+        float | None, _setting("sharpness", "Blur and sharpen pictures: 1 goes from blurred to twice as sharp")
+    ] = None,
+    noise: Annotated[float | None, _setting("noise", "Largest standard deviation of noise, of 255")] = None,
     views: Annotated[
         int | None, _setting("views", "Different views of the pictures, in turn, 0 for a new one every epoch")
     ] = None,

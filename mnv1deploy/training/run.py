@@ -214,7 +214,10 @@ class Run:
 
     @property
     def _augmentation(self) -> dict[str, Any]:
-        return {name: getattr(self.settings, name) for name in ("crop", "flip", "cutout")}
+        """The settings of :class:`View`; those that came later only where they are in use, for the keys of answers."""
+        always = {name: getattr(self.settings, name) for name in ("crop", "flip", "cutout")}
+        later = {name: getattr(self.settings, name) for name in ("zoom", "sharpness", "noise")}
+        return always | {name: value for name, value in later.items() if value}
 
     @torch.inference_mode()
     def _held_out_logits(self) -> NDArray[np.float32]:

@@ -27,6 +27,9 @@ LEAST_STEPS = 1000
 _GONE = {"mixup": 0, "small": 0}
 """Settings of version 0.1.0 that are no more, and the value with which they did nothing."""
 
+_NEW = {"pictures": 0, "zoom": 0.0, "sharpness": 0.0, "noise": 0.0}
+"""Settings that came later, and the value with which they do nothing."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -49,7 +52,7 @@ class Settings:
         warmup: fraction of the run in which the learning rate rises linearly from zero.
         label_smoothing: arXiv 1512.00567; not used with a teacher.
         ema: decay per step of the moving average of weights and statistics that is evaluated and kept; 0 for none.
-        crop, flip, cutout: of :class:`mnv1deploy.training.augmentation.View`.
+        crop, flip, cutout, zoom, sharpness, noise: of :class:`mnv1deploy.training.augmentation.View`.
         views: number of different views of the training part, seen in turn; 0 for a new one in every epoch.
         teacher: recipe of the networks whose answers are learned instead of the labels; "" for none.
         teachers: how many of them, of seeds 0, 1, ..., whose logits are averaged; 0 for none.
@@ -79,6 +82,9 @@ class Settings:
     crop: int
     flip: bool
     cutout: int
+    zoom: float
+    sharpness: float
+    noise: float
     views: int
     teacher: str
     teachers: int
@@ -177,14 +183,14 @@ class Settings:
 
 
 def _current(content: Mapping[str, Any], owner: str) -> dict[str, Any]:
-    """Settings as they are named now, from those of 0.1.0. Raises MnvError if one that is no more was in use."""
+    """Settings as they are named now, from older ones. Raises MnvError if one that is no more was in use."""
     for name, nothing in _GONE.items():
         if content.get(name, nothing) != nothing:
             raise MnvError(
                 f"{owner} uses {name} = {content[name]}, which mnv1deploy has no longer: it gained nothing.",
                 f"Begin anew without {name}.",
             )
-    return {"pictures": 0} | {name: value for name, value in content.items() if name not in _GONE}
+    return _NEW | {name: value for name, value in content.items() if name not in _GONE}
 
 
 def _read_recipe(name: str | Path) -> dict[str, Any]:
