@@ -870,6 +870,38 @@ def providers(json: JsonOption = False) -> None:
         tables.show_providers(facts["available"], facts["not_available"])
 
 
+@app.command(cls=_Command)
+def doctor(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[FORMAT]...", help="Formats to try. Default: all.", show_default=False),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Try every engine on this machine and say what is installed and what works, for a bug report."""
+    from mnv1deploy import doctor as doctors
+    from mnv1deploy import formats
+    from mnv1deploy.report import tables
+
+    named = dict.fromkeys(_parsed(formats.named)(name) for name in names or ["all"])
+    chosen = list(formats.NAMES if "all" in named else named)
+    with console.stages() as stage:
+        stage("trying engines", 0, len(chosen))
+        done: list[str] = []
+
+        def told(name: str) -> None:
+            done.append(name)
+            stage("trying engines", len(done), len(chosen))
+
+        report = doctors.examine(chosen, told)
+    if json:
+        console.show_json(report.to_dict())
+    else:
+        tables.show_doctor(report)
+    if not report.is_well:
+        raise typer.Exit(1)
+
+
 def _list(text: str, parse: Callable[[str], Any]) -> list[Any]:
     """What stands between commas, each parsed; what is refused is wrong usage."""
     return [_parsed(parse)(part.strip()) for part in text.split(",")]

@@ -23,15 +23,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mnv1deploy import datasets
 from mnv1deploy.artifact import PROVENANCE, Provenance
-from mnv1deploy.c import backends
+from mnv1deploy.c import backends, generate
 from mnv1deploy.c.frames import write as write_frames
 from mnv1deploy.c.measured import TABLE
 from mnv1deploy.c.plan import plan
 from mnv1deploy.camera import Camera
+from mnv1deploy.network import MobileNetV1
+from mnv1deploy.quantization import quantize
+from mnv1deploy.spec import CIFAR
 
 ROOT = Path(__file__).parents[1]
 
@@ -273,6 +277,42 @@ def rows(network: Path) -> Iterator[dict[str, Any]]:
             yield _row(name, "-O2", run, count_instructions(program, images[-1], name))
 
 
+WIDTHS = (0.25, 0.5, 0.75)
+"""Of the bundled network, whose counts are kept besides. Instructions hardly depend on weights: these are random."""
+
+KINDS = ("Cortex-M0", "Cortex-M3", "Cortex-M4", "Cortex-M4, no FPU", "Cortex-M55", *LINUX)
+"""A processor of each kind of kernels; of the others counts follow from these."""
+
+
+def narrow(width: float, folder: Path) -> Path:
+    """Exports the bundled network's spec at another width, with random weights."""
+    spec = CIFAR.scaled(width).replace(name="network")
+    torch.manual_seed(0)
+    integers = quantize(MobileNetV1(spec).eval().folded(), pictures(), "")
+    generate.write(folder, integers, Provenance("c", "int8", spec, "0" * 64, (), integers.facts, {}))
+    return folder
+
+
+def count(network: Path, name: str, folder: Path) -> int:
+    """Instructions for the last of the pictures, compiled with -O2."""
+    image = pictures()[-1]
+    if name in CORTEX_M:
+        return run_cortex_m(network, image[None], name, folder / "board", "OPTIMIZE=-O2", "RAM=64K").instructions
+    return count_instructions(build_linux(network, name, folder), image, name)
+
+
+def widths() -> dict[str, dict[str, int]]:
+    """Instructions by processor and width."""
+    found: dict[str, dict[str, int]] = {name: {} for name in KINDS}
+    with tempfile.TemporaryDirectory() as temporary:
+        for width in WIDTHS:
+            network = narrow(width, Path(temporary) / str(width))
+            for name in KINDS:
+                found[name][str(width)] = count(network, name, Path(tempfile.mkdtemp(dir=temporary)))
+                print(name, width, found[name][str(width)], flush=True)
+    return found
+
+
 PLANNED = ("Cortex-M3", "Cortex-M4", "Cortex-M55")
 """Processors on which the plans are compared."""
 
@@ -338,6 +378,8 @@ def main() -> None:
     for row in camera_rows(arguments.network):
         print(row, flush=True)
         counts.setdefault("Cortex-M4, camera", {})[row["camera"]] = {**facts, "instructions": row["instructions"]}
+    for name, by_width in widths().items():
+        counts[name]["-O2"]["widths"] = by_width
     if arguments.write:
         TABLE.write_text(json.dumps(counts, indent=1) + "\n", "utf-8")
 

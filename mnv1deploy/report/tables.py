@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mnv1deploy.c.plan import Plan
     from mnv1deploy.cost import Cost
     from mnv1deploy.datasets import Dataset
+    from mnv1deploy.doctor import Report
     from mnv1deploy.exporting import Exported
     from mnv1deploy.importing import Imported
     from mnv1deploy.quantization import Quantization
@@ -534,3 +535,27 @@ def show_providers(available: dict[str, list[str]], missing: dict[str, str]) -> 
             by_provider.setdefault(name, []).append(format_)
     show_table(["available", "for"], [(name, ", ".join(found)) for name, found in by_provider.items()])
     show_table(["not available", "comes with"], list(missing.items()), captions=[machine_line()])
+
+
+def show_doctor(report: Report) -> None:
+    """Facts of the machine, a row per format, and what does not go together."""
+    show_facts(list(report.machine.items()))
+    show_table(
+        ["format", "engine", "", ">seconds", "on", "what"],
+        [
+            (
+                engine.format,
+                ", ".join(f"{name} {version}" for name, version in engine.versions.items()),
+                engine.status,
+                f"{engine.seconds:.1f}" if engine.seconds else "",
+                ", ".join(name.removesuffix("ExecutionProvider") for name in engine.providers),
+                engine.detail,
+            )
+            for engine in report.engines
+        ],
+        spare=("seconds", "engine"),
+    )
+    for doubt in report.doubts:
+        show_line(f"{doubt.what} (From {doubt.source}.)")
+    broken = [engine.format for engine in report.engines if engine.status == "broken"]
+    show_line(f"Broken: {', '.join(broken)}." if broken else "Nothing that is installed is broken.")
