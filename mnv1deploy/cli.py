@@ -80,6 +80,27 @@ def _size(text: str) -> int:
 
 
 @_parsed
+def _clock(text: str) -> Any:
+    from mnv1deploy.choosing import Clock
+
+    return Clock.parse(text)
+
+
+@_parsed
+def _seconds(text: str) -> float:
+    from mnv1deploy import choosing
+
+    return choosing.seconds(text)
+
+
+@_parsed
+def _fraction(text: str) -> float:
+    from mnv1deploy import choosing
+
+    return choosing.fraction(text)
+
+
+@_parsed
 def _plot(text: str) -> Path:
     from mnv1deploy.report import plots
 
@@ -868,6 +889,65 @@ def providers(json: JsonOption = False) -> None:
         console.show_json(facts)
     else:
         tables.show_providers(facts["available"], facts["not_available"])
+
+
+@app.command(cls=_Command)
+def choose(
+    target: Annotated[
+        str, typer.Option(help="microcontroller, esp32, raspberry-pi, phone, web or server.")
+    ] = "microcontroller",
+    flash: Annotated[
+        int | None,
+        typer.Option(
+            parser=_size, metavar="SIZE", help="Of a whole program: 320K; K is 1,024 bytes.", show_default=False
+        ),
+    ] = None,
+    ram: Annotated[
+        int | None, typer.Option(parser=_size, metavar="SIZE", help="The same of RAM.", show_default=False)
+    ] = None,
+    latency: Annotated[
+        float | None,
+        typer.Option(
+            parser=_seconds, metavar="TIME", help="With --on and its clock: of a picture, 5ms.", show_default=False
+        ),
+    ] = None,
+    on: Annotated[
+        Any,
+        typer.Option(
+            parser=_clock,
+            metavar="PROCESSOR[@MHz]",
+            help="cortex-m4@80MHz, say. Default: one of the target's kind.",
+            show_default=False,
+        ),
+    ] = None,
+    cycles_per_instruction: Annotated[
+        float | None,
+        typer.Option(min=0.05, max=100, help="In place of what is published of the processor.", show_default=False),
+    ] = None,
+    top1: Annotated[
+        float | None, typer.Option(parser=_fraction, metavar="PERCENT", help="Least accuracy: 90%.", show_default=False)
+    ] = None,
+    checkpoint: Annotated[
+        list[Path] | None,
+        typer.Option(help="Yours, beside those that are shipped; may be repeated.", show_default=False),
+    ] = None,
+    json: JsonOption = False,
+    plot: PlotOption = None,
+) -> None:
+    """Choose a network for a device by flash, RAM, latency and accuracy, and say how to export it."""
+    from mnv1deploy import choosing
+    from mnv1deploy.report import as_json, plots, tables
+
+    wanted = choosing.Wanted(target, flash, ram, latency, on, cycles_per_instruction, top1)
+    choices = choosing.choose(wanted, choosing.candidates(checkpoint or []))
+    if plot:
+        plots.plot_choices(choices, plot)
+    if json:
+        console.show_json(as_json.choices_as_dict(wanted, choices))
+    else:
+        tables.show_choices(wanted, choices)
+    if not choices[0].fits:
+        raise choosing.nothing_fits(choices)
 
 
 @app.command(cls=_Command)

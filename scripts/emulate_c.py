@@ -280,7 +280,7 @@ def rows(network: Path) -> Iterator[dict[str, Any]]:
 WIDTHS = (0.25, 0.5, 0.75)
 """Of the bundled network, whose counts are kept besides. Instructions hardly depend on weights: these are random."""
 
-KINDS = ("Cortex-M0", "Cortex-M3", "Cortex-M4", "Cortex-M4, no FPU", "Cortex-M55", *LINUX)
+KINDS = ("Cortex-M0", "Cortex-M3", "Cortex-M4", "Cortex-M4, no FPU", "Cortex-M55")
 """A processor of each kind of kernels; of the others counts follow from these."""
 
 
@@ -293,14 +293,6 @@ def narrow(width: float, folder: Path) -> Path:
     return folder
 
 
-def count(network: Path, name: str, folder: Path) -> int:
-    """Instructions for the last of the pictures, compiled with -O2."""
-    image = pictures()[-1]
-    if name in CORTEX_M:
-        return run_cortex_m(network, image[None], name, folder / "board", "OPTIMIZE=-O2", "RAM=64K").instructions
-    return count_instructions(build_linux(network, name, folder), image, name)
-
-
 def widths() -> dict[str, dict[str, int]]:
     """Instructions by processor and width."""
     found: dict[str, dict[str, int]] = {name: {} for name in KINDS}
@@ -308,7 +300,8 @@ def widths() -> dict[str, dict[str, int]]:
         for width in WIDTHS:
             network = narrow(width, Path(temporary) / str(width))
             for name in KINDS:
-                found[name][str(width)] = count(network, name, Path(tempfile.mkdtemp(dir=temporary)))
+                run = run_cortex_m(network, pictures()[-1:], name, Path(temporary) / f"{name} {width}", "OPTIMIZE=-O2")
+                found[name][str(width)] = run.instructions
                 print(name, width, found[name][str(width)], flush=True)
     return found
 

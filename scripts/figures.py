@@ -18,6 +18,7 @@ from mnv1deploy import bundled
 from mnv1deploy.artifact import Manifest
 from mnv1deploy.benchmark import processor
 from mnv1deploy.c import backends
+from mnv1deploy.c.cycles import CORES
 from mnv1deploy.c.plan import plan
 from mnv1deploy.cost import cost
 from mnv1deploy.report.tables import figure_text
@@ -329,14 +330,23 @@ def peaks(runs: Runs) -> str:
 
 def emulation_table(runs: Runs) -> str:
     """A row per processor and options."""
-    header = "processor | options | >code | >constants | >whole flash | >whole RAM | >stack in use | >instructions"
+    header = (
+        "processor | options | >code | >constants | >whole flash | >whole RAM | >stack in use | >instructions | >cycles"
+    )
     sizes = ("code", "constants", "flash", "ram", "stack")
+
+    def cycles(row: Run) -> str:
+        core = CORES.get(row["processor"])
+        bound = "≥ " if core and core.is_bound else "≈ "
+        return f"{bound}{row['instructions'] * core.per_instruction / 1e6:.1f} M" if core else ""
+
     rows = (
         [
             row["processor"],
             row["options"],
             *(f"{row[size]:,}" if row[size] else "" for size in sizes),
             f"{row['instructions'] / 1e6:.1f} M",
+            cycles(row),
         ]
         for row in runs["emulation"][0]["results"]
     )

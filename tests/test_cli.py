@@ -563,7 +563,7 @@ def test_artifacts_that_are_code_are_called_so(tmp_path: Path) -> None:
 
 def test_help_and_version(tmp_path: Path) -> None:
     commands = ["train", "import", "export", "predict", "bench", "evaluate", "info", "cost", "providers", "formats"]
-    commands += ["serve", "doctor"]
+    commands += ["serve", "doctor", "choose"]
     wanted = [[*command, flag] for command in ([], *([name] for name in commands)) for flag in ("-h", "--help")]
     short_and_long = [done.stdout for done in mnv1_each(wanted, tmp_path) if done.returncode == 0]
     assert short_and_long[::2] == short_and_long[1::2]

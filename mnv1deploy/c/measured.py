@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -25,6 +25,7 @@ class Build:
         instructions: for one picture.
         flash, ram: bytes of the whole program of examples/cortex-m; 0 on a processor that runs Linux.
         stack: bytes of it in use at most; 0 there, too.
+        widths: instructions of the same network at other widths, where they were counted.
     """
 
     processor: str
@@ -37,6 +38,7 @@ class Build:
     flash: int = 0
     ram: int = 0
     stack: int = 0
+    widths: dict[str, int] = field(default_factory=dict, hash=False)
 
     @property
     def is_microcontroller(self) -> bool:

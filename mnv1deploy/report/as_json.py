@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnv1deploy import benchmark, formats
+from mnv1deploy import benchmark, choosing, formats
 from mnv1deploy.artifact import File, Manifest, hashes, read_checkpoint_metadata, require_mobilenetv1
 from mnv1deploy.c.fitting import fitting_plan, needs
 from mnv1deploy.c.plan import footprint
@@ -19,6 +19,7 @@ from mnv1deploy.spec import ModelSpec
 
 if TYPE_CHECKING:
     from mnv1deploy.benchmark import Profile, Result
+    from mnv1deploy.choosing import Choice, Wanted
     from mnv1deploy.datasets import Dataset
     from mnv1deploy.exporting import Exported
     from mnv1deploy.quantization import Quantization
@@ -142,6 +143,18 @@ def spec_of(path: Path) -> ModelSpec:
     if "training" in facts:
         require_mobilenetv1(facts, path)
     return ModelSpec.from_dict(facts["spec"])
+
+
+def choices_as_dict(wanted: Wanted, choices: Sequence[Choice]) -> dict[str, Any]:
+    """What :func:`show_choices` shows; ``command`` exports the first, if it fits."""
+    core = wanted.core
+    return {
+        "wanted": asdict(wanted),
+        "processor": wanted.processor or None,
+        "cycles": asdict(core) if core else None,
+        "choices": [choice.to_dict() for choice in choices],
+        "command": choosing.command(wanted, choices[0]) if choices[0].fits else None,
+    }
 
 
 def providers_as_dict() -> dict[str, Any]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from mnv1deploy.benchmark import Result
+    from mnv1deploy.choosing import Choice
     from mnv1deploy.quantization.sensitivity import Sensitivity
     from mnv1deploy.training.progress import Epoch
     from mnv1deploy.verification import Evaluation
@@ -170,3 +171,47 @@ def plot_quantization(found: Sensitivity, path: Path) -> None:
         )
 
     save_plot(path, draw, size=(11, 1 + 0.3 * len(found.layers)))
+
+
+def plot_choices(choices: Sequence[Choice], path: Path) -> None:
+    """Accuracy over instructions, or over multiply-adds where nothing was counted; a line joins the best that fit.
+
+    What does not fit is hollow. Networks of unknown accuracy are marks on the axis below.
+    """
+    counted = all(choice.instructions for choice in choices)
+
+    def effort(choice: Choice) -> float:
+        return ((choice.instructions or 0) if counted else choice.multiply_adds) / 1e6
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        known = [choice for choice in choices if choice.candidate.accuracy]
+        for choice in known:
+            colour = "tab:blue" if choice.fits else "none"
+            axes.scatter(effort(choice), 100 * choice.top1, s=50, facecolors=colour, edgecolors="tab:blue", zorder=3)
+            axes.annotate(
+                _plain(choice.candidate.name),
+                (effort(choice), 100 * choice.top1),
+                xytext=(6, -4),
+                textcoords="offset points",
+                fontsize=8,
+            )
+        front = sorted((effort(choice), 100 * choice.top1) for choice in known if choice.is_best)
+        axes.plot([x for x, _ in front], [y for _, y in front], color="tab:blue", alpha=0.5)
+        for choice in choices:
+            if not choice.candidate.accuracy:
+                axes.axvline(effort(choice), color="tab:gray", linestyle=":", linewidth=1)
+                axes.text(
+                    effort(choice),
+                    0.02,
+                    _plain(choice.candidate.name),
+                    transform=axes.get_xaxis_transform(),
+                    rotation=90,
+                    fontsize=7,
+                )
+        axes.set_xscale("log")
+        axes.set_xlabel(f"millions of {'instructions' if counted else 'multiply-adds'} for a picture")
+        axes.set_ylabel("top-1 (%)")
+        axes.grid(alpha=0.3)
+
+    save_plot(path, draw, size=(7, 4.5))

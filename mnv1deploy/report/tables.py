@@ -19,6 +19,7 @@ from mnv1deploy.spec import ModelSpec
 if TYPE_CHECKING:
     from mnv1deploy.benchmark import Profile, Result
     from mnv1deploy.c.plan import Plan
+    from mnv1deploy.choosing import Choice, Wanted
     from mnv1deploy.cost import Cost
     from mnv1deploy.datasets import Dataset
     from mnv1deploy.doctor import Report
@@ -559,3 +560,73 @@ def show_doctor(report: Report) -> None:
         show_line(f"{doubt.what} (From {doubt.source}.)")
     broken = [engine.format for engine in report.engines if engine.status == "broken"]
     show_line(f"Broken: {', '.join(broken)}." if broken else "Nothing that is installed is broken.")
+
+
+def show_choices(wanted: Wanted, choices: Sequence[Choice]) -> None:
+    """A row per candidate, what the figures are, and the command that exports the first."""
+    here = any(choice.build for choice in choices)
+    memories = any(choice.flash for choice in choices)
+    timed = any(choice.seconds for choice in choices)
+    core = wanted.core if timed else None
+    least = "at least " if core and core.is_bound else ""
+    rows = []
+    for choice in choices:
+        accuracy = choice.candidate.accuracy
+        count = "" if choice.instructions is None else f"{choice.instructions / 1e6:.1f} M"
+        rows.append(
+            [
+                choice.candidate.name,
+                "unknown"
+                if accuracy is None
+                else f"{accuracy.top1:.2%}{'' if choice.candidate.is_int8 else ' (float)'}",
+                f"{choice.weights:,}",
+                f"{choice.multiply_adds / 1e6:.1f} M",
+                *([choice.build.options if choice.build else ""] if here else []),
+                *(
+                    [f"{choice.flash or 0:,}", f"{choice.ram or 0:,}{'*' if choice.is_planned else ''}"]
+                    if memories
+                    else []
+                ),
+                *([f"{'~ ' if count and not choice.is_measured else ''}{count}"] if here else []),
+                *([f"{1000 * choice.seconds:.1f}" if choice.seconds else ""] if timed else []),
+                "best" if choice.is_best else "yes" if choice.fits else f"no: {', '.join(choice.missing)}",
+            ]
+        )
+    named = [choice for choice in choices if choice.candidate.accuracy]
+    captions = []
+    if named:
+        captions.append(f"top-1: on {named[0].candidate.accuracy.on if named[0].candidate.accuracy else ''}, of int8")
+    if here:
+        captions.append(
+            f"instructions: for a picture on {wanted.processor}, counted under emulation; ~ is estimated from counts"
+        )
+    if memories:
+        captions.append(
+            f"flash, RAM: bytes of a whole program, with one picture and {STACK:,} bytes of stack; * planned with few "
+            "rows at a time, which takes up to a tenth more instructions"
+        )
+    if core:
+        captions.append(
+            f"ms: estimated, {least}{core.per_instruction:.2f} cycles an instruction ({core.source}), memory without "
+            "wait states"
+        )
+    captions.append("best: nothing else that fits is as accurate and takes less")
+    if note := wanted.note:
+        captions.append(note)
+    show_table(
+        [
+            *("network", ">top-1", ">weights", ">multiply-adds"),
+            *(["options"] if here else []),
+            *([">flash", ">RAM"] if memories else []),
+            *([">instructions"] if here else []),
+            *([f">{least}ms"] if timed else []),
+            "fits",
+        ],
+        rows,
+        spare=("weights", "multiply-adds", "options"),
+        captions=captions,
+    )
+    if choices[0].fits:
+        from mnv1deploy import choosing
+
+        show_line(choosing.command(wanted, choices[0]))
