@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -19,6 +19,8 @@ from mnv1deploy.images import ImageSource
 from mnv1deploy.spec import ModelSpec
 
 BATCH = 32
+"""Pictures in one call of the network. Of many, those are together that follow each other, so that whoever answers
+them, in one process or on many machines, has the same sums of floating point."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -109,6 +111,8 @@ class Classifier:
     ) -> Iterator[tuple[ImageSource, Prediction | MnvError]]:
         """Classifies many, in batches, in order; a picture that cannot be read yields its error.
 
+        Pictures are decoded on several threads, up to 64 ahead, while the network is computed.
+
         Args:
             pictures: any iterable of what :meth:`predict` takes, read as the answers are asked for.
             top: see :meth:`predict`.
@@ -126,27 +130,33 @@ class Classifier:
             )
         return self._predict_all(iter(pictures), top)
 
+    def predict_batch(self, pictures: Sequence[ImageSource], *, top: int = 5) -> list[Prediction | MnvError]:
+        """Classifies a few pictures in one call of the network, on the caller's thread; see :meth:`predict_all`."""
+        return self._answers([images.attempt(picture, self.spec.pixels) for picture in pictures], top)
+
+    def _answers(self, read: Sequence[Images | MnvError], top: int) -> list[Prediction | MnvError]:
+        pixels = [picture for picture in read if not isinstance(picture, MnvError)]
+        answers = iter(self.predict_array(np.stack(pixels), top=top) if pixels else ())
+        return [picture if isinstance(picture, MnvError) else next(answers) for picture in read]
+
     def _predict_all(
         self, pictures: Iterator[ImageSource], top: int
     ) -> Iterator[tuple[ImageSource, Prediction | MnvError]]:
-        def read(picture: ImageSource) -> Images | MnvError:
-            try:
-                return images.read(picture, self.spec.pixels)
-            except MnvError as error:
-                return error
+        sources: deque[ImageSource] = deque()
 
-        with ExitStack() as stack:
-            pool = None
-            while batch := list(islice(pictures, BATCH)):
-                if len(batch) > 1 and not pool:  # threads take a while to import, and one picture needs none
-                    from concurrent.futures import ThreadPoolExecutor
+        def noted(pictures: Iterable[ImageSource]) -> Iterator[ImageSource]:
+            for picture in pictures:
+                sources.append(picture)
+                yield picture
 
-                    pool = stack.enter_context(ThreadPoolExecutor())
-                pixels = list((pool.map if pool else map)(read, batch))
-                readable = [p for p in pixels if not isinstance(p, MnvError)]
-                answers = iter(self.predict_array(np.stack(readable), top=top) if readable else ())
-                for picture, read_pixels in zip(batch, pixels, strict=True):
-                    yield picture, read_pixels if isinstance(read_pixels, MnvError) else next(answers)
+        first = list(islice(pictures, 2))
+        if len(first) > 1:
+            read = images.read_each(noted(chain(first, pictures)), self.spec.pixels)
+        else:  # threads take a while to import, and one picture needs none
+            read = (images.attempt(picture, self.spec.pixels) for picture in noted(first))
+        while batch := list(islice(read, BATCH)):
+            for answer in self._answers(batch, top):
+                yield sources.popleft(), answer
 
     def __repr__(self) -> str:
         spec = self.spec

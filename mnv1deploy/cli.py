@@ -187,6 +187,7 @@ def _main(
 
 @app.command(cls=_Command)
 def predict(
+    ctx: typer.Context,
     pictures: Annotated[
         list[str], typer.Argument(help="Pictures, folders, patterns like '*.jpg', or - for standard input.")
     ],
@@ -199,33 +200,92 @@ def predict(
     threads: ThreadsOption = None,
     json: JsonOption = False,
     json_lines: Annotated[bool, typer.Option("--json-lines", help="Print a JSON object per picture and line.")] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="Where --json-lines writes. Default: standard output.", show_default=False)
+    ] = None,
+    csv: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE|-", help="Write a CSV file, or CSV to standard output.", show_default=False),
+    ] = None,
+    parquet: Annotated[
+        Path | None,
+        typer.Option(help="Write a Parquet file; until all is answered, FILE.jsonl beside it.", show_default=False),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a file that a run which was ended left; to the byte the same.")
+    ] = False,
+    sort: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Also put the pictures into DIR/<class>/; never over a file that is there."),
+    ] = None,
+    sort_by: Annotated[Literal["copy", "link", "move"], typer.Option(help="How; link makes symbolic links.")] = "copy",
+    min_probability: Annotated[
+        float, typer.Option(min=0, max=1, help="With --sort: what is less likely goes into DIR/unsure.")
+    ] = 0.0,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes that decode and compute. Default: for 512 pictures or more on the CPU one per processor, "
+            "else this one alone.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Say what is in pictures."""
-    from mnv1deploy import bundled, formats, images
+    from mnv1deploy import bundled, formats, images, many
     from mnv1deploy.classifier import load
-    from mnv1deploy.report import answers
+    from mnv1deploy.report import answers, rows
+    from mnv1deploy.sorting import Sorter
 
-    if json and json_lines:
-        raise typer.BadParameter("--json is one document and --json-lines is many; leave out one of the two.")
+    forms = {"--json": json, "--json-lines": json_lines, "--csv": csv, "--parquet": parquet}
+    if len(chosen := [name for name, given in forms.items() if given]) > 1:
+        raise typer.BadParameter(f"{' and '.join(chosen)} are forms of the same answers; leave out all but one.")
+    if not json_lines:
+        _refuse(ctx, "without --json-lines", "output")
+    if not sort:
+        _refuse(ctx, "without --sort", "sort_by", "min_probability")
+    if not output and not parquet and (not csv or str(csv) == rows.STANDARD_OUTPUT):
+        _refuse(ctx, "without a file to go on with", "resume")
+    if sort and images.STANDARD_INPUT in pictures:
+        raise typer.BadParameter("A picture from standard input has no name to sort it under; leave out -.")
     paths = images.find(pictures)
     model = model or bundled.INT8
     console.show_notes(formats.notes(model))
-    classifier = load(model, provider=provider, threads=threads, tta=tta)
-    failed = False
+    opened = partial(load, model, provider=provider, tta=tta)
+    classifier = opened(threads=threads)
+    classes = classifier.spec.classes
+    sorter = Sorter(sort, classes, sort_by, min_probability) if sort else None
+    if sorter:
+        paths = sorter.unsorted(paths)
+    workers = workers or many.default_workers(paths, classifier.session.provider)
     with ExitStack() as stack:
-        if json:
-            show = stack.enter_context(answers.json_document())
+        if parquet:
+            log = stack.enter_context(rows.kept_as_parquet(parquet, resume=resume))
+        elif json_lines or csv:
+            form = rows.JsonLines() if json_lines else rows.Csv(min(top, len(classes)))
+            log = stack.enter_context(rows.kept(output or csv, form, resume=resume))
+        elif json:
+            log = rows.Shown(stack.enter_context(answers.json_document()))
         else:
-            show = answers.json_lines() if json_lines else answers.lines(paths, classifier.spec.classes)
-        advance = stack.enter_context(console.progress("predicting", len(paths)))
-        for path, answer in classifier.predict_all(paths, top=top):
-            if isinstance(answer, MnvError):
-                console.show_error(answer.message, answer.hint)
-                failed = True
-            else:
-                show(str(path), answer)
-            advance(1)
-    if failed:
+            log = rows.Shown(answers.lines(paths, classes))
+        work = log.left(paths)
+        advance = stack.enter_context(console.progress("predicting", sum(map(len, work))))
+        try:
+            opened_again = partial(opened, threads=threads or 1)
+            for batch in many.answer(classifier, work, top=top, workers=workers, open_again=opened_again):
+                for (path, answer), there in zip(batch, log.add(batch), strict=True):
+                    if not isinstance(answer, MnvError):
+                        if sorter:
+                            sorter.put(path, answer, again=there)
+                    elif not there:
+                        console.show_error(answer.message, answer.hint)
+                advance(len(batch))
+        except KeyboardInterrupt:
+            hint = "Go on with the same command and --resume." if log.resumable else ""
+            console.show_error("Interrupted; what is answered is kept.", hint)
+            raise typer.Exit(130) from None
+    if log.unreadable:
         raise typer.Exit(1)
 
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from mnv1deploy.errors import MnvError
 
@@ -44,6 +44,23 @@ def atomic(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def growing(path: str | Path) -> Iterator[IO[bytes]]:
+    """A file to read and write, made if need be, that keeps what is written whatever happens to the writer.
+
+    Raises:
+        MnvError: if it cannot be opened or has no room.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "r+b" if path.exists() else "x+b")  # noqa: SIM115
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    with _room_for(path), file:
+        yield file
 
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)

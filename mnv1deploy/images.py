@@ -23,6 +23,7 @@ __all__ = [
     "STANDARD_INPUT",
     "ImageSource",
     "UnreadableError",
+    "attempt",
     "find",
     "has_picture",
     "is_picture",
@@ -187,21 +188,23 @@ def read(source: ImageSource, pixels: Pixels, *, name: str = "", most: int = dec
         raise MnvError(f"{name} cannot be read as a picture.", f"{MnvError.reason(error)}.") from error
 
 
+def attempt(source: ImageSource, pixels: Pixels) -> NDArray[np.uint8] | MnvError:
+    """As :func:`read`, but what it raises is returned."""
+    try:
+        return read(source, pixels)
+    except MnvError as error:
+        return error
+
+
 def read_each(sources: Iterable[ImageSource], pixels: Pixels) -> Iterator[NDArray[np.uint8] | MnvError]:
     """Pictures one after another as :func:`read` gives them, or why one cannot be read; decoded on several threads."""
     from concurrent.futures import Future, ThreadPoolExecutor
-
-    def attempt(source: ImageSource) -> NDArray[np.uint8] | MnvError:
-        try:
-            return read(source, pixels)
-        except MnvError as error:
-            return error
 
     # Pillow decodes and resizes without holding the GIL
     with ThreadPoolExecutor() as pool:
         waiting: deque[Future[NDArray[np.uint8] | MnvError]] = deque()
         for source in sources:
-            waiting.append(pool.submit(attempt, source))
+            waiting.append(pool.submit(attempt, source, pixels))
             if len(waiting) == _WINDOW:
                 yield waiting.popleft().result()
         while waiting:

@@ -6,13 +6,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from mnv1deploy.report.console import json_list, show_line, to_json, visible, write
+from mnv1deploy.errors import MnvError
+from mnv1deploy.report.console import json_list, show_line, visible
 
 if TYPE_CHECKING:
     from mnv1deploy.classifier import Prediction
 
-Show = Callable[[str, "Prediction"], None]
-"""Called with a picture's path and what it is taken for."""
+Row = dict[str, Any]
+"""``path``, ``label``, ``probability`` and ``top``; of a picture that cannot be read ``path`` and ``error``."""
+
+Show = Callable[[str, "Prediction | MnvError"], None]
+"""Called with a picture's path and what it is taken for, or why it cannot be read."""
 
 WIDEST_LABEL = 32
 """Columns that labels are filled up to; a longer one shifts what stands behind it."""
@@ -28,7 +32,9 @@ def lines(paths: Sequence[str], labels: Sequence[str]) -> Show:
     path_width = max(map(_width, paths))
     label_width = min(max(map(_width, labels)), WIDEST_LABEL)
 
-    def show(path: str, answer: Prediction) -> None:
+    def show(path: str, answer: Prediction | MnvError) -> None:
+        if isinstance(answer, MnvError):
+            return
         others = ", ".join(f"{label} {probability:.1%}" for label, probability in answer.top[1:])
         line = f"{_filled(path, path_width)}  {_filled(answer.label, label_width)}  {answer.probability:6.1%}"
         show_line(line + (f"  ({others})" if others else ""))
@@ -36,24 +42,17 @@ def lines(paths: Sequence[str], labels: Sequence[str]) -> Show:
     return show
 
 
-def json_lines() -> Show:
-    """A JSON object per picture and line."""
-
-    def show(path: str, answer: Prediction) -> None:
-        write(to_json(as_dict(path, answer), indent=None) + "\n")
-
-    return show
-
-
 @contextmanager
 def json_document() -> Iterator[Show]:
-    """One JSON list, of an object per picture."""
+    """One JSON list, of an object per picture that can be read."""
     with json_list() as add:
-        yield lambda path, answer: add(as_dict(path, answer))
+        yield lambda path, answer: None if isinstance(answer, MnvError) else add(as_dict(path, answer))
 
 
-def as_dict(path: str, answer: Prediction) -> dict[str, Any]:
-    """For JSON: path, label, probability and top."""
+def as_dict(path: str, answer: Prediction | MnvError) -> Row:
+    """A picture's row."""
+    if isinstance(answer, MnvError):
+        return {"path": path, "error": str(answer)}
     return {
         "path": path,
         "label": answer.label,

@@ -127,6 +127,11 @@ def _spelt(letter: str) -> str:
     return _HALVES.sub(_spelt_half, letter) if _HALVES.match(letter) else letter.encode("unicode_escape").decode()
 
 
+def encodable(text: str) -> str:
+    """Text of which every encoding of Unicode has all letters: bytes of a name that are no UTF-8 are spelt."""
+    return _HALVES.sub(_spelt_half, text)
+
+
 def _spelt_half(found: re.Match[str]) -> str:
     """The byte of a file name that it stands for, else the half itself, as Python spells it."""
     code = ord(found[0])
@@ -182,7 +187,7 @@ def to_json(content: Any, *, indent: int | None = 2) -> str:
 
 def _plain(content: Any) -> Any:
     if isinstance(content, str):
-        return _HALVES.sub(_spelt_half, content)
+        return encodable(content)
     if isinstance(content, float):
         return content if math.isfinite(content) else None
     if isinstance(content, dict):
