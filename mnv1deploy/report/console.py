@@ -129,7 +129,7 @@ def _spelt(letter: str) -> str:
 
 def encodable(text: str) -> str:
     """Text of which every encoding of Unicode has all letters: bytes of a name that are no UTF-8 are spelt."""
-    return _HALVES.sub(_spelt_half, text)
+    return text if text.isascii() else _HALVES.sub(_spelt_half, text)
 
 
 def _spelt_half(found: re.Match[str]) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import sys
 import time
 from typing import Any
 
-import anyio
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -40,9 +41,9 @@ class Guard:
             return
         exchange = _Exchange(self, scope, receive, send)
         try:
-            with anyio.move_on_after(self.limits.seconds) as timeout:
+            async with _Timeout(self.limits.seconds) as timeout:
                 await self.app(scope, exchange.receive, exchange.send)
-            if timeout.cancelled_caught:
+            if timeout.expired:
                 await exchange.time_out()
         except ClientDisconnect:
             exchange.status = LEFT
@@ -52,6 +53,33 @@ class Guard:
                 await exchange.refuse(FAILED)
         finally:
             exchange.end()
+
+
+class _Timeout:
+    """asyncio.timeout, which Python 3.10 has not, but for what is raised: nothing, and ``expired`` says so."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.expired = False
+
+    async def __aenter__(self) -> _Timeout:
+        task = asyncio.current_task()
+        assert task
+        self._task = task
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._expire)
+        return self
+
+    def _expire(self) -> None:
+        self.expired = True
+        self._task.cancel()
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> bool:
+        self._timer.cancel()
+        if not self.expired:
+            return False
+        if sys.version_info >= (3, 11):
+            self._task.uncancel()
+        return kind is asyncio.CancelledError
 
 
 class _Exchange:

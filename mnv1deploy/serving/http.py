@@ -63,12 +63,12 @@ def application(
     """
     service = _Service(classifiers, limits or Limits(), workers or machine.processors(), batching or Batching())
     routes: list[BaseRoute] = [
+        Route("/classify", service.classify, methods=["POST"]),  # they are tried in this order
         *_model_routes("/v2/models/{model}", service),
         *_model_routes("/v2/models/{model}/versions/{version}", service),
         Route("/v2", service.server_metadata),
         Route("/v2/health/live", service.live),
         Route("/v2/health/ready", service.ready),
-        Route("/classify", service.classify, methods=["POST"]),
         Route("/metrics", service.read_metrics),
         *_page(classifiers),
     ]

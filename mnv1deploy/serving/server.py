@@ -141,6 +141,11 @@ def _protocol(limits: Limits) -> type[HttpToolsProtocol]:
             super().on_message_complete()
             self._head = 0
 
+        def shutdown(self) -> None:
+            if self.cycle and not self.cycle.response_started:  # else a client sends its next request into the void
+                self.cycle.default_headers = [*self.cycle.default_headers, (b"connection", b"close")]
+            super().shutdown()
+
         def send_400_response(self, msg: str) -> None:
             self._refuse(self._refusal or RefusedError(400, "This is no HTTP."))
 
