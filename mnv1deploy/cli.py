@@ -315,11 +315,15 @@ def serve(
         ),
     ] = None,
     batch: Annotated[
-        int, typer.Option(min=1, max=1024, help="Compute up to so many requests' pictures in one call.")
-    ] = 1,
+        int,
+        typer.Option(
+            min=1, max=1024, help="Compute so many pictures in one call, if they came while no worker was free."
+        ),
+    ] = 8,
     batch_wait: Annotated[
-        float, typer.Option(min=0, max=100, help="With --batch: milliseconds that a picture waits for others.")
-    ] = 1.0,
+        float,
+        typer.Option(min=0, max=100, help="Milliseconds that a picture waits for others, a worker being free."),
+    ] = 0.0,
     queue: Annotated[
         int, typer.Option(min=1, max=100_000, help="Pictures that wait; to more the answer is 503, come later.")
     ] = 128,
@@ -330,7 +334,7 @@ def serve(
 ) -> None:
     """Answer over HTTP: the Open Inference Protocol, pictures at /classify, a page, metrics."""
     if batch == 1:
-        _refuse(ctx, "without --batch", "batch_wait")
+        _refuse(ctx, "with --batch 1", "batch_wait")
     for package in ("starlette", "uvicorn", "httptools", "python_multipart", "prometheus_client"):
         engine(package, "serve")
     from mnv1deploy import bundled, formats

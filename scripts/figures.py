@@ -718,6 +718,64 @@ def web_beside_others(runs: Runs) -> str:
     )
 
 
+# ---- The server
+
+
+def serve_parts(runs: Runs) -> dict[str, Run]:
+    """What was measured by its name; of decoding alone, which came before and after the others, the mean."""
+    rows = runs["serve"][0]["results"]
+    found = {row["part"]: row for row in rows}
+    alone = [row for row in rows if row["part"] == rows[0]["part"]]
+    found[rows[0]["part"]] = {key: mean(row[key] for row in alone) for key in ("images_per_second", "processor")}
+    return found
+
+
+def serve_table(runs: Runs) -> str:
+    """A row per server, after that of decoding alone."""
+    found = serve_parts(runs)
+    bound = next(iter(found.values()))["images_per_second"]
+
+    def rows() -> Iterator[list[str]]:
+        for part, row in found.items():
+            if "images_per_second" not in row:
+                continue
+            yield [
+                part,
+                f"{row['images_per_second']:,.0f}",
+                f"{row['images_per_second'] / bound:.2f}",
+                *(f"{row[key]:,.1f}" if key in row else "" for key in ("p50", "p99")),
+                f"{row['processor']:.2f}",
+                *(f"{row[key]:,.0f}" if row.get(key) else "" for key in ("memory_start", "memory_end")),
+            ]
+
+    header = "server | >images/s | >of decoding | >p50, ms | >p99, ms | >processor, ms"
+    return table(f"{header} | >MiB at the start | >MiB at the end", rows())
+
+
+def serve_load(runs: Runs) -> str:
+    """How the table was made."""
+    row = serve_parts(runs)["mnv1 serve"]
+    return f"{row['connections']} connections for {row['seconds']:.0f} seconds, {row['answers']:,} answers"
+
+
+def serve_batches(runs: Runs) -> str:
+    """Images per second with and without."""
+    found = serve_parts(runs)
+    rates = [found[part]["images_per_second"] for part in ("mnv1 serve", "mnv1 serve --batch 1")]
+    return "{:,.0f} images a second with batches, {:,.0f} without".format(*rates)
+
+
+def serve_trouble(runs: Runs) -> str:
+    """What hostile clients and signals did."""
+    found = serve_parts(runs)
+    hostile, killed, stopped = (found[part] for part in ("hostile clients", "SIGKILL", "SIGTERM"))
+    return (
+        f"beside hostile clients {hostile['answers']:,} answers, {hostile['memory_end']:,.0f} MiB at the end; killed "
+        f"and started again {killed['answers']:,} answers and {killed['cut']} requests cut; stopped by SIGTERM and "
+        f"started again {stopped['answers']:,} answers and {stopped['cut']} cut"
+    )
+
+
 FIGURES: dict[str, Callable[[Runs], str]] = {
     "engines": engines_table,
     "latency.machine": machine("latency"),
@@ -764,6 +822,11 @@ FIGURES: dict[str, Callable[[Runs], str]] = {
     "web": web_table,
     "web.beside": web_beside_others,
     "web.machine": machine("web"),
+    "serve": serve_table,
+    "serve.load": serve_load,
+    "serve.batches": serve_batches,
+    "serve.trouble": serve_trouble,
+    "serve.machine": machine("serve"),
     "platforms": platforms_table,
     "platforms.date": lambda runs: str(runs["platforms"][0]["date"]),
     **{f"commands.{name}": printed(name) for name in ("export", "bench", "refusal", "predict")},

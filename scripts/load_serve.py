@@ -503,7 +503,7 @@ def rows(seconds: float = 60.0, connections: int = 64, python: str | None = None
 
     yield decoding(pictures, classifier, seconds / 3)
     yield serve("mnv1 serve")
-    yield serve("mnv1 serve --batch 8", "--batch", "8", seconds=seconds / 3)
+    yield serve("mnv1 serve --batch 1", "--batch", "1", seconds=seconds / 3)
     with litserve_python(python) as found:
         yield litserve(found, pictures, labels, connections, seconds / 3)
     yield decoding(pictures, classifier, seconds / 3)

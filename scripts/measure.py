@@ -339,12 +339,19 @@ def web() -> Answer:
     return bench_web.measure()
 
 
+def serve() -> Answer:
+    """What mnv1 serve bears, beside what decoding alone allows and another server."""
+    import load_serve as script
+
+    return list(script.rows()), ["python scripts/load_serve.py"]
+
+
 MEASUREMENTS: dict[str, Callable[[], Answer]] = {
     measure.__name__: measure
     for measure in (
         *(artifacts, latency, throughput, sizes, backends, profile, emulation, plans, cameras),
         *(schemes, evidence, few_pictures, trained, tried, classes, confidence),
-        *(imports, equalization, old_onnxruntime, platforms, commands, web),
+        *(imports, equalization, old_onnxruntime, platforms, commands, web, serve),
     )
 }
 

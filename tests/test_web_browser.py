@@ -14,9 +14,11 @@ from conftest import ROOT, shared
 from PIL import Image
 from playwright.sync_api import expect
 from test_c import write
+from test_serve import serving
 from test_web import OVER_THE_WIRE
 
 from mnv1deploy import formats, images
+from mnv1deploy.classifier import load
 from mnv1deploy.confidence import probabilities
 from mnv1deploy.quantization import Quantization
 from mnv1deploy.spec import CIFAR
@@ -288,6 +290,40 @@ def test_a_page_opened_as_a_file_says_what_to_do(browser: "Browser", site: Path)
     page.goto((site / "net_int8.web" / "index.html").as_uri())
     page.wait_for_selector("text=python -m http.server")
     page.close()
+
+
+def test_the_page_of_a_server_sends_it_files(browser: "Browser", site: Path) -> None:
+    """The answers are those of predict, to the file and not to what a browser makes of it."""
+    classifier = load()
+    with serving({"net": classifier}) as address:
+        page = browser.new_page()
+        page.goto(f"http://{address}")
+        expect(page.locator("#status")).to_be_empty()
+        page.set_input_files("#files", [site / name for name in (*PHOTOGRAPHS, "broken.png")])
+        expect(page.locator("#status")).to_contain_text("broken.png cannot be decoded")
+        found = page.locator("#list button strong").all_inner_texts()
+        expected = [classifier.predict(site / name) for name in PHOTOGRAPHS]
+        assert [text.replace("\u00a0", " ") for text in found] == [
+            f"{answer.label}, {100 * answer.probability:.1f} %" for answer in expected
+        ]
+        assert page.locator("#seen").is_hidden()
+        page.click("#camera")
+        expect(page.locator("#name")).to_have_text("The camera")
+        expect(page.locator("#label")).to_contain_text("cat, ")
+        page.close()
+
+
+def test_a_server_of_a_web_folder_has_its_page(browser: "Browser", site: Path) -> None:
+    with serving({"int8": load(), "web": load(site / "net_int8.web")}) as address:
+        page, asked = browser.new_page(), []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"http://{address}")
+        expect(page.locator("#status")).to_be_empty()
+        page.set_input_files("#files", site / "cat.png")
+        expect(page.locator("#label")).to_contain_text("cat, ")
+        assert "stay on this device" in page.inner_text("header")
+        assert not any("classify" in url for url in asked)
+        page.close()
 
 
 def test_nothing_but_its_own_files_is_asked_for(browser: "Browser", address: str) -> None:

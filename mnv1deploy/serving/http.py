@@ -59,7 +59,7 @@ def application(
         classifiers: opened with one thread each, requests being computed beside each other.
         limits: of a request, and of all.
         workers: threads that decode and compute; by default as many as there are processors.
-        batching: of requests; by default none.
+        batching: of requests; by default what comes while no worker is free is computed together.
     """
     service = _Service(classifiers, limits or Limits(), workers or machine.processors(), batching or Batching())
     routes: list[BaseRoute] = [

@@ -42,7 +42,7 @@ class Model:
     ) -> None:
         self.name = name
         self._classifier, self._pool, self._limits = classifier, pool, limits
-        self._batches = Batches(self._run, batching) if batching.size > 1 else None
+        self._batches = Batches(pool, self._compute, batching) if batching.size > 1 else None
         self._reading = metrics.stage_seconds.labels(name, "read")
         self._computing = metrics.stage_seconds.labels(name, "compute")
         self._sizes, self._unreadable = metrics.batch_pictures.labels(name), metrics.unreadable.labels(name)
@@ -72,9 +72,6 @@ class Model:
         if self._batches is None:
             return await self._pool.run(lambda: self._compute(read()))
         return await self._batches(await self._pool.run(read))
-
-    async def _run(self, pixels: Images) -> Logits:
-        return await self._pool.run(lambda: self._compute(pixels))
 
     def _read(self, picture: bytes, name: str) -> Images:
         start = time.perf_counter()

@@ -55,11 +55,16 @@ class Pool:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
             if not future.cancel() and not future.done():
-                self.taken += 1
-                future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._give_back))
+                self.keep()
+                future.add_done_callback(lambda _: loop.call_soon_threadsafe(self.give_back))
             raise
 
-    def _give_back(self) -> None:
+    def keep(self) -> None:
+        """Keeps a place, whose request has given up, for what goes on being computed until :meth:`give_back`."""
+        self.taken += 1
+
+    def give_back(self) -> None:
+        """Ends what :meth:`keep` began."""
         self.taken -= 1
 
     def close(self) -> None:
