@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import definitions
+import h5py
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -150,6 +152,63 @@ def test_of_other_classes_the_strides_are_asked_with_the_papers_for_an_example(t
     with pytest.raises(MnvError, match="does not say its strides") as error:
         import_state_dict(path)
     assert "--strides 2,1,2,1,2,1,2,1,1,1,1,1,2,1" in error.value.hint
+
+
+def write_keras(network: definitions.Network, path: Path, *, top: bool = True) -> Path:
+    """Weights alone, as Keras Applications publishes them: a group for every layer, those without weights too."""
+    layers: list[tuple[str, dict[str, Tensor]]] = [("input_1", {})]
+    for number, layer in enumerate(network.layers):
+        name = "conv1" if number == 0 else f"conv_{'dw' if number % 2 else 'pw'}_{(number + 1) // 2}"
+        kernel = layer.convolution.weight
+        held = (
+            {"depthwise_kernel": kernel.permute(2, 3, 0, 1)} if number % 2 else {"kernel": kernel.permute(2, 3, 1, 0)}
+        )
+        norm = layer.norm
+        moments = {"moving_mean": norm.running_mean, "moving_variance": norm.running_var}
+        layers += [
+            (name, held),
+            (f"{name}_bn", {"gamma": norm.weight, "beta": norm.bias, **moments}),
+            (f"{name}_relu", {}),
+        ]
+    if top:
+        kernel, bias = network.head.weight.permute(2, 3, 1, 0), network.head.bias
+        layers += [("reshape_1", {}), ("conv_preds", {"kernel": kernel, "bias": bias})]
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [name.encode() for name, _ in layers]
+        file.attrs["backend"], file.attrs["keras_version"] = b"tensorflow", b"2.0.4"
+        for name, held in layers:
+            group = file.create_group(name)
+            group.attrs["weight_names"] = np.array([f"{name}/{leaf}:0".encode() for leaf in held], "S")
+            for leaf, tensor in held.items():
+                group[f"{name}/{leaf}:0"] = tensor.detach().numpy()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "classes", "size"),
+    [
+        ("mobilenet_2_5_128_tf.h5", 0.25, 1000, 128),
+        ("mobilenet_5_0_224_tf.h5", 0.5, 1000, 224),
+        ("my.h5", 0.25, 5, 224),
+    ],
+)
+def test_keras_applications_weights_alone(name: str, width: float, classes: int, size: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs = definitions.ZFTURBO.network(classes, width).trained(NORMALIZATIONS["half"], 32)
+    ours = import_state_dict(write_keras(theirs, tmp_path / name))
+    spec = ours.spec
+    assert (spec.input_size, spec.activation, spec.padding) == (size, "relu6", "same")
+    assert (spec.normalization, spec.preprocessing) == (NORMALIZATIONS["half"], BILINEAR)
+    assert spec.classes == (IMAGENET if classes == 1000 else tuple(f"class {i}" for i in range(classes)))
+    assert differ(theirs, ours, spec.normalization) < 1e-4
+
+
+def test_a_body_without_its_classifier_is_refused_at_once(tmp_path: Path) -> None:
+    """Every order of its parts used to be tried, of which there are too many."""
+    path = write_keras(definitions.ZFTURBO.network(10), tmp_path / "mobilenet_2_5_224_tf_no_top.h5", top=False)
+    with pytest.raises(MnvError, match="no classifier") as error:
+        import_state_dict(path)
+    assert "no_top" in error.value.hint
 
 
 # What lies beside the weights ---------------------------------------------------------------------------------------

@@ -58,12 +58,21 @@ def network(
     folded: bool = False,
     head: str = "gemm",
     branch: str = "",
+    ends: tuple[str, ...] = (),
+    entry: str = "",
+    pads: bool = False,
 ) -> onnx.ModelProto:
     """A MobileNetV1 with random weights, as one tool or another writes it."""
     graph = Graph()
     if normalized:
         graph.add("Mul", graph.constant(np.float32(1 / 127.5)))
         graph.add("Sub", graph.constant(np.float32(1)))
+    if entry == "bytes":  # pixels as they are decoded, normalised by the graph
+        graph.add("Cast", to=TensorProto.FLOAT)
+        graph.add("Transpose", perm=[0, 3, 1, 2])
+        graph.add("Div", graph.constant(np.float32(255)))
+        for kind, values in (("Sub", (0.485, 0.456, 0.406)), ("Div", (0.229, 0.224, 0.225))):
+            graph.add(kind, graph.constant(np.array(values, np.float32).reshape(1, 3, 1, 1)))
     if channels_last:
         graph.add("Transpose", perm=[0, 3, 1, 2])
 
@@ -72,12 +81,24 @@ def network(
         after = max((-(-size // stride) - 1) * stride + kernel - size, 0) - before if same else kernel // 2
         weight = graph.floats(-0.5, 0.5, outputs, inputs // groups, kernel, kernel)
         bias = [graph.floats(-0.2, 0.2, outputs)] if folded else []
+        if pads and kernel == 3:
+            graph.add("Pad", graph.constant(np.array([0, 0, before, before, 0, 0, after, after])), mode="constant")
+            before = after = 0
         graph.add("Conv", weight, *bias, strides=[stride] * 2, group=groups, pads=[before, before, after, after])
         if not folded:
             ranges = ((0.5, 1.5), (-0.2, 0.4), (-0.1, 0.1), (0.5, 1.5))
             graph.add("BatchNormalization", *(graph.floats(*ends, outputs) for ends in ranges), epsilon=1e-3)
         if activation == "Clip":
             graph.add("Clip", graph.constant(np.float32(0)), graph.constant(np.float32(6)))
+        elif activation == "Min":
+            graph.add("Max", graph.constant(np.zeros((), np.float32)))
+            graph.add("Min", graph.constant(np.full((), 6, np.float32)))
+        elif activation == "Scale":
+            graph.add("Mul", graph.floats(0.5, 1.5, outputs, 1, 1))
+            graph.add("Add", graph.floats(-0.2, 0.2, outputs, 1, 1))
+            graph.add("Relu")
+        elif activation == "open Clip":
+            graph.add("Clip", "", graph.constant(np.float32(6)))
         else:
             graph.add(activation)
 
@@ -105,6 +126,10 @@ def network(
         graph.add("AveragePool", kernel_shape=[size, size])
         graph.add("Reshape", graph.constant(np.array([-1, inputs])))
         graph.add("Gemm", graph.floats(-1, 1, len(CLASSES), inputs), graph.floats(-1, 1, len(CLASSES)), transB=1)
+    for kind in ends:
+        graph.add(kind, **({"axis": 1} if kind != "Sigmoid" else {}))
+    if entry == "bytes":
+        return graph.model(("n", 32, 32, 3), TensorProto.UINT8)
     return graph.model(("n", 32, 32, 3) if channels_last else ("n", 3, 32, 32))
 
 
@@ -141,6 +166,46 @@ def test_onnx_with_channels_last_and_a_normalisation_of_its_own(tmp_path: Path) 
     assert imported(model, tmp_path, HALF).proof == found.proof
     with pytest.raises(MnvError, match="normalises its pixels itself"):
         imported(model, tmp_path, NORMALIZATIONS["imagenet"])
+
+
+@pytest.mark.parametrize("ends", [("Softmax",), ("LogSoftmax",), ("Sigmoid",), ("ArgMax",), ("Softmax", "ArgMax")])
+def test_onnx_with_what_makes_answers_of_its_logits(ends: tuple[str, ...], tmp_path: Path) -> None:
+    model = network(ends=ends)
+    if "ArgMax" in ends:
+        model.graph.output[0].CopyFrom(
+            helper.make_tensor_value_info(model.graph.output[0].name, TensorProto.INT64, None)
+        )
+    found = imported(model, tmp_path, HALF)
+    assert found.proof and found.proof.agreement == 1 and found.proof.largest < 1e-5
+    assert any("at the end is left out" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(("activation", "read"), [("Min", "relu6"), ("Scale", "relu")])
+@pytest.mark.parametrize("pads", [True, False])
+def test_onnx_of_older_converters(activation: str, read: str, pads: bool, tmp_path: Path) -> None:
+    """A ReLU6 of two operators, Caffe's scale behind a normalisation, and paddings that stand alone."""
+    found = imported(network(activation=activation, same=True, pads=pads), tmp_path, HALF)
+    assert (found.network.spec.activation, found.network.spec.padding) == (read, "same")
+    assert found.proof and found.proof.agreement == 1 and found.proof.largest < 1e-5
+
+
+def test_onnx_that_takes_bytes_and_normalises_them(tmp_path: Path) -> None:
+    found = imported(network(entry="bytes"), tmp_path)
+    np.testing.assert_allclose(found.network.spec.normalization.mean, NORMALIZATIONS["imagenet"].mean, rtol=1e-5)
+    np.testing.assert_allclose(found.network.spec.normalization.std, NORMALIZATIONS["imagenet"].std, rtol=1e-5)
+    assert found.proof and found.proof.agreement == 1 and found.proof.largest < 1e-5
+
+
+def test_onnx_with_its_weights_in_a_file_beside_it(tmp_path: Path) -> None:
+    onnx.save(
+        network(), tmp_path / "network.onnx", save_as_external_data=True, location="network.onnx.data", size_threshold=0
+    )
+    known = Options(classes=CLASSES, normalization=HALF)
+    found = import_file(tmp_path / "network.onnx", known)
+    assert found.proof and found.proof.agreement == 1 and found.proof.largest < 1e-5
+    (tmp_path / "network.onnx.data").unlink()
+    with pytest.raises(MnvError, match=r"network\.onnx\.data"):
+        import_file(tmp_path / "network.onnx", known)
 
 
 def test_onnx_nodes_may_stand_in_any_order(tmp_path: Path) -> None:
@@ -198,9 +263,10 @@ def test_onnx_in_integers_comes_in_as_the_floats_that_they_mean(form: str, per_c
         (lambda: network(branch="residual"), "branches, as in a residual network"),
         (lambda: network(activation="LeakyRelu"), "LeakyReLU"),
         (lambda: network(activation="HardSwish"), "HardSwish"),
+        (lambda: network(activation="open Clip"), "a clip to -inf .. 6"),
         (lambda: onnx.load(bundled.INT8), "an int8 artifact of mnv1deploy"),
     ],
-    ids=["residual", "leaky", "hard-swish", "ours"],
+    ids=["residual", "leaky", "hard-swish", "open-clip", "ours"],
 )
 def test_onnx_of_another_kind_is_refused(model: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(MnvError, match=message):

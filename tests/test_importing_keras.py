@@ -30,7 +30,7 @@ def keras() -> Any:
     return pytest.importorskip("keras")
 
 
-def network(keras: Any, *, rescaled: bool = False, head: str = "dense", activation: str = "relu6") -> Any:
+def network(keras: Any, *, rescaled: bool | str = False, head: str = "dense", activation: str = "relu6") -> Any:
     """A MobileNetV1 with random weights; its strides of 2 are padded as Keras Applications pad them."""
     layers = keras.layers
     image = x = keras.Input((32, 32, 3))
@@ -41,7 +41,9 @@ def network(keras: Any, *, rescaled: bool = False, head: str = "dense", activati
             layers.LeakyReLU()(x) if activation == "leaky" else layers.ReLU(6.0 if activation == "relu6" else None)(x)
         )
 
-    if rescaled:
+    if rescaled == "operators":
+        x = x / 127.5 - 1
+    elif rescaled:
         x = layers.Rescaling(1 / 127.5, offset=-1)(x)
     x = normalized(layers.Conv2D(4, 3, 2, padding="same", use_bias=False)(x))
     for channels, stride in ((8, 1), (16, 2), (16, 1)):
@@ -137,6 +139,25 @@ def test_a_rescaling_layer_is_its_normalisation(keras: Any, tmp_path: Path) -> N
     np.testing.assert_allclose(probabilities(path), model.predict(IMAGES.astype(np.float32), verbose=0), atol=1e-6)
     with pytest.raises(MnvError, match="normalises its pixels itself"):
         probabilities(path, normalization=NORMALIZATIONS["imagenet"])
+
+
+def test_operators_on_pixels_are_its_normalisation(keras: Any, tmp_path: Path) -> None:
+    """What Keras Applications' preprocess_input leaves in a network, as Keras 3 and Keras 2 write it."""
+    model = network(keras, rescaled="operators")
+    expected = model.predict(IMAGES.astype(np.float32), verbose=0)
+    path = saved(".keras")(model, tmp_path)
+    np.testing.assert_allclose(probabilities(path), expected, atol=1e-6)
+    path = saved(".h5")(model, tmp_path)
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        layers = config["config"]["layers"]
+        for before, layer, value in zip(layers, layers[1:3], (127.5, 1.0), strict=False):
+            function = {"TrueDivide": "math.truediv", "Subtract": "math.subtract"}[layer["class_name"]]
+            layer["class_name"] = "TFOpLambda"
+            layer["config"]["function"] = function
+            layer["inbound_nodes"] = [[before["config"]["name"], 0, 0, {"y": value, "name": None}]]
+        file.attrs["model_config"] = json.dumps(config)
+    np.testing.assert_allclose(probabilities(path), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(("head", "rescaled"), [("dense", True), ("convolution", False)])

@@ -14,7 +14,7 @@ import numpy as np
 
 from mnv1deploy.errors import MnvError
 from mnv1deploy.importing.chain import Activation, Affine, Linear, Normed, Operation, Pad, Pool, Softmax, follow
-from mnv1deploy.importing.found import Array, Convolution, Found, Norm, Tensors, no_mobilenetv1
+from mnv1deploy.importing.found import Array, Convolution, Floats, Found, Norm, Tensors, no_mobilenetv1
 from mnv1deploy.packages import engine
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -218,8 +218,35 @@ def graph(path: Path, config: Mapping[str, Any], weights: Weights, source: str) 
             size = shape[1]
         if facts.get("data_format", "channels_last") == "channels_first":
             raise MnvError(f"{path} has its channels first, which is not read here.", "Save it with channels last.")
-        operations += _operations(path, layer["class_name"], facts, weights.get(facts.get("name", ""), []))
+        arrays = weights.get(facts.get("name", ""), [])
+        given = _constant(layer.get("inbound_nodes"))
+        arithmetic = _arithmetic(layer["class_name"], facts, given)
+        operations += [arithmetic] if arithmetic else _operations(path, layer["class_name"], facts, arrays)
     return follow(path, source, operations, input_size=size)
+
+
+def _constant(nodes: Any) -> Floats | None:
+    """The number that an operator is given beside a layer's output, in either form of ``inbound_nodes``."""
+    try:
+        (node,) = nodes
+        value = node["args"][1] if isinstance(node, Mapping) else node[3]["y"]
+        if isinstance(value, Mapping):  # an array, or a number that knows its type
+            value = value["config"]["value"]
+        return np.asarray(value, np.float64).reshape(-1)
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
+
+
+def _arithmetic(kind: str, facts: Mapping[str, Any], value: Floats | None) -> Affine | None:
+    """What ``preprocess_input`` in a network becomes: Keras 2's operators of TensorFlow, and those of Keras 3."""
+    function = str(facts.get("function")) if kind == "TFOpLambda" else kind
+    operation = function.rpartition(".")[2].lower()
+    if value is None or operation not in ("truediv", "truedivide", "divide", "multiply", "add", "subtract"):
+        return None
+    one, zero = np.ones_like(value), np.zeros_like(value)
+    scale = value if operation == "multiply" else one if operation in ("add", "subtract") else 1 / value
+    offset = value if operation == "add" else -value if operation == "subtract" else zero
+    return Affine(facts.get("name", kind), scale, offset)
 
 
 def _operations(path: Path, kind: str, facts: Mapping[str, Any], arrays: list[Array]) -> Iterator[Operation]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -229,16 +231,24 @@ def _chained(groups: list[_Group]) -> list[_Group] | None:
     with_any = [name for name, shapes in convolutions.items() if shapes]
     rest = [name for name in parts if name not in with_any]
 
+    hopeless: set[tuple[int, frozenset[tuple[Any, int]]]] = set()
+    """Channels and shapes of the parts that were left, where no order was found: equal parts are tried once."""
+
     def follow(done: list[str], channels: int) -> list[str] | None:
-        left = [name for name in with_any if name not in done]
+        left = {name: tuple(convolutions[name]) for name in with_any if name not in done}
         if not left:
             return done
-        for name in left:
-            shapes = convolutions[name]
+        state = channels, frozenset(Counter(left.values()).items())
+        if state in hopeless:
+            return None
+        tried = set()
+        for name, shapes in left.items():
             first = shapes[0]
             takes = first[0] if first[1] == 1 and first[2:] == (3, 3) else first[1]
-            if takes == channels and (found := follow([*done, name], shapes[-1][0])):
+            if takes == channels and shapes not in tried and (found := follow([*done, name], shapes[-1][0])):
                 return found
+            tried.add(shapes)
+        hopeless.add(state)
         return None
 
     for name in with_any:
@@ -307,7 +317,11 @@ def _match(path: Path, tensors: Tensors, groups: list[_Group]) -> tuple[tuple[Co
         weight, bias = linears[0].arrays["weight"], linears[0].arrays.get("bias")
         name = linears[0].name
     else:
-        raise no_mobilenetv1(path, "it has no classifier: no linear layer, and no 1x1 convolution at its end")
+        raise no_mobilenetv1(
+            path,
+            "it has no classifier: no linear layer, and no 1x1 convolution at its end",
+            "It is a body for other networks to begin with (no_top, to Keras). Use the whole network's file.",
+        )
     channels = convolutions[-1].out_channels
     if (weight.shape[1] != channels == weight.shape[0]) or (tensors.layout == "keras" and head is None):
         weight = weight.T
