@@ -141,6 +141,13 @@ def _protocol(limits: Limits) -> type[HttpToolsProtocol]:
             super().on_message_complete()
             self._head = 0
 
+        def eof_received(self) -> bool:  # type: ignore[override]
+            """A client that has said all it has to say may still listen; uvicorn hangs up on it."""
+            if self.cycle is None or self.cycle.response_complete or self.cycle.more_body:
+                return False
+            self.cycle.keep_alive = False
+            return True
+
         def shutdown(self) -> None:
             if self.cycle and not self.cycle.response_started:  # else a client sends its next request into the void
                 self.cycle.default_headers = [*self.cycle.default_headers, (b"connection", b"close")]
