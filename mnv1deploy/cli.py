@@ -658,7 +658,7 @@ def train(
     skip_unreadable: SkipOption = False,
     output: Annotated[Path, typer.Option(help="Folder for checkpoint, log, curves and state.")] = Path("runs/cifar10"),
     recipe: Annotated[
-        str, typer.Option(help="quick, best, or a .toml file; the options below change single settings of it.")
+        str, typer.Option(help="quick, best, robust, or a .toml file; the options below change single settings of it.")
     ] = "quick",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --output, with its settings.")

@@ -581,6 +581,61 @@ def confidence_table(runs: Runs) -> str:
     )
 
 
+def robustness_rows(runs: Runs, key: str) -> dict[str, dict[str, Run]]:
+    """By the corruption, rule or average, and by what it was measured on: the rows that have such a key."""
+    found: dict[str, dict[str, Run]] = {}
+    for row in runs["robustness"][0]["results"]:
+        if key in row:
+            found.setdefault(row[key], {})[row["on"]] = row
+    return found
+
+
+def robustness_parts(runs: Runs, key: str) -> list[str]:
+    """What it was measured on, in order."""
+    return list(dict.fromkeys(on for row in robustness_rows(runs, key).values() for on in row))
+
+
+def corruption_mean(runs: Runs, on: str) -> float:
+    """Mean accuracy over all corruptions and strengths."""
+    rows = robustness_rows(runs, "corruption")
+    return mean(mean(row[on]["accuracy"]) for name, row in rows.items() if name)
+
+
+def corruptions_table(runs: Runs) -> str:
+    """A row per corruption, mild and strong, the pictures as they are before and the mean after them."""
+    parts = robustness_parts(runs, "corruption")
+
+    def rows() -> Iterator[list[str]]:
+        for name, row in robustness_rows(runs, "corruption").items():
+            found = [" / ".join(f"{100 * value:.1f}" for value in row[on]["accuracy"]) + " %" for on in parts]
+            strengths = " / ".join(f"{value:g}" for value in row[parts[0]].get("strengths", []))
+            yield [name or "as they are", strengths, *found]
+        yield ["**mean corruption accuracy**", "", *(f"**{percent(corruption_mean(runs, on))}**" for on in parts)]
+
+    return table(" | ".join(["corruption", ">mild / strong", *(f">{on}" for on in parts)]), rows())
+
+
+def robustness_table(key: str, what: str) -> Callable[[Runs], str]:
+    """A row per rule or average, a column for each of what it was measured on."""
+
+    def text(runs: Runs) -> str:
+        parts = robustness_parts(runs, key)
+        found = robustness_rows(runs, key)
+        counts = {on: row["pictures"] for rows in found.values() for on, row in rows.items()}
+        header = " | ".join([what, *(f">{on}, {counts[on]:,}" for on in parts)])
+        return table(header, ([name, *(percent(row[on]["accuracy"]) for on in parts)] for name, row in found.items()))
+
+    return text
+
+
+def tuned_table(runs: Runs) -> str:
+    """A row per trial of training for other pictures."""
+    parts = ("held_out", "enlarged", "corruptions", "photographs")
+    header = "settings | >as they are | >enlarged | >mean corruption accuracy | >photographs"
+    rows = ([row["settings"], *(percent(row[part]) for part in parts)] for row in runs["tuned"][0]["results"])
+    return table(header, rows)
+
+
 def imports_table(runs: Runs) -> str:
     """A row per public file that came in."""
 
@@ -818,6 +873,11 @@ FIGURES: dict[str, Callable[[Runs], str]] = {
     "tried.quick-muon": tested("--recipe quick --muon 0.05 --muon-decay 0.02"),
     "classes": weak_spots,
     "confidence": confidence_table,
+    "robustness": corruptions_table,
+    "tuned": tuned_table,
+    "robustness.mean": lambda runs: percent(corruption_mean(runs, robustness_parts(runs, "corruption")[-1])),
+    "robustness.rules": robustness_table("rule", "a photograph becomes 32 x 32 pixels by"),
+    "robustness.tta": robustness_table("tta", "`--tta`"),
     "paper": paper_table,
     "web": web_table,
     "web.beside": web_beside_others,

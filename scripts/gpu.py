@@ -166,6 +166,26 @@ def best(where: Where) -> Any:
     return _trained(where, "best")
 
 
+def robust(where: Where) -> Any:
+    """The recipe for photographs, its teachers included, and what corruptions do to it and to what is shipped."""
+    import numpy as np
+    import robustness
+
+    from mnv1deploy import bundled, datasets, formats
+
+    trained = _trained(where, "robust")
+    rows = {}
+    for name, path in (
+        ("shipped", bundled.CHECKPOINT),
+        ("robust", where.results / "robust" / "checkpoint.safetensors"),
+    ):
+        session = formats.open_session(path)
+        held_out = datasets.load_unseen(None, session.spec.pixels)
+        some = held_out.subset(np.arange(0, len(held_out), 100 if where.dry else 1), held_out.name)
+        rows[name] = list(robustness.corrupted(session, some))
+    return {**trained, "corruptions": rows}
+
+
 def torchrun(where: Where) -> Any:
     """One process under torchrun: nccl on a card, gloo without."""
     folder = where.results / "torchrun"
@@ -187,6 +207,7 @@ STEPS: dict[str, tuple[int, Callable[[Where], Any]]] = {
     "tensorrt": (120, tensorrt),
     "torchrun": (60, torchrun),
     "best": (400, best),
+    "robust": (500, robust),
 }
 """In the order of their worth, each with its limit in seconds."""
 

@@ -284,6 +284,21 @@ def confidence() -> Answer:
     return results, ["mnv1 evaluate models/mobilenetv1_cifar10.safetensors"]
 
 
+def robustness() -> Answer:
+    """The bundled int8 on corrupted pictures, and what rules and averages are worth on photographs."""
+    import robustness as script
+
+    folder = os.environ.get(script.VARIABLE)
+    return list(script.rows(folder=folder)), [f"{script.VARIABLE}=... python scripts/robustness.py"]
+
+
+def tuned() -> Answer:
+    """What the settings for other pictures do to the bundled checkpoint in a third of an epoch."""
+    import robustness as script
+
+    return list(script.tuned(os.environ.get(script.VARIABLE))), ["python scripts/robustness.py tuned"]
+
+
 def imports() -> Answer:
     """Public networks, which are not shipped."""
     import imports as script
@@ -350,7 +365,7 @@ MEASUREMENTS: dict[str, Callable[[], Answer]] = {
     measure.__name__: measure
     for measure in (
         *(artifacts, latency, throughput, sizes, backends, profile, emulation, plans, cameras),
-        *(schemes, evidence, few_pictures, trained, tried, classes, confidence),
+        *(schemes, evidence, few_pictures, trained, tried, classes, confidence, robustness, tuned),
         *(imports, equalization, old_onnxruntime, platforms, commands, web, serve),
     )
 }

@@ -1,6 +1,7 @@
 """How the bundled network does on pictures that are not quite like those it was trained on.
 
     python scripts/robustness.py [ARTIFACT]     # also $MNV1_PHOTOGRAPHS, a folder of class folders of photographs
+    python scripts/robustness.py tuned          # short runs of mnv1 train with its settings for other pictures
 
 Corruptions: CIFAR-10's pictures made worse in the ways of CIFAR-10-C (Hendrycks and Dietterich, arXiv 1903.12261), two
 strengths of each, with definitions of our own; their mean is the mean corruption accuracy. Rules: what a photograph is
@@ -16,6 +17,7 @@ import io
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -272,7 +274,7 @@ def enlarged(data: Dataset) -> Photographs:
         side = size / np.exp(chance.uniform(np.log(0.6), np.log(1.4)))
         right, down = side * chance.uniform(-0.15, 0.15, 2)
         found.append(window(picture, side, right, down, (160, 120)))
-    return Photographs("enlarged held-out pictures", found, data.labels)
+    return Photographs("held-out pictures, enlarged", found, data.labels)
 
 
 def photographs(folder: Path, classes: Sequence[str]) -> Photographs:
@@ -315,9 +317,56 @@ def rows(artifact: Path = bundled.INT8, folder: str | None = None) -> Iterator[d
         yield from corrupted(session, data)
 
 
+# ---- Training
+
+TUNED: dict[str, dict[str, float]] = {
+    "none of them": {},
+    "`--sharpness 1`": {"sharpness": 1.0},
+    "`--zoom 0.4 --sharpness 1`": {"zoom": 0.4, "sharpness": 1.0},
+    "`--zoom 0.4 --sharpness 1 --noise 12`": {"zoom": 0.4, "sharpness": 1.0, "noise": 12.0},
+}
+"""What the bundled checkpoint is tuned with, a third of an epoch each."""
+
+
+def tuned(folder: str | None = None) -> Iterator[dict[str, Any]]:
+    """A row for the bundled checkpoint and one for each of TUNED: held-out accuracies, and that on photographs."""
+    from mnv1deploy.training.run import Run
+    from mnv1deploy.training.settings import Settings
+    from mnv1deploy.training.setup import Parts, spec_for
+
+    train = datasets.cifar10("train")
+    parts = Parts.of(train, 0.05)
+    third = parts.train.subset(np.arange(0, len(parts.train), 3), parts.train.name)
+    for what, changes in TUNED.items():
+        if not changes:
+            yield {"settings": "not tuned", **judged(bundled.CHECKPOINT, parts.holdout, folder)}
+        settings = Settings.recipe("quick", epochs=1, learning_rate=0.02, label_smoothing=0.0, ema=0.97, **changes)
+        with tempfile.TemporaryDirectory() as output:
+            run = Run(
+                spec_for(train), Parts(third, parts.holdout, parts.whole), settings, output, init=bundled.CHECKPOINT
+            )
+            yield {"settings": what, **judged(run.fit(), parts.holdout, folder)}
+
+
+def judged(checkpoint: Path, held_out: Dataset, folder: str | None) -> dict[str, float | None]:
+    """Accuracy on the held-out pictures, half of them enlarged, a fifth of them corrupted, and on photographs."""
+    session = formats.open_session(checkpoint)
+    pixels, classes = session.spec.pixels, session.spec.classes
+    half = enlarged(held_out.subset(np.arange(len(held_out) // 2), "half")).reduced(pixels, classes)
+    _, *worse = corrupted(session, held_out.subset(np.arange(0, len(held_out), 5), "fifth"))
+    photos = photographs(Path(folder), classes).reduced(pixels, classes) if folder else None
+    return {
+        "held_out": accuracy(session, held_out.images, held_out.labels),
+        "enlarged": accuracy(session, half.images, half.labels),
+        "corruptions": float(np.mean([row["accuracy"] for row in worse])),
+        "photographs": accuracy(session, photos.images, photos.labels) if photos else None,
+    }
+
+
 def main(names: list[str]) -> None:
     """Prints a line for each row."""
-    for row in rows(*map(Path, names[:1]), folder=os.environ.get(VARIABLE)):
+    folder = os.environ.get(VARIABLE)
+    for row in tuned(folder) if names == ["tuned"] else rows(*map(Path, names[:1]), folder=folder):
         print(json.dumps(row), flush=True)
 
 

@@ -125,7 +125,7 @@ def test_recipes_of_ones_own(tmp_path: Path) -> None:
     assert Settings.recipe(own, pictures=185) == Settings.recipe("quick", pictures=0), "it suits what it was made for"
     with pytest.raises(MnvError, match="There is no recipe fastest") as missing:
         Settings.recipe("fastest")
-    assert "best, quick, teacher" in missing.value.hint
+    assert "best, quick, robust, robust-teacher, teacher" in missing.value.hint
 
 
 def test_recipes_of_0_1_0_are_read_unless_they_use_what_is_gone(tmp_path: Path) -> None:
