@@ -875,7 +875,6 @@ FIGURES: dict[str, Callable[[Runs], str]] = {
     "confidence": confidence_table,
     "robustness": corruptions_table,
     "tuned": tuned_table,
-    "robustness.mean": lambda runs: percent(corruption_mean(runs, robustness_parts(runs, "corruption")[-1])),
     "robustness.rules": robustness_table("rule", "a photograph becomes 32 x 32 pixels by"),
     "robustness.tta": robustness_table("tta", "`--tta`"),
     "paper": paper_table,
