@@ -38,6 +38,7 @@ from mnv1deploy.quantization import quantize
 from mnv1deploy.spec import CIFAR
 
 ROOT = Path(__file__).parents[1]
+BOARD = ROOT / "examples" / "cortex-m"
 
 
 @dataclass(frozen=True)
@@ -81,23 +82,28 @@ CROSS_COMPILER = "arm-none-eabi-gcc"
 
 @dataclass(frozen=True)
 class Linux:
-    """A processor that runs Linux.
+    """A processor that runs Linux, or whose programs Linux's emulator runs.
 
     Attributes:
         compiler: of the network, with what it has to be told.
         linker: also the compiler of the rest.
         emulator: and the processor it is to be.
         backend: the instruction set that this processor runs the network on.
+        sources: of the program around the network.
+        bare: what both are told where there is no C library.
     """
 
     compiler: tuple[str, ...]
     linker: str
     emulator: tuple[str, ...]
     backend: str
+    sources: tuple[Path, ...] = (Path(__file__).with_suffix(".c"),)
+    bare: tuple[str, ...] = ()
 
 
 ARM = "aarch64-linux-gnu-gcc"
 RISC_V = "riscv64-linux-gnu-gcc"
+RISC_V_32 = "riscv64-unknown-elf-gcc"
 CLANG_RISC_V = (
     "clang-16",
     "--target=riscv64-linux-gnu",
@@ -117,8 +123,17 @@ LINUX = {
         )
         for bits in (128, 256)
     },
+    "RISC-V 32, no FPU": Linux(
+        (RISC_V_32,),
+        RISC_V_32,
+        ("qemu-riscv32", "-cpu", "sifive-e31"),
+        "portable",
+        (BOARD / "main.c", BOARD / "answers.c", Path(__file__).with_name("emulate_rv32.c")),
+        ("-march=rv32imc", "-mabi=ilp32", "-isystem", "/usr/include/newlib", f"-I{BOARD}"),
+    ),
 }
-"""Processors by name. One program is for all of AArch64, which chooses when it runs."""
+"""Processors by name. One program is for all of AArch64, which chooses when it runs. That of the ESP32-C3, which has no
+floating-point unit, is linked with gcc's own library alone, and has the declarations of Arm's C library."""
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
 
@@ -163,7 +178,7 @@ def run_cortex_m(network: Path, images: NDArray[np.uint8], name: str, folder: Pa
 
     With PROGRAM=camera ``images`` are frames, and instructions those of making a picture of the last one.
     """
-    shutil.copytree(ROOT / "examples" / "cortex-m", folder, ignore=shutil.ignore_patterns("build"))
+    shutil.copytree(BOARD, folder, ignore=shutil.ignore_patterns("build"))
     (folder / ("frames.raw" if "PROGRAM=camera" in settings else "pictures.rgb")).write_bytes(images.tobytes())
     make = ["make", "--silent", f"NETWORK={network.resolve()}", "BUILD=build", *CORTEX_M[name].settings, *settings]
     subprocess.run([*make, "firmware"], cwd=folder, check=True)
@@ -184,14 +199,27 @@ def run_cortex_m(network: Path, images: NDArray[np.uint8], name: str, folder: Pa
 
 
 def build_linux(network: Path, name: str, folder: Path, *flags: str) -> Path:
-    """Compiles scripts/emulate_c.c with a network; returns the program, whose linker map is beside it."""
+    """Compiles a network with a program around it; returns the program, whose linker map is beside it."""
     program, objects = folder / "program", []
     target = LINUX[name]
-    for source in (Path(__file__).with_suffix(".c"), network / "network.c"):
+    for source in (*target.sources, network / "network.c"):
         objects.append(folder / f"{source.stem}.o")
-        command = [*target.compiler, *STRICT, "-O2", *flags, f"-I{network}", "-c", source, "-o", objects[-1]]
+        command = [
+            *target.compiler,
+            *target.bare,
+            *STRICT,
+            "-O2",
+            *flags,
+            f"-I{network}",
+            "-c",
+            source,
+            "-o",
+            objects[-1],
+        ]
         subprocess.run(command, check=True)
-    link = [target.linker, *flags, "-static", f"-Wl,-Map={program}.map", *objects, "-o", program]
+    libraries = ["-nostdlib", "-lgcc", "-Wl,--no-warn-rwx-segments"] if target.bare else []
+    link = [target.linker, *target.bare, *flags, "-static", f"-Wl,-Map={program}.map", *objects, *libraries]
+    link += ["-o", program]
     subprocess.run(link, check=True)
     return program
 
@@ -201,8 +229,11 @@ def run_linux(program: Path, images: NDArray[np.uint8], name: str) -> Run:
     pictures = program.with_name("pictures.rgb")
     pictures.write_bytes(images.tobytes())
     command = [*LINUX[name].emulator, program, pictures]
-    output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
-    number, *lines = output.splitlines()
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300, cwd=program.parent)
+    lines = done.stdout.splitlines()
+    if LINUX[name].bare:  # it says so last, as on a Cortex-M
+        lines.insert(0, lines.pop().split()[-1])
+    number, *lines = lines
     text = program.with_name("program.map").read_text().partition("Linker script and memory map")[2]
     return Run(*_read(lines), *_sizes(text), backend=backends.NAMES[int(number)])
 
@@ -215,7 +246,8 @@ def count_instructions(program: Path, image: NDArray[np.uint8], name: str) -> in
         file.write_bytes(image.tobytes() * pictures)
         # every block of instructions is logged once when it is translated, and every time when it runs
         command = [*LINUX[name].emulator, "-d", "in_asm,exec,nochain", str(program), str(file)]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        output, errors = subprocess.DEVNULL, subprocess.PIPE
+        with subprocess.Popen(command, stdout=output, stderr=errors, text=True, cwd=file.parent) as process:
             assert process.stderr
             lengths: dict[int, int] = {}
             total, start = 0, None
@@ -247,7 +279,7 @@ def _sizes(text: str) -> tuple[int, int]:
     parts = re.findall(r"^ (\.\S+)\s+0x\w+\s+(0x\w+) .*network\.o$", text, re.MULTILINE)
     sizes = [
         sum(int(size, 16) for section, size in parts if section.startswith(starts))
-        for starts in ((".text",), (".rodata", ".data.rel.ro"))
+        for starts in ((".text",), (".rodata", ".srodata", ".data.rel.ro"))
     ]
     return sizes[0], sizes[1]
 

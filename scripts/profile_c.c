@@ -9,7 +9,8 @@
 
 enum { REPEATS = 5000, PEAK_CALLS = 1000 };
 
-static uint8_t image[NETWORK_IMAGE_BYTES], scratch[NETWORK_SCRATCH] ALIGNED;
+static uint8_t image[NETWORK_IMAGE_BYTES];
+static ALIGNED uint8_t scratch[NETWORK_SCRATCH];
 
 static double now(void)
 {
@@ -51,6 +52,22 @@ AVX2 static void vector_peak_avx2(void)
         sums[0] = _mm256_xor_si256(sums[0], sums[q]);
     scratch[0] = (uint8_t)_mm256_extract_epi32(sums[0], 0);
 }
+
+#ifdef AVX_VNNI_KERNELS
+AVX_VNNI static void vector_peak_avx_vnni(void)
+{
+    __m256i sums[12];
+    int i, q;
+    UNROLL for (q = 0; q < 12; q++)
+        sums[q] = _mm256_set1_epi32(q);
+    for (i = 0; i < PEAK_CALLS; i++)
+        _Pragma("GCC unroll 12") for (q = 0; q < 12; q++)
+            sums[q] = add_products_avx_vnni(sums[q], sums[q], sums[q]);
+    for (q = 1; q < 12; q++)
+        sums[0] = _mm256_xor_si256(sums[0], sums[q]);
+    scratch[0] = (uint8_t)_mm256_extract_epi32(sums[0], 0);
+}
+#endif
 
 /* Of 12 conversions, multiplications and roundings of 8 sums. */
 AVX2 static void scaling_peak_avx2(void)
@@ -178,6 +195,13 @@ int main(void)
         printf("avx2,peak,%f,64\n", vector);
         profile("avx2", NETWORK_AVX2, vector, 2 * peak(scaling_peak_avx2, 12), 0);
     }
+#ifdef AVX_VNNI_KERNELS
+    if (network_has(NETWORK_AVX_VNNI)) {
+        const double vector = 2 * peak(vector_peak_avx_vnni, 12);
+        printf("avx_vnni,peak,%f,64\n", vector);
+        profile("avx_vnni", NETWORK_AVX_VNNI, vector, 2 * peak(scaling_peak_avx2, 12), 0);
+    }
+#endif
     if (network_has(NETWORK_AVX512_VNNI)) {
         const double vector = peak(vector_peak, 12);
         printf("avx512_vnni,peak,%f,64\n", vector);

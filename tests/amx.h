@@ -4,7 +4,6 @@
 #ifndef AMX_H
 #define AMX_H
 
-#include <cpuid.h>
 #include <immintrin.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -80,12 +79,6 @@ static inline void emulated_release(void)
     memset(emulated_tiles, 0, sizeof emulated_tiles);
 }
 
-static inline int emulated_cpuid(unsigned *d)
-{
-    *d = 3u << 24; /* AMX-TILE, AMX-INT8 */
-    return 1;
-}
-
 static inline long emulated_syscall(long number, ...)
 {
     (void)number;
@@ -102,7 +95,6 @@ static inline long emulated_syscall(long number, ...)
 #define _tile_stored(tile, memory, stride) emulated_store(emulated_tiles + (tile), memory, stride)
 #define _tile_dpbusd(sums, a, b) emulated_products(emulated_tiles + (sums), emulated_tiles + (a), emulated_tiles + (b))
 #define _tile_release emulated_release
-#define __get_cpuid_count(leaf, subleaf, a, b, c, d) (*(a) = *(b) = *(c) = 0, emulated_cpuid(d))
 #define syscall emulated_syscall
 
 #endif

@@ -1,6 +1,6 @@
 /* AVX-512 in plain C, for processors without it: compiled in by -include. The operations are those of Intel's Intrinsics
  * Guide, as far as the kernels use them; rounding is to the nearest, as it is by default. What the kernels are compiled
- * for is AVX2, and a processor that has it is said to have everything. */
+ * for is AVX2. */
 #ifndef AVX512_H
 #define AVX512_H
 
@@ -320,8 +320,9 @@ EMULATED Emulated512 emulated_setr_epi32(const int32_t *values)
 #define _mm512_unpacklo_epi8(a, b) emulated_unpack(a, b, 1, 0)
 #define _mm256_mask_loadu_epi8(a, mask, memory) emulated_mask_loadu_epi8(a, mask, (uintptr_t)(memory))
 
+#ifndef NO_ASSEMBLER
 #define NO_ASSEMBLER
+#endif
 #define target(instructions) target("avx2")
-#define __builtin_cpu_supports(instructions) __builtin_cpu_supports("avx2")
 
 #endif

@@ -23,8 +23,14 @@ def emulated() -> list[str]:
         return []
     cpuinfo = Path("/proc/cpuinfo")
     flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
-    missing = {"avx512.h": {"avx512_vnni", "avx512bw", "avx512vl"}, "amx.h": {"amx_tile", "amx_int8"}}
+    missing = {
+        "avx_vnni.h": {"avx_vnni"},
+        "avx512.h": {"avx512_vnni", "avx512bw", "avx512vl"},
+        "amx.h": {"amx_tile", "amx_int8"},
+    }
     headers = [header for header, needed in missing.items() if not needed <= flags]
+    if headers:
+        headers.append("x86.h")
     return [argument for header in headers for argument in ("-include", str(HERE / header))]
 
 

@@ -620,7 +620,7 @@ def test_flash_and_ram_are_told_from_the_spec(spec: ModelSpec, tmp_path: Path) -
     """By export and info, instead of the bytes of the source."""
     folder = write("c", random_integers(spec, 1)[0], tmp_path)
     arrays = re.findall(
-        r"^static const (int8_t|int32_t|float) \w+\[(\d+)\] ALIGNED", (folder / "network.c").read_text(), re.M
+        r"^static const ALIGNED (int8_t|int32_t|float) \w+\[(\d+)\]", (folder / "network.c").read_text(), re.M
     )
     stored = sum(int(count) * (1 if kind == "int8_t" else 4) for kind, count in arrays)
     assert footprint(spec) == Footprint(stored, plan(spec).scratch)

@@ -62,6 +62,7 @@ CROSS = {
     ],
     "arm-none-eabi-g++": ["-mthumb -mcpu=cortex-m4 -std=gnu++11", "-mthumb -mcpu=cortex-m55 -std=gnu++17"],
     "riscv64-linux-gnu-gcc": [""],
+    "riscv64-unknown-elf-gcc": ["-march=rv32imc -mabi=ilp32 -isystem /usr/include/newlib"],
 }
 """Compilers and processors that the file has to compile for."""
 

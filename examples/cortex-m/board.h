@@ -18,7 +18,9 @@ int board_read(int file, void *target, int bytes);
 
 void board_write(const char *text);
 
-/* With so many digits at least. */
+void board_exit(int status) __attribute__((noreturn));
+
+/* From here on in answers.c, of any board. With so many digits at least: */
 void board_write_number(uint32_t number, uint32_t base, int digits);
 
 /* A line: the class with the largest logit, and the bits of all logits in hexadecimal. */
@@ -26,7 +28,5 @@ void board_write_answer(const char *const classes[], const float logits[], int c
 
 /* The last line: what the last input took, the stack at most, and the number of the instruction set. */
 void board_write_measures(uint32_t ticks, const char *input, int backend);
-
-void board_exit(int status) __attribute__((noreturn));
 
 #endif

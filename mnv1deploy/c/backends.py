@@ -35,10 +35,18 @@ class Backend:
 
 BACKENDS = (
     Backend("portable", "all", "always"),
-    Backend("avx2", "x86-64 since 2013", "gcc, clang; chosen when it runs", "x86_64"),
-    Backend("avx512_vnni", "Intel since 2019, AMD since Zen 4", "gcc, clang; chosen when it runs", "x86_64"),
+    Backend("avx2", "x86-64 since 2013", "gcc, clang, clang-cl, MSVC; chosen when it runs", "x86_64"),
+    Backend(
+        "avx_vnni",
+        "Intel Core since the 12th generation, AMD since Zen 5",
+        "gcc 11, clang 12, clang-cl, MSVC 2022; chosen when it runs",
+        "x86_64",
+    ),
+    Backend(
+        "avx512_vnni", "Intel since 2019, AMD since Zen 4", "gcc, clang, clang-cl, MSVC; chosen when it runs", "x86_64"
+    ),
     Backend("amx_int8", "Intel Xeon since 2023", "gcc 11, clang 12, on Linux; chosen when it runs", "x86_64"),
-    Backend("neon", "64-bit Arm: Raspberry Pi 3 and 4", "gcc, clang", "aarch64"),
+    Backend("neon", "64-bit Arm: Raspberry Pi 3 and 4", "gcc, clang, clang-cl", "aarch64"),
     Backend(
         "neon_dotprod",
         "64-bit Arm since Cortex-A55 and A76: Raspberry Pi 5, Apple silicon",
@@ -48,7 +56,7 @@ BACKENDS = (
     Backend(
         "neon_i8mm",
         "64-bit Arm since Cortex-A510 and A710, Apple M2, Neoverse V1",
-        "the same, on Linux and macOS; elsewhere with `-march=armv8.6-a`",
+        "the same, with `-march=armv8.6-a`",
         "aarch64",
     ),
     Backend(

@@ -7,8 +7,10 @@
  * one. To use it elsewhere, include this file as it is, behind <stdint.h>; all of it is static.
  */
 #ifndef INLINE
-#ifdef __GNUC__
+#if defined(__GNUC__) || defined(__clang__)
 #define INLINE static inline __attribute__((always_inline, unused))
+#elif defined(_MSC_VER)
+#define INLINE static __forceinline
 #else
 #define INLINE static inline
 #endif

@@ -7,29 +7,24 @@
 #if defined(AVX512_VNNI_KERNELS) && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
 #define AMX_INT8_KERNELS
 
-#include <cpuid.h>
-
-#define AMX __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni,amx-tile,amx-int8")))
+#define AMX COMPILED_FOR("avx512f,avx512bw,avx512vl,avx512vnni,amx-tile,amx-int8")
 
 #ifdef __cplusplus
 extern "C"
 #endif
 long syscall(long number, ...);
 
-/* Whether there are tiles, and Linux lets this process use them, for which it has to be asked. The answer never
- * changes: it is kept, because some virtual machines take long over cpuid, and threads may race for it. */
-static int has_amx(void)
+/* Whether Linux lets this process use tiles, for which it has to be asked. */
+static int may_use_amx(void)
 {
-    enum { ARCH_PRCTL = 158, REQUEST_PERMISSION = 0x1023, TILE_DATA = 18, TILE_AND_INT8 = 3 << 24 };
-    static int answer; /* 1 is yes, -1 no, 0 not asked yet */
-    int kept = __atomic_load_n(&answer, __ATOMIC_RELAXED);
-    if (!kept) {
-        unsigned a, b, c, d;
-        kept = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & TILE_AND_INT8) == TILE_AND_INT8 &&
-               syscall(ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA) == 0 ? 1 : -1;
-        __atomic_store_n(&answer, kept, __ATOMIC_RELAXED);
+    enum { ARCH_PRCTL = 158, REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
+    static Kept kept; /* 1 is yes, -1 no, 0 not asked yet */
+    int answer = LOAD_KEPT(kept);
+    if (!answer) {
+        answer = syscall(ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA) == 0 ? 1 : -1;
+        STORE_KEPT(kept, answer);
     }
-    return kept > 0;
+    return answer > 0;
 }
 
 /* What the processor reads the tiles' sizes from. */
@@ -106,7 +101,7 @@ AMX INLINE void accumulate_amx(const uint8_t *in, int stride, const int8_t *weig
 /* Requantizes and stores the sums of one turn. */
 AMX INLINE void finish_amx(uint8_t *out, int stride, const Scaling *s, int pixels, const int turn, const int width)
 {
-    int32_t sums[2][16][16] ALIGNED;
+    ALIGNED int32_t sums[2][16][16];
     __m512i four[4];
     int p, q;
     if (turn == 0) {
@@ -181,7 +176,7 @@ AMX static void classify_amx(const Layer *l, const uint8_t *in, float *logits)
 
 static int has_amx_int8(void)
 {
-    return has_avx512() && has_amx();
+    return has_avx512() && has_x86(X86_AMX_INT8) && may_use_amx();
 }
 
 static const Kernels amx_int8_kernels = {has_amx_int8, patches_avx512, depthwise_avx512, pointwise_amx,

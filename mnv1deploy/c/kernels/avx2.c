@@ -2,12 +2,106 @@
  *
  * Sums of two products in 16 bits, which quantization keeps from saturating, and of two of those in 32.
  */
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(NO_SIMD)
+#if (defined(__x86_64__) || defined(_M_X64)) && !defined(_M_ARM64EC) && !defined(NO_SIMD) && \
+    (defined(__GNUC__) || defined(__clang__) || (defined(_MSC_VER) && _MSC_VER >= 1920))
 #define AVX2_KERNELS
 
 #include <immintrin.h>
+#if defined(_MSC_VER) && defined(__clang__) /* whose immintrin.h has what its options name, and no more */
+#include <tmmintrin.h>
+#include <smmintrin.h>
+#include <avxintrin.h>
+#include <avx2intrin.h>
+#include <avxvnniintrin.h>
+#include <avx512fintrin.h>
+#include <avx512bwintrin.h>
+#include <avx512vlintrin.h>
+#include <avx512vlbwintrin.h>
+#include <avx512vnniintrin.h>
+#include <xsaveintrin.h>
+#endif
+#ifdef _MSC_VER
+#include <intrin.h>
+#else
+#include <cpuid.h>
+#endif
 
-#define AVX2 __attribute__((target("avx2")))
+enum { X86_ASKED = 1, X86_AVX2 = 2, X86_AVX_VNNI = 4, X86_AVX512_VNNI = 8, X86_AMX_INT8 = 16 };
+
+/* Registers a, b, c and d of cpuid; zeros if this processor knows no such leaf. */
+INLINE void cpuid_x86(int leaf, int subleaf, uint32_t registers[4])
+{
+#ifdef _MSC_VER
+    __cpuidex((int *)registers, 0, 0);
+    if (registers[0] >= (uint32_t)leaf)
+        __cpuidex((int *)registers, leaf, subleaf);
+    else
+        memset(registers, 0, 4 * sizeof *registers);
+#else
+    if (!__get_cpuid_count((unsigned)leaf, (unsigned)subleaf, registers, registers + 1, registers + 2, registers + 3))
+        memset(registers, 0, 4 * sizeof *registers);
+#endif
+}
+
+/* Which registers the system saves: bits 1 and 2 AVX's, 5 to 7 AVX-512's, 17 and 18 AMX's. */
+COMPILED_FOR("xsave") static uint32_t saved_x86(void)
+{
+#if defined(_MSC_VER) || defined(_xgetbv)
+    return (uint32_t)_xgetbv(0);
+#else
+    uint32_t saved, upper;
+    __asm__ volatile("xgetbv" : "=a"(saved), "=d"(upper) : "c"(0));
+    return saved;
+#endif
+}
+
+/* What this processor has, in bits: those of cpuid are in volume 2 of Intel's Software Developer's Manual. */
+static int ask_x86(void)
+{
+    uint32_t first[4], seventh[4], more[4], saved;
+    int features = X86_ASKED;
+    cpuid_x86(1, 0, first);
+    cpuid_x86(7, 0, seventh);
+    cpuid_x86(7, seventh[0] ? 1 : 0, more);
+    saved = first[2] >> 27 & 1 ? saved_x86() : 0;
+#ifdef __APPLE__
+    saved |= 0xE0; /* as soon as a thread first uses them */
+#endif
+    if ((saved & 0x6) != 0x6 || !(seventh[1] >> 5 & 1))
+        return features;
+    features |= X86_AVX2;
+    if (seventh[0] && more[0] >> 4 & 1)
+        features |= X86_AVX_VNNI;
+    if ((saved & 0xE0) == 0xE0 && (seventh[1] >> 16 & 0xC001) == 0xC001 && seventh[2] >> 11 & 1) /* F, BW, VL, VNNI */
+        features |= X86_AVX512_VNNI;
+    if ((saved & 0x60000) == 0x60000 && (seventh[3] >> 24 & 3) == 3)
+        features |= X86_AMX_INT8;
+    return features;
+}
+
+/* The answer never changes: it is kept, because some virtual machines take long over cpuid. Threads may race for it. */
+#if defined(__GNUC__) || defined(__clang__)
+typedef int Kept;
+#define LOAD_KEPT(kept) __atomic_load_n(&(kept), __ATOMIC_RELAXED)
+#define STORE_KEPT(kept, value) __atomic_store_n(&(kept), value, __ATOMIC_RELAXED)
+#else
+typedef volatile int Kept;
+#define LOAD_KEPT(kept) (kept)
+#define STORE_KEPT(kept, value) ((kept) = (value))
+#endif
+
+static int has_x86(int feature)
+{
+    static Kept kept;
+    int features = LOAD_KEPT(kept);
+    if (!features) {
+        features = ask_x86();
+        STORE_KEPT(kept, features);
+    }
+    return (features & feature) != 0;
+}
+
+#define AVX2 COMPILED_FOR("avx2")
 
 AVX2 INLINE __m128i load16(const void *in)
 {
@@ -153,7 +247,7 @@ AVX2 static void classify_avx2(const Layer *l, const uint8_t *in, float *logits)
 
 static int has_avx2(void)
 {
-    return __builtin_cpu_supports("avx2") != 0;
+    return has_x86(X86_AVX2);
 }
 
 static const Kernels avx2_kernels = {has_avx2,      patches_avx2,  depthwise_avx2, pointwise_avx2,

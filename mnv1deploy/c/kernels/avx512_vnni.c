@@ -5,12 +5,12 @@
 #ifdef AVX2_KERNELS
 #define AVX512_VNNI_KERNELS
 
-#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
+#define AVX512 COMPILED_FOR("avx512f,avx512bw,avx512vl,avx512vnni")
 
 /* sums + bytes * weights. gcc moves every sum twice around the intrinsic of an instruction that adds in place. */
 AVX512 INLINE __m512i add_products_avx512(__m512i sums, __m512i bytes, __m512i weights)
 {
-#if defined(__clang__) || defined(NO_ASSEMBLER)
+#if !defined(__GNUC__) || defined(__clang__) || defined(NO_ASSEMBLER)
     return _mm512_dpbusd_epi32(sums, bytes, weights);
 #else
     __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(bytes), "v"(weights));
@@ -21,7 +21,7 @@ AVX512 INLINE __m512i add_products_avx512(__m512i sums, __m512i bytes, __m512i w
 /* The same, with the weights read from memory as they are used. */
 AVX512 INLINE __m512i add_stored_products_avx512(__m512i sums, __m512i bytes, const __m512i *weights)
 {
-#if defined(__clang__) || defined(NO_ASSEMBLER)
+#if !defined(__GNUC__) || defined(__clang__) || defined(NO_ASSEMBLER)
     return _mm512_dpbusd_epi32(sums, bytes, *weights);
 #else
     __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(bytes), "m"(*weights));
@@ -369,8 +369,7 @@ AVX512 static void classify_avx512(const Layer *l, const uint8_t *in, float *log
 
 static int has_avx512(void)
 {
-    return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl");
+    return has_x86(X86_AVX512_VNNI);
 }
 
 static const Kernels avx512_vnni_kernels = {has_avx512,  patches_avx512,  depthwise_avx512, pointwise_avx512,

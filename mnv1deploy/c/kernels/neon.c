@@ -232,8 +232,11 @@ static void depthwise_neon(const Layer *l, const uint8_t *in, uint8_t *out, int 
 #include <sys/auxv.h>
 #elif defined(__APPLE__)
 #include <sys/sysctl.h>
-#else
-#include <windows.h>
+#else /* what windows.h, which is long, says of it */
+#ifdef __cplusplus
+extern "C"
+#endif
+__declspec(dllimport) int __stdcall IsProcessorFeaturePresent(unsigned long feature);
 #endif
 
 enum { ARM_DOTPROD, ARM_I8MM };
@@ -247,8 +250,8 @@ INLINE int arm_has(int feature)
     size_t size = sizeof there;
     const char *name = feature == ARM_DOTPROD ? "hw.optional.arm.FEAT_DotProd" : "hw.optional.arm.FEAT_I8MM";
     return sysctlbyname(name, &there, &size, NULL, 0) == 0 && there;
-#else /* PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE; older systems do not say whether there is i8mm */
-    return feature == ARM_DOTPROD && IsProcessorFeaturePresent(43);
+#else /* PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE and PF_ARM_V82_I8MM_INSTRUCTIONS_AVAILABLE */
+    return IsProcessorFeaturePresent(feature == ARM_DOTPROD ? 43 : 66) != 0;
 #endif
 }
 #endif

@@ -9,7 +9,7 @@
 #ifdef __ARM_FEATURE_DOTPROD
 #define DOTPROD
 #else
-#define DOTPROD __attribute__((target("arch=armv8.2-a+dotprod")))
+#define DOTPROD COMPILED_FOR("arch=armv8.2-a+dotprod")
 #endif
 
 /* sums[p][q]: `height` pixels by 16 outputs. `lane`: which four of the 16 bytes that each pixel holds. */

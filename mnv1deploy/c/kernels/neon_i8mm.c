@@ -9,7 +9,7 @@
 #ifdef __ARM_FEATURE_MATMUL_INT8
 #define I8MM
 #else
-#define I8MM __attribute__((target("arch=armv8.2-a+i8mm")))
+#define I8MM COMPILED_FOR("arch=armv8.2-a+i8mm")
 #endif
 
 /* The same eight inputs of two pixels, the second `stride` bytes on. */

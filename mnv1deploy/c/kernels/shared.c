@@ -4,8 +4,12 @@
  * what is in the padding does not matter. real = scale * integer, except the pixels', whose zero point is folded into
  * the stem's biases.
  */
-#ifdef __GNUC__
+#if defined(__GNUC__) || defined(__clang__) /* clang-cl says the second alone */
 #define INLINE static inline __attribute__((always_inline, unused))
+#define COMPILED_FOR(instructions) __attribute__((target(instructions)))
+#elif defined(_MSC_VER)
+#define INLINE static __forceinline
+#define COMPILED_FOR(instructions) /* it has all of them everywhere */
 #else
 #define INLINE static inline
 #endif

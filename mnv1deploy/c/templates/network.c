@@ -13,13 +13,15 @@ $plan
 #include <string.h>
 
 /* Below 64 it names the width of the narrowest type that floats are evaluated in, which float is not below. */
-#if defined(__FAST_MATH__) || \
+#if defined(__FAST_MATH__) || defined(_M_FP_FAST) || \
     (defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16 && FLT_EVAL_METHOD != 32)
-#error "Sums are scaled and rounded in IEEE float: no -ffast-math, and on 32-bit x86 -msse2 -mfpmath=sse."
+#error "Sums are scaled and rounded in IEEE float: no -ffast-math or /fp:fast, and on 32-bit x86 -msse2 -mfpmath=sse."
 #endif
 
-#ifdef __GNUC__
+#if defined(__GNUC__) || defined(__clang__)
 #define ALIGNED __attribute__((aligned(64)))
+#elif defined(_MSC_VER)
+#define ALIGNED __declspec(align(64))
 #else
 #define ALIGNED
 #endif

@@ -18,11 +18,11 @@
 #define WEIGHTS(offset) ((const int8_t *)${name}_weights + (offset))
 #if !defined(${NAME}_WEIGHTS_LINKED) && defined(__STDC_VERSION__) && __STDC_VERSION__ >= 202311L && \
     defined(__has_embed)
-static const unsigned char ${name}_weights[$blob_bytes] ALIGNED = {
+static const ALIGNED unsigned char ${name}_weights[$blob_bytes] = {
 #embed ${NAME}_WEIGHTS_FILE
 };
 #else
-#ifdef __GNUC__
+#if defined(__GNUC__) || defined(__clang__)
 #define HIDDEN __attribute__((visibility("hidden")))
 #else
 #define HIDDEN
@@ -35,7 +35,7 @@ extern HIDDEN const unsigned char ${name}_weights[$blob_bytes];
 }
 #endif
 #ifdef ${NAME}_WEIGHTS_LINKED
-#elif defined(__GNUC__)
+#elif defined(__GNUC__) || defined(__clang__)
 #define LITERAL_OF(text) #text
 #define LITERAL(text) LITERAL_OF(text)
 #define SYMBOL LITERAL(__USER_LABEL_PREFIX__) "${name}_weights"
