@@ -287,6 +287,14 @@ def detector(prefix: str, heads: tuple[str, ...]) -> Callable[[], State]:
     return made
 
 
+@pytest.mark.parametrize("source", [definitions.HUGGING_FACE, definitions.TIMM, definitions.MARVIS])
+def test_a_body_in_alphabetical_order_is_called_one(source: Definition, tmp_path: Path) -> None:
+    """The first order that failed gave the reason, and alphabetical ones look like a MobileNetV2."""
+    body = [row for row in source.network(10).state().items() if not row[0].startswith(f"{source.classifier}.")]
+    with pytest.raises(MnvError, match="no classifier"):
+        import_state_dict(write(dict(sorted(body)), tmp_path / "weights.pth"))
+
+
 @pytest.mark.parametrize(
     ("state", "message"),
     [

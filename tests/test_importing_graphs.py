@@ -61,6 +61,7 @@ def network(
     ends: tuple[str, ...] = (),
     entry: str = "",
     pads: bool = False,
+    blocks: tuple[tuple[int, int], ...] = BLOCKS,
 ) -> onnx.ModelProto:
     """A MobileNetV1 with random weights, as one tool or another writes it."""
     graph = Graph()
@@ -104,7 +105,7 @@ def network(
 
     convolve(3, 4, 3, 2, 1, 32)
     inputs, size = 4, 16
-    for outputs, stride in BLOCKS:
+    for outputs, stride in blocks:
         before = graph.current
         convolve(inputs, inputs, 3, stride, inputs, size)
         size = -(-size // stride)
@@ -206,6 +207,13 @@ def test_onnx_with_its_weights_in_a_file_beside_it(tmp_path: Path) -> None:
     (tmp_path / "network.onnx.data").unlink()
     with pytest.raises(MnvError, match=r"network\.onnx\.data"):
         import_file(tmp_path / "network.onnx", known)
+
+
+def test_a_graph_of_other_strides_is_not_of_the_tutorials_family(tmp_path: Path) -> None:
+    """Its eight blocks alone gave it the tutorial's normalisation."""
+    eight = ((8, 1), (16, 2), (16, 1), (32, 2), (32, 1), (64, 2), (64, 1), (128, 2))
+    with pytest.raises(MnvError, match="does not say its normalization"):
+        imported(network(blocks=eight), tmp_path)
 
 
 def test_onnx_nodes_may_stand_in_any_order(tmp_path: Path) -> None:

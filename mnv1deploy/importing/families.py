@@ -91,7 +91,16 @@ class Family:
             and (not self.widths or channels[-1] in [int(width * base[-1]) for width in self.widths])
             and (len(self.classes) != 1 or found.input_size in (None, self.input_size))
             and _same_shape(channels, base)
+            and self._has_strides(found)
         )
+
+    def _has_strides(self, found: Found) -> bool:
+        """Whether a graph's strides are this family's, and its size where nothing else is known of the family."""
+        if not found.is_graph or self.strides is None:
+            return True
+        read = tuple(c.stride for c in (found.convolutions[0], *found.convolutions[1::2]))
+        bare = not self.names and self.normalization is not None
+        return read == self.strides and not (bare and found.input_size not in (None, self.input_size))
 
     @property
     def strides(self) -> tuple[int, ...] | None:

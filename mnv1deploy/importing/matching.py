@@ -78,16 +78,14 @@ def match(path: Path, tensors: Tensors) -> Found:
         MnvError: if they are another network's, or an array is left over, with its name.
     """
     arrays, notes = _without_companions(path, _repaired(path, tensors.arrays))
-    if head := next((name for name in arrays if _DETECTOR.search(name)), None):
-        raise no_mobilenetv1(path, f"{head} belongs to a detector", "Its body alone has no classifier to deploy.")
     arrays, normalization = _without_normalization(arrays)
     groups = _grouped(arrays)
-    failure: MnvError | None = None
-    for ordered in _orders(groups):
+    failures: list[tuple[int, MnvError]] = []
+    for number, ordered in enumerate(_orders(groups)):
         try:
             found = _match(path, tensors, ordered)
         except MnvError as error:
-            failure = failure or error
+            failures.append((_likelihood(path, tensors, ordered, number), error))
         else:
             return Found(
                 tensors.source,
@@ -96,8 +94,27 @@ def match(path: Path, tensors: Tensors) -> Found:
                 names=tuple(tensors.arrays),
                 notes=(*tensors.notes, *notes),
             )
-    assert failure is not None
-    raise failure
+    if head := next((name for name in arrays if _DETECTOR.search(name)), None):
+        raise no_mobilenetv1(path, f"{head} belongs to a detector", "Its body alone has no classifier to deploy.")
+    raise max(failures, key=lambda row: row[0])[1]
+
+
+def _likelihood(path: Path, tensors: Tensors, groups: list[_Group], number: int) -> int:
+    """How much is to be made of what an order of the parts fails by; ``number`` is its place among those tried.
+
+    Most where convolutions, and their normalisations, follow each other as they should. An alphabetical order is none
+    that anybody chose.
+    """
+    names = [group.name for group in groups]
+    norms = [group for group in groups if group.is_norm]
+    try:
+        kernels = [group for group in groups if group.rank == 4 and not group.is_norm]
+        convolutions = _interleaved([_convolution(group, tensors.layout) for group in kernels])
+        check_order(path, convolutions)
+    except MnvError:
+        return -9 if names == sorted(names) else -number
+    widths = [group.arrays["mean"].shape for group in norms]
+    return 1 + (widths == [(convolution.out_channels,) for convolution in convolutions])
 
 
 def _repaired(path: Path, arrays: dict[str, Array]) -> dict[str, Array]:
