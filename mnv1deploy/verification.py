@@ -18,7 +18,9 @@ from mnv1deploy.errors import MnvError
 from mnv1deploy.evidence import Evidence
 from mnv1deploy.formats.base import Images, Logits, Session
 
-BATCH = 250
+BATCH = 64
+"""Pictures at a time: PyTorch answers them in a third of the time that it takes for as many in batches of 512, whose
+activations the system gives it and zeroes anew."""
 
 
 @dataclass(frozen=True)

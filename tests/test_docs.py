@@ -2,26 +2,18 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import artifacts_picture
 import figures
 import pytest
+from commands import every_format, program
 
 from mnv1deploy import formats
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*figures.PAGES, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", ROOT / "CHANGELOG.md"]
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
-
-SHARING = """import sys
-sys.path.append({tests!r})
-import conftest
-conftest.quantization.quantize = conftest.quantize_once
-"""
-"""What has a page's export take the integers that the tests of this run share."""
 
 
 @pytest.mark.slow
@@ -32,11 +24,9 @@ def test_python_blocks_run(page: Path, tmp_path: Path) -> None:
     shutil.copy(ROOT / "examples" / "cat.png", tmp_path)
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     shutil.copytree(ROOT / "models", tmp_path / "models")
-    if any("mnv1.export(" in block for block in blocks):
-        blocks.insert(0, SHARING.format(tests=str(Path(__file__).parent)))
-    program = tmp_path / "blocks.py"
-    program.write_text("\n\n".join(blocks), "utf-8")
-    done = subprocess.run([sys.executable, program], cwd=tmp_path, capture_output=True, text=True)
+    file = tmp_path / "blocks.py"
+    file.write_text("\n\n".join(blocks), "utf-8")
+    done = program(file, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
@@ -91,15 +81,18 @@ def test_the_workflow_installs_what_there_is() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_examples_run(script: Path, tmp_path: Path, class_folders: Path) -> None:
-    arguments = {"predict.py": [ROOT / "examples" / "cat.png"], "train_own_folder.py": [class_folders]}
-    command = [sys.executable, script, *arguments.get(script.name, [])]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout
-    if script.name == "export.py":
-        assert all(line.endswith(": proved") or ": not run here, " in line for line in done.stdout.splitlines())
+def test_examples_run(tmp_path: Path, class_folders: Path) -> None:
+    for name, argument in (("predict.py", ROOT / "examples" / "cat.png"), ("train_own_folder.py", class_folders)):
+        done = program(ROOT / "examples" / name, argument, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+
+
+@pytest.mark.slow
+def test_the_example_proves_every_format() -> None:
+    lines = (every_format() / "printed").read_text("utf-8").splitlines()
+    assert len(lines) == sum("int8" in formats.get(name).precisions for name in formats.exportable())
+    assert all(line.endswith(": proved") or ": not run here, " in line for line in lines)
 
 
 def test_there_are_examples() -> None:

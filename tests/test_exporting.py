@@ -49,15 +49,14 @@ def test_int8_reaches_its_limits_on_the_10_000_test_images(cifar10: Path, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("precision", "limit"), [("fp32", 1e-4), ("fp16", 0.1)])
-def test_float_precisions(precision: exporting.Precision, limit: float, tmp_path: Path) -> None:
-    for item in exporting.export("all", precision, output=tmp_path / "out"):
+def test_fp32_of_every_format(tmp_path: Path) -> None:
+    for item in exporting.export("all", "fp32", output=tmp_path / "out"):
         assert item.failures == ()
         if item.manifest.not_run:
             assert item.proof is None
             continue
         assert item.proof is not None
-        assert item.proof.max_logit_difference <= limit
+        assert item.proof.max_logit_difference <= 1e-4
         assert item.proof.accuracy is not None
         assert item.proof.accuracy.on == "1,000-image sample of the CIFAR-10 test split"
         assert mnv1.load(item.path).spec == CIFAR

@@ -5,7 +5,6 @@ import json
 import pickle
 import re
 import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
+from commands import mnv1
 from tutorial import TutorialNet, trained_looking
 
 from mnv1deploy import bundled, importing
@@ -339,10 +339,7 @@ def test_normalisations_by_name_or_numbers() -> None:
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mnv1deploy.cli", "import", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert "Traceback" not in done.stdout + done.stderr
-    return done
+    return mnv1("import", *arguments)
 
 
 @pytest.mark.slow

@@ -4,13 +4,12 @@ import gc
 import json
 import re
 import shutil
-import subprocess
-import sys
 import weakref
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
 import torch
@@ -222,9 +221,8 @@ def test_the_command_makes_the_teacher_first_and_uses_it_again(class_folders: Pa
     small = {"pictures": 0, "batch_size": 16, "holdout": 0.2}
     teacher_recipe = write_recipe(tmp_path, "teacher", **small, epochs=2, muon=0.0)
     recipe = write_recipe(tmp_path, "best", **small, ema=0.9, epochs=2, views=2, teacher=str(teacher_recipe))
-    command = [sys.executable, "-W", "error", "-m", "mnv1deploy.cli", "train", "--data", class_folders]
-    command += ["--recipe", recipe, "--width", 0.25]
-    done = subprocess.run([*map(str, [*command, "--output", tmp_path / "a", "--json"])], capture_output=True, text=True)
+    command = ("train", "--data", class_folders, "--recipe", recipe, "--width", 0.25)
+    done = commands.mnv1(*command, "--output", tmp_path / "a", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["images"] == 16
     for number in (1, 2):
@@ -232,8 +230,7 @@ def test_the_command_makes_the_teacher_first_and_uses_it_again(class_folders: Pa
     teacher = tmp_path / "a" / "teacher"
     assert len(list(teacher.glob("logits-*/*.npy"))) == 1
     assert len(list((tmp_path / "a" / "teacher-1").glob("logits-*/*.npy"))) == 1
-    second = [*command, "--output", tmp_path / "b", "--teacher", teacher]
-    done = subprocess.run([*map(str, second)], capture_output=True, text=True)
+    done = commands.mnv1(*command, "--output", tmp_path / "b", "--teacher", teacher)
     assert done.returncode == 0, done.stderr
     assert "teacher 1, epoch" not in done.stderr, "they are trained already"
     assert "teacher 2, epoch" not in done.stderr

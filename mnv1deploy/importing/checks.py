@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 
 from mnv1deploy import datasets
 from mnv1deploy.artifact import Accuracy
+from mnv1deploy.formats.torch_session import TorchSession
 from mnv1deploy.importing import labels
 from mnv1deploy.importing.families import NORMALIZATIONS
 from mnv1deploy.network import MobileNetV1
 from mnv1deploy.spec import CIFAR10_CLASSES, Normalization
+from mnv1deploy.verification import logits
 
 AS_GIVEN = "as given"
 
@@ -32,7 +34,8 @@ def _pictures(network: MobileNetV1) -> datasets.Dataset | None:
 def _predicted(network: MobileNetV1, images: NDArray[np.uint8], normalization: Normalization) -> NDArray[np.int64]:
     other = MobileNetV1(network.spec.replace(normalization=normalization)).eval()
     other.load_state_dict(network.state_dict())
-    found: NDArray[np.int64] = other.folded()(torch.from_numpy(np.ascontiguousarray(images))).argmax(1).numpy()
+    session = TorchSession(other.folded(), other.spec, "cpu", None)
+    found: NDArray[np.int64] = logits(session, images).argmax(1).astype(np.int64)
     return found
 
 
