@@ -2,10 +2,10 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import mnv1
 
 from mnv1deploy import bundled, choosing
 from mnv1deploy.artifact import Accuracy
@@ -22,11 +22,7 @@ from mnv1deploy.spec import CIFAR, PAPER, ModelSpec, Normalization
 
 
 def mnv1_choose(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "mnv1deploy.cli", "choose", *arguments], capture_output=True, text=True, cwd=cwd
-    )
-    assert "Traceback" not in done.stderr
-    return done
+    return mnv1("choose", *arguments, cwd=cwd)
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,12 @@
 import copy
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import mnv1
 from conftest import quantized
 
 from mnv1deploy import datasets, exporting, formats
@@ -191,8 +190,7 @@ def test_another_plan_changes_no_byte_of_flash(spec: ModelSpec) -> None:
 
 @pytest.mark.parametrize("arguments", [["--ram", "48X"], ["--flash", "-1"], ["--ram", "0.3K"]])
 def test_a_size_that_is_none_is_wrong_usage(arguments: list[str], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mnv1deploy.cli", "export", "--format", "c", "--quantize", "int8", *arguments]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = mnv1("export", "--format", "c", "--quantize", "int8", *arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert "is no size of a memory" in re.sub(r"\s+", " ", done.stderr)
     assert not list(tmp_path.iterdir())
