@@ -359,11 +359,11 @@ def _serve(settings: dict[str, Any]) -> None:
             raise MnvError(f"{format_.name} cannot be run here: {format_.elsewhere}")
         format_.providers()  # imports the engine
         start = time.perf_counter()
-        session = _open(path, settings)
+        session = opened(path, settings)
         answer(load=(time.perf_counter() - start) * 1000, provider=session.provider)
         pictures = datasets.resized(datasets.calibration(), session.spec.pixels).images
     except Exception as error:
-        answer(error=_sentences(error))
+        answer(error=sentences(error))
         return
     for line in sys.stdin:
         request = json.loads(line)
@@ -379,17 +379,18 @@ def _serve(settings: dict[str, Any]) -> None:
                 assert isinstance(session, Profiling)
                 answer(operators=[asdict(operator) for operator in session.profile(batch, request["profiled_calls"])])
         except Exception as error:
-            answer(error=_sentences(error))
+            answer(error=sentences(error))
 
 
-def _sentences(error: Exception) -> tuple[str, str]:
+def sentences(error: Exception) -> tuple[str, str]:
     """An error's message and hint; an engine's own, which may be of any type, becomes one sentence."""
     if isinstance(error, MnvError):
         return error.message, error.hint
     return f"The engine failed: {type(error).__name__}: {MnvError.reason(error)}.", ""
 
 
-def _open(path: Path, settings: dict[str, Any]) -> Session:
+def opened(path: Path, settings: dict[str, Any]) -> Session:
+    """The session that a contestant's process was told of: its provider, number of threads, compiled or not."""
     if settings["compiled"]:
         from mnv1deploy.formats.pytorch import PyTorchFormat
 

@@ -388,6 +388,29 @@ def bench(
     profile: Annotated[
         bool, typer.Option("--profile", help="Instead, the time per operator, where the engine tells it.")
     ] = False,
+    scenario: Annotated[
+        Literal["single-stream", "multi-stream", "server", "offline"] | None,
+        typer.Option(help="Instead, MLPerf's LoadGen in this scenario, its logs and its verdict.", show_default=False),
+    ] = None,
+    accuracy: Annotated[
+        bool, typer.Option("--accuracy", help="With --scenario: answers of every picture instead of times.")
+    ] = False,
+    min_duration: Annotated[
+        float, typer.Option(min=0.1, help="With --scenario: seconds; below 600 it is no MLPerf result.")
+    ] = 600.0,
+    target_qps: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            help="With --scenario server: queries a second. Default: half of what one after the other allows.",
+            show_default=False,
+        ),
+    ] = None,
+    latency_bound: Annotated[
+        float,
+        typer.Option(min=0.001, help="With --scenario server: milliseconds for 99 % of the queries; MLPerf has 15."),
+    ] = 15.0,
+    logs: Annotated[Path, typer.Option(help="With --scenario: a folder for LoadGen's logs.")] = Path("loadgen"),
     json: JsonOption = False,
     plot: PlotOption = None,
 ) -> None:
@@ -401,9 +424,35 @@ def bench(
         _refuse(ctx, "with --profile", "all", "plot", "include_copies", "duration")
         if len(counts) > 1 or len(batch_sizes) > 1:
             raise typer.BadParameter("--profile takes one --batch-size and one --threads.")
+    if scenario:
+        _refuse(ctx, "with --scenario", "profile", "plot", "include_copies", "duration", "batch_size")
+        if len(counts) > 1:
+            raise typer.BadParameter("--scenario takes one --threads.")
+        if scenario != "server" or accuracy:
+            _refuse(ctx, "but for times of --scenario server", "target_qps", "latency_bound")
+    else:
+        _refuse(ctx, "without --scenario", "accuracy", "min_duration", "target_qps", "latency_bound", "logs")
     contestants = benchmark.contestants(artifacts or [], everything=all)
     notes = benchmark.notes(contestants)
     console.show_notes(notes)
+    if scenario:
+        from mnv1deploy import loadgen
+
+        asked = loadgen.Settings(scenario, accuracy, min_duration, target_qps, latency_bound / 1000)
+        with console.stages() as stage:
+            found = loadgen.run(
+                contestants,
+                asked,
+                provider=provider,
+                threads=counts[0],
+                logs=logs,
+                on_artifact=lambda name: stage(f"LoadGen runs {name}", 0, 0),
+            )
+        if json:
+            console.show_json(as_json.loadgen_as_dict(found, asked, notes))
+        else:
+            tables.show_loadgen(found, asked)
+        return
     if profile:
         with console.progress("profiling", len(contestants)) as advance:
             profiles = benchmark.profile(

@@ -46,6 +46,7 @@ ENGINES = {
     "aoti": ("AOTInductor", "torch"),
     "tflm": ("LiteRT for Microcontrollers", ""),
     "tensorrt": ("TensorRT's ONNX, onnxruntime", "onnxruntime"),
+    "triton": ("Triton's repository, onnxruntime", "onnxruntime"),
     "coreml": ("Core ML", ""),
     "web": ("WebAssembly, wasmtime", "wasmtime"),
     "pytorch": ("PyTorch, eager", "torch"),
@@ -116,6 +117,8 @@ def artifacts(runs: Runs) -> dict[str, dict[str, Run]]:
     p50 = {row["artifact"]: row["p50"] for row in runs["latency"][0]["results"]}
     found: dict[str, dict[str, Run]] = {}
     for row in runs["artifacts"][0]["results"]:
+        if row["format"] == "triton":  # it is the ONNX file again
+            continue
         found.setdefault(row["format"], {})[row["precision"]] = {**row, "p50": p50.get(row["artifact"])}
     for name in ("pytorch", "pytorch-compiled"):
         found[name] = {"fp32": {"p50": p50[name], "bytes": None, "proof": None}}
@@ -247,6 +250,39 @@ def shipped(runs: Runs) -> str:
             yield [f"`{path.name}`", what, f"{bytes_:,}", percent(accuracy)]
 
     return table("file | what | >bytes | >top-1 on the 10,000 test images", rows())
+
+
+# ---- MLPerf
+
+
+def loadgen_table(runs: Runs) -> str:
+    """A row per engine and scenario: LoadGen's figure and its verdict."""
+
+    def rows() -> Iterator[list[str]]:
+        for row in runs["loadgen"][0]["results"]:
+            latency = "(ns)" in row["metric"]
+            figure = f"{row['value'] / 1e3:,.0f} µs" if latency else f"{row['value']:,.0f} pictures/s"
+            verdict = "VALID" if row["valid"] else f"INVALID ({', '.join(row['unmet'])})"
+            what = row["metric"].replace(" (ns)", "")
+            yield [row["scenario"], f"`{row['artifact']}`", what, figure, verdict, percent(row["top1"])]
+
+    return table("scenario | artifact | LoadGen's figure | > | LoadGen says | >top-1", rows())
+
+
+def loadgen_rules(runs: Runs) -> str:
+    """How long the runs were."""
+    row = runs["loadgen"][0]["results"][0]
+    short = "" if row["rules"] else ", shorter than MLPerf's rules ask for"
+    return f"{float(row['seconds']):g} seconds{short}"
+
+
+def tiny_table(runs: Runs) -> str:
+    """Ours and MLPerf Tiny's reference."""
+    rows = (
+        [row["network"], f"{row['bytes']:,}", percent(row["few"]), percent(row["all"]), percent(row["required"])]
+        for row in runs["tiny"][0]["results"]
+    )
+    return table("network | >bytes | >the 200 pictures | >all 10,000 | >required", rows)
 
 
 # ---- The C
@@ -839,7 +875,7 @@ FIGURES: dict[str, Callable[[Runs], str]] = {
     **{
         f"artifacts.{name}": format_table(name)
         for name in ENGINES
-        if name not in ("c", "web") and not name.startswith("pytorch")
+        if name not in ("c", "web", "triton") and not name.startswith("pytorch")
     },
     "shipped": shipped,
     "imports": imports_table,
@@ -855,6 +891,10 @@ FIGURES: dict[str, Callable[[Runs], str]] = {
     "profile.peaks": peaks,
     "emulation": emulation_table,
     "plans": plans_table,
+    "loadgen": loadgen_table,
+    "loadgen.rules": loadgen_rules,
+    "loadgen.machine": machine("loadgen"),
+    "tiny": tiny_table,
     "cameras": cameras_table,
     "emulation.cortex-m4": microcontroller,
     "plan": plan_table,

@@ -113,6 +113,36 @@ def throughput() -> Answer:
     return rows, ["mnv1 bench --threads 2 --batch-size 1024"]
 
 
+LOADGEN_SECONDS = 600
+"""MLPerf's rule; $MNV1_LOADGEN_SECONDS is another number, to try it."""
+
+
+def loadgen() -> Answer:
+    """MLPerf's scenarios by LoadGen: int8 on one thread in four engines."""
+    seconds = os.environ.get("MNV1_LOADGEN_SECONDS", str(LOADGEN_SECONDS))
+    suffixes = (".c", ".onnx", ".xml", ".tflite")
+    chosen = [str(ARTIFACTS / f"mobilenetv1_cifar10_int8{suffix}") for suffix in suffixes]
+    results, commands = [], []
+    for scenario in ("single-stream", "multi-stream", "server", "offline"):
+        command = ("bench", "--scenario", scenario, "--threads", "1", "--min-duration", seconds)
+        with tempfile.TemporaryDirectory() as folder:
+            answer = mnv1(*command, "--logs", folder, *chosen)
+            exact = mnv1(*command, "--logs", folder, "--accuracy", *chosen)
+        for row, right in zip(answer["results"], exact["results"], strict=True):
+            kept = {key: row[key] for key in ("artifact", "valid", "unmet", "metric", "value")}
+            rules = answer["settings"]["keeps_the_rules"]
+            results.append({"scenario": scenario, **kept, "top1": right["top1"], "rules": rules, "seconds": seconds})
+        commands.append(f"mnv1 {' '.join(command)}")
+    return results, commands
+
+
+def tiny() -> Answer:
+    """MLPerf Tiny's 200 pictures; $MNV1_TINY is the file of its reference."""
+    import mlperf_tiny
+
+    return list(mlperf_tiny.rows(Path(os.environ["MNV1_TINY"]))), ["python scripts/mlperf_tiny.py $MNV1_TINY"]
+
+
 def sizes() -> Answer:
     """A larger and a smaller network of random weights: what their export takes, and the p50 of every engine."""
     formats = "c,onnx,openvino,litert,executorch,ncnn,mnn"
@@ -364,6 +394,7 @@ def serve() -> Answer:
 MEASUREMENTS: dict[str, Callable[[], Answer]] = {
     measure.__name__: measure
     for measure in (
+        *(loadgen, tiny),
         *(artifacts, latency, throughput, sizes, backends, profile, emulation, plans, cameras),
         *(schemes, evidence, few_pictures, trained, tried, classes, confidence, robustness, tuned),
         *(imports, equalization, old_onnxruntime, platforms, commands, web, serve),

@@ -27,6 +27,7 @@ _FORMATS = {
     "mnn": ("MnnFormat", ".mnn"),
     "aoti": ("AOTIFormat", ".pt2"),
     "tensorrt": ("TensorRtFormat", ".trt.onnx"),
+    "triton": ("TritonFormat", ".triton"),
     "coreml": ("CoreMlFormat", ".mlpackage"),
     "pytorch": ("PyTorchFormat", ".safetensors"),
 }

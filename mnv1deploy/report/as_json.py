@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from mnv1deploy.choosing import Choice, Wanted
     from mnv1deploy.datasets import Dataset
     from mnv1deploy.exporting import Exported
+    from mnv1deploy.loadgen import Result as LoadgenResult
+    from mnv1deploy.loadgen import Settings as LoadgenSettings
     from mnv1deploy.quantization import Quantization
     from mnv1deploy.quantization.sensitivity import Sensitivity, Trial
     from mnv1deploy.verification import Evaluation
@@ -60,6 +62,19 @@ def bench_as_dict(
         "settings": {**settings, "rounds": benchmark.ROUNDS},
         "results": [asdict(result) for result in results],
         "not_measured": {name: str(error) for name, error in refused.items()},
+        "notes": list(notes),
+    }
+
+
+def loadgen_as_dict(
+    results: Sequence[LoadgenResult], settings: LoadgenSettings, notes: Sequence[str]
+) -> dict[str, Any]:
+    """What :func:`show_loadgen` shows, with the machine and settings that made it."""
+    return {
+        "machine": benchmark.machine(),
+        "settings": {**asdict(settings), "keeps_the_rules": settings.keeps_the_rules},
+        "loadgen": versions("mlcommons-loadgen").get("mlcommons-loadgen"),
+        "results": [asdict(result) for result in results],
         "notes": list(notes),
     }
 

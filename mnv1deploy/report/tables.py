@@ -13,6 +13,7 @@ from mnv1deploy.benchmark import machine_line
 from mnv1deploy.c.fitting import STACK, fitting_plan, needs
 from mnv1deploy.c.plan import footprint
 from mnv1deploy.errors import MnvError
+from mnv1deploy.loadgen import MIN_SECONDS, SERVER_SECONDS
 from mnv1deploy.report.console import columns_on_output, output_is_a_terminal, show_line, visible
 from mnv1deploy.spec import ModelSpec
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from mnv1deploy.doctor import Report
     from mnv1deploy.exporting import Exported
     from mnv1deploy.importing import Imported
+    from mnv1deploy.loadgen import Result as LoadgenResult
+    from mnv1deploy.loadgen import Settings as LoadgenSettings
     from mnv1deploy.quantization import Quantization
     from mnv1deploy.quantization.sensitivity import Deviation, Sensitivity, Trial
     from mnv1deploy.verification import Evaluation
@@ -226,6 +229,47 @@ def show_bench(results: Sequence[Result], refused: dict[str, MnvError]) -> None:
     )
     for name, error in refused.items():
         show_line(f"{name} was not measured: {error}")
+
+
+def show_loadgen(results: Sequence[LoadgenResult], settings: LoadgenSettings) -> None:
+    """A row per contestant: what LoadGen measured and its verdict, or the accuracy of the answers it logged."""
+    images = f"{results[0].on}, {results[0].images:,} pictures"
+    if settings.accuracy:
+        show_table(
+            ["artifact", ">threads", ">top-1"],
+            [(result.artifact, result.threads or "auto", f"{result.top1 or 0:.2%}") for result in results],
+            title=f"LoadGen, {settings.scenario}, accuracy",
+            captions=[f"of the answers in LoadGen's log, on {images}", machine_line()],
+        )
+    else:
+        rows = []
+        for result in results:
+            value = result.value or 0.0
+            verdict = "VALID" if result.valid else "INVALID"
+            rows.append(
+                (
+                    result.artifact,
+                    result.threads or "auto",
+                    f"{value / 1e6:.3f}" if "(ns)" in result.metric else f"{value:,.1f}",
+                    *(f"{result.latency(p) or 0:.3f}" for p in ("50", "90", "99", "99.9")),
+                    verdict + (f": {', '.join(result.unmet)}" if result.unmet else ""),
+                )
+            )
+        called = results[0].metric.replace("latency (ns)", "latency, ms")
+        show_table(
+            ["artifact", ">threads", f">{called}", *(f">p{p}, ms" for p in ("50", "90", "99", "99.9")), "LoadGen says"],
+            rows,
+            spare=("p99.9, ms", "p50, ms", "p90, ms", "p99, ms"),
+            title=f"LoadGen, {settings.scenario}, {results[0].provider}",
+            captions=[f"on {images}; what is not satisfied stands behind INVALID", machine_line()],
+        )
+        if not settings.keeps_the_rules:
+            show_line(
+                f"MLPerf's rules ask for {MIN_SECONDS:,.0f} seconds and, of the server, {1000 * SERVER_SECONDS:g} ms: "
+                "this is no MLPerf result, whatever LoadGen says."
+            )
+    for result in results:
+        show_line(f"{result.artifact}  LoadGen's logs are in {result.logs}")
 
 
 def show_profiles(profiles: Sequence[Profile]) -> None:
