@@ -132,9 +132,10 @@ class Classifier:
 
     def predict_batch(self, pictures: Sequence[ImageSource], *, top: int = 5) -> list[Prediction | MnvError]:
         """Classifies a few pictures in one call of the network, on the caller's thread; see :meth:`predict_all`."""
-        return self._answers([images.attempt(picture, self.spec.pixels) for picture in pictures], top)
+        return self.answers([images.attempt(picture, self.spec.pixels) for picture in pictures], top=top)
 
-    def _answers(self, read: Sequence[Images | MnvError], top: int) -> list[Prediction | MnvError]:
+    def answers(self, read: Sequence[Images | MnvError], *, top: int = 5) -> list[Prediction | MnvError]:
+        """Classifies pictures that :func:`mnv1deploy.images.attempt` read, in one call of the network."""
         pixels = [picture for picture in read if not isinstance(picture, MnvError)]
         answers = iter(self.predict_array(np.stack(pixels), top=top) if pixels else ())
         return [picture if isinstance(picture, MnvError) else next(answers) for picture in read]
@@ -155,7 +156,7 @@ class Classifier:
         else:  # threads take a while to import, and one picture needs none
             read = (images.attempt(picture, self.spec.pixels) for picture in noted(first))
         while batch := list(islice(read, BATCH)):
-            for answer in self._answers(batch, top):
+            for answer in self.answers(batch, top=top):
                 yield sources.popleft(), answer
 
     def __repr__(self) -> str:

@@ -226,7 +226,7 @@ def predict(
         int | None,
         typer.Option(
             min=1,
-            help="Processes that decode and compute. Default: for 512 pictures or more on the CPU one per processor, "
+            help="Processes that decode and compute. Default: for 2,048 pictures or more on the CPU one per processor, "
             "else this one alone.",
             show_default=False,
         ),

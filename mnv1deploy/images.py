@@ -188,10 +188,10 @@ def read(source: ImageSource, pixels: Pixels, *, name: str = "", most: int = dec
         raise MnvError(f"{name} cannot be read as a picture.", f"{MnvError.reason(error)}.") from error
 
 
-def attempt(source: ImageSource, pixels: Pixels) -> NDArray[np.uint8] | MnvError:
+def attempt(source: ImageSource, pixels: Pixels, *, name: str = "") -> NDArray[np.uint8] | MnvError:
     """As :func:`read`, but what it raises is returned."""
     try:
-        return read(source, pixels)
+        return read(source, pixels, name=name)
     except MnvError as error:
         return error
 

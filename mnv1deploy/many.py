@@ -24,8 +24,8 @@ Answer = Prediction | MnvError
 Batch = Sequence[str]
 """Paths of pictures that go through the network together, at most BATCH."""
 
-WORTH_PROCESSES = 512
-"""Pictures from which on processes of their own pay: starting one takes as long as a hundred pictures or so."""
+WORTH_PROCESSES = 2048
+"""Pictures from which on processes of their own pay: starting one takes as long as several hundred pictures."""
 
 
 def batches(paths: Sequence[str]) -> list[Batch]:

@@ -775,6 +775,33 @@ def platforms_table(runs: Runs) -> str:
     return table(" | ".join(["", *systems]), rows())
 
 
+# ---- Many pictures
+
+
+def many_table(runs: Runs) -> str:
+    """A row per contestant, and how many times the first plain loop's pictures it answers."""
+    found = runs["many"][0]["results"]
+    plain = next(row for row in found if row["contestant"].startswith("a plain loop"))
+
+    def rows() -> Iterator[list[str]]:
+        for row in found:
+            times = row["images_per_second"] / plain["images_per_second"]
+            yield [
+                row["contestant"],
+                f"{row['images_per_second']:,.0f}",
+                f"{times:.2f}",
+                f"{row['milliseconds']:.2f}",
+            ]
+
+    return table(" | >pictures/s | >times the plain loop | >processor ms a picture", rows())
+
+
+def many_pictures(runs: Runs) -> str:
+    """What was answered."""
+    row = runs["many"][0]["results"][0]
+    return f"{row['pictures']:,} JPEGs of 500x375 and {row['bytes'] / 1000:.0f} KB"
+
+
 # ---- The web
 
 
@@ -918,6 +945,9 @@ FIGURES: dict[str, Callable[[Runs], str]] = {
     "robustness.rules": robustness_table("rule", "a photograph becomes 32 x 32 pixels by"),
     "robustness.tta": robustness_table("tta", "`--tta`"),
     "paper": paper_table,
+    "many": many_table,
+    "many.machine": machine("many"),
+    "many.pictures": many_pictures,
     "web": web_table,
     "web.beside": web_beside_others,
     "web.machine": machine("web"),

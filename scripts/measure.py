@@ -391,13 +391,21 @@ def serve() -> Answer:
     return list(script.rows()), ["python scripts/load_serve.py"]
 
 
+def many() -> Answer:
+    """A folder of 100,000 photographs ($MNV1_PICTURES says another number), beside a plain loop."""
+    import predict_folder as script
+
+    count = int(os.environ.get("MNV1_PICTURES", "100000"))
+    return script.rows(count), [f"python scripts/predict_folder.py --pictures {count}"]
+
+
 MEASUREMENTS: dict[str, Callable[[], Answer]] = {
     measure.__name__: measure
     for measure in (
         *(loadgen, tiny),
         *(artifacts, latency, throughput, sizes, backends, profile, emulation, plans, cameras),
         *(schemes, evidence, few_pictures, trained, tried, classes, confidence, robustness, tuned),
-        *(imports, equalization, old_onnxruntime, platforms, commands, web, serve),
+        *(imports, equalization, old_onnxruntime, platforms, commands, web, serve, many),
     )
 }
 
