@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import xmlschema
 from conftest import export
 
 from mnv1deploy import datasets, formats
@@ -200,8 +201,11 @@ def test_the_rust_crate_passes_its_own_test(folder: Path, tmp_path: Path) -> Non
     assert "1 passed" in run("cargo", "test", "--offline", cwd=copy)
 
 
-def test_the_pack_names_files_that_are_there(folder: Path) -> None:
-    pack = ElementTree.parse(folder / "mnv1deploy.network.pdsc").getroot()
+def test_the_pack_follows_its_schema_and_names_files_that_are_there(folder: Path) -> None:
+    description = folder / "mnv1deploy.network.pdsc"
+    # Open-CMSIS-Pack-Spec's schema/PACK.xsd, under Apache License 2.0, as it says itself
+    xmlschema.XMLSchema(Path(__file__).with_name("fixtures") / "PACK.xsd").validate(description)
+    pack = ElementTree.parse(description).getroot()
     files = [entry.attrib["name"] for entry in pack.iter("file")]
     assert len(files) == 4
     assert all((folder / file).is_file() for file in files)
