@@ -17,7 +17,7 @@ from pathlib import Path
 import conftest
 
 SERVER = """
-import importlib, json, os, runpy, sys
+import importlib, json, os, runpy, sys, warnings
 sys.path.append(sys.argv[1])
 for name in sys.argv[2:]:
     importlib.import_module(name)
@@ -38,7 +38,8 @@ for line in sys.stdin:
         with os.fdopen(0) as sys.stdin:
             if sys.argv[0] == "mnv1":
                 cli.main()
-            else:
+            else:  # engines that it imports may warn
+                warnings.simplefilter("ignore")
                 runpy.run_path(sys.argv[0], run_name="__main__")
         sys.exit()
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
