@@ -236,7 +236,6 @@ def predict(
     from mnv1deploy import bundled, formats, images, many
     from mnv1deploy.classifier import load
     from mnv1deploy.report import answers, rows
-    from mnv1deploy.sorting import Sorter
 
     forms = {"--json": json, "--json-lines": json_lines, "--csv": csv, "--parquet": parquet}
     if len(chosen := [name for name, given in forms.items() if given]) > 1:
@@ -255,8 +254,11 @@ def predict(
     opened = partial(load, model, provider=provider, tta=tta)
     classifier = opened(threads=threads)
     classes = classifier.spec.classes
-    sorter = Sorter(sort, classes, sort_by, min_probability) if sort else None
-    if sorter:
+    sorter = None
+    if sort:
+        from mnv1deploy.sorting import Sorter
+
+        sorter = Sorter(sort, classes, sort_by, min_probability)
         paths = sorter.unsorted(paths)
     workers = workers or many.default_workers(paths, classifier.session.provider)
     with ExitStack() as stack:

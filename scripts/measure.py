@@ -345,7 +345,9 @@ def equalization() -> Answer:
 
 def weights() -> Path:
     """Public networks: in $MNV1_WEIGHTS, or where the tests find them."""
-    return Path(os.environ.get("MNV1_WEIGHTS") or ROOT.parent / "shared" / "weights")
+    import imports as script
+
+    return Path(os.environ.get(script.VARIABLE) or ROOT.parent / "shared" / "weights")
 
 
 def old_onnxruntime() -> Answer:

@@ -271,7 +271,11 @@ def test_export_all_writes_every_format_there_is(tmp_path: Path) -> None:
             manifest = Manifest.read(path)
             assert manifest
             assert (f"{path.name} was not run here: " in table) == bool(entry.elsewhere) == (manifest.proof is None)
-            assert manifest.proof is None or manifest.proof.max_logit_difference <= 0.1
+            if manifest.proof:
+                assert manifest.proof.max_logit_difference <= 0.1
+                assert manifest.proof.accuracy
+                assert manifest.proof.accuracy.on == "1,000-image sample of the CIFAR-10 test split"
+                assert mnv1deploy.load(path).spec.replace(temperature=1.0) == CIFAR
 
 
 @pytest.mark.slow

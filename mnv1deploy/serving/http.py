@@ -168,12 +168,11 @@ class _Service:
             found = await asyncio.gather(*tasks, return_exceptions=True)
         answers = []
         for (name, _), answer in zip(pictures, found, strict=True):
-            if isinstance(answer, BaseException):
-                if not (isinstance(answer, RefusedError) and answer.status == 422):
-                    raise answer
-                answers.append({"path": name, "error": str(answer)})
-            else:
-                answers.append(as_dict(name, answer))
+            if isinstance(answer, BaseException) and not isinstance(answer, RefusedError):
+                raise answer
+            if isinstance(answer, RefusedError) and answer.status != 422:
+                raise answer
+            answers.append(as_dict(name, answer))
         return _json(answers, 422 if all("error" in answer for answer in answers) else 200)
 
     async def read_metrics(self, request: Request) -> Response:
