@@ -1,7 +1,7 @@
 """``mnv1``, and programs that import it, as a person or a script meets them: each in a process of its own.
 
 The processes are forks of one that has imported what takes long, torch among it, for the commands that need it, and
-whose exports take the integers that the tests of a run share.
+whose exports take what the tests of a run share: integers, and what takes long to write.
 """
 
 import atexit
@@ -22,7 +22,8 @@ sys.path.append(sys.argv[1])
 for name in sys.argv[2:]:
     importlib.import_module(name)
 if "conftest" in sys.modules:
-    sys.modules["conftest"].quantization.quantize = sys.modules["conftest"].quantize_once
+    import pytest
+    sys.modules["conftest"].share_exports(pytest.MonkeyPatch())
 from mnv1deploy import cli
 for line in sys.stdin:
     told = json.loads(line)

@@ -156,11 +156,41 @@ def quantize_once(network: MobileNetV1, images: np.ndarray, source: str, scheme:
     return replace(found, facts={**found.facts, "calibration": source})
 
 
+COMPILED = ("aoti", "coreml", "executorch")
+"""Formats that take up to half a minute to write."""
+
+find_format = formats.get
+
+
+def format_that_writes_once(name: str) -> formats.Format:
+    """Has the argument of formats.get and its result; one of COMPILED is written once for the same arguments."""
+    entry = find_format(name)
+    if name not in COMPILED:
+        return entry
+
+    def write(network: MobileNetV1, path: Path, provenance: Provenance, quantization: Quantization | None) -> None:
+        key = _fingerprint(
+            network, "written", path.name, provenance.to_json(), quantization and quantization.activations
+        )
+        anew = type(entry).export
+        made = shared(key, lambda folder: anew(entry, network, folder / path.name, provenance, quantization))
+        shutil.copytree(made, path.parent, dirs_exist_ok=True)
+
+    entry.export = write  # type: ignore[method-assign]
+    return entry
+
+
+def share_exports(patch: pytest.MonkeyPatch) -> None:
+    """What this process exports takes what the processes of a test run share."""
+    patch.setattr(quantization, "quantize", quantize_once)
+    patch.setattr(formats, "get", format_that_writes_once)
+
+
 @pytest.fixture(autouse=True, scope="session")
-def exports_quantize_once() -> Iterator[None]:
+def exports_share() -> Iterator[None]:
     """What is exported in these processes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quantization, "quantize", quantize_once)
+        share_exports(patch)
         yield
 
 
@@ -168,7 +198,7 @@ def export_anew(
     network: MobileNetV1, name: str, precision: Precision, folder: Path, images: np.ndarray, scheme: Scheme = DEFAULT
 ) -> Path:
     """Folds, quantises and exports a network, with a manifest but without the proof."""
-    entry = formats.get(name)
+    entry = find_format(name)
     folded = network.folded()
     integers = copy.deepcopy(quantized(folded, images, scheme)) if precision == "int8" else None
     provenance = Provenance(name, precision, network.spec, "0" * 64, (), integers.facts if integers else None, {})
