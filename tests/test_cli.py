@@ -456,8 +456,8 @@ def test_an_import_is_repeated_with_force(tmp_path: Path) -> None:
     weights = tmp_path / "weights.pth"
     torch.save(checkpoint.load(bundled.CHECKPOINT).network.state_dict(), weights)
     arguments = ["import", weights, "--output", path, "--normalization"]
-    succeed(*arguments, "default")
-    before = path.read_bytes()
+    before = bundled.CHECKPOINT.read_bytes()
+    path.write_bytes(before)
     refused = mnv1(*arguments, "unit")
     assert refused.returncode == 1
     assert "exists already" in refused.stderr
