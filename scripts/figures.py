@@ -252,6 +252,33 @@ def shipped(runs: Runs) -> str:
     return table("file | what | >bytes | >top-1 on the 10,000 test images", rows())
 
 
+def gpu_table(runs: Runs) -> str:
+    """A row per contestant on the card: p50 of one picture, images per second by batch size, and its parity."""
+    run = runs["gpu"][0]
+    rows: dict[str, dict[int, Run]] = {}
+    for row in run["results"]:
+        rows.setdefault(Path(row["artifact"]).name, {})[row["batch_size"]] = row
+    sizes = sorted({row["batch_size"] for row in run["results"]})
+
+    def cells(name: str) -> Iterator[str]:
+        by_size = rows[name]
+        yield f"`{name}`" + (", convolutions in TF32" if by_size[sizes[0]].get("tf32") else "")
+        yield microseconds(1000 * by_size[1]["p50"])
+        yield from (f"{by_size[size]['images_per_second']:,.0f}" for size in sizes)
+        parity = run["parity"].get(name)
+        yield f"{parity['max_logit_difference']:.1g}" if parity else ""
+
+    header = " | ".join(["", ">one picture, us", *(f">images/s, {size:,}" for size in sizes), ">largest difference"])
+    return table(header, [list(cells(name)) for name in rows])
+
+
+def gpu_machine(runs: Runs) -> str:
+    """The card, and the versions."""
+    run = runs["gpu"][0]
+    versions = run["machine"]["versions"]
+    return f"{run['card']}, onnxruntime-gpu {versions['onnxruntime-gpu']}, torch {versions['torch']}, {run['date']}"
+
+
 # ---- MLPerf
 
 
@@ -910,6 +937,8 @@ FIGURES: dict[str, Callable[[Runs], str]] = {
     "imports.machine": machine("imports"),
     "old_onnxruntime": old_onnxruntime_table,
     "throughput": throughput,
+    "gpu": gpu_table,
+    "gpu.machine": gpu_machine,
     "instruction-sets": lambda runs: f"\n{backends.table()}\n",
     "sizes": sizes_table,
     "sizes.export": sizes_export,

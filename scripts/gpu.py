@@ -4,6 +4,7 @@
     python scripts/gpu.py gpu-artifacts results                          # on the machine with the GPU
     python scripts/gpu.py gpu-artifacts results train                    # one step; what is done is not repeated
     python scripts/gpu.py gpu-artifacts results --dry-run                # every step on the CPU, small: that it works
+    python scripts/gpu.py gpu-artifacts results --keep                   # back home: into docs/measurements.json
 
 Steps run in the order of their worth, each in a process of its own with a time limit of its own. A step leaves
 ``STEP.json`` (what it measured, or why it did not) and ``STEP.log`` in the results; a second call goes on where the
@@ -82,10 +83,16 @@ def machine(where: Where) -> Any:
 
 def onnx(where: Where) -> Any:
     """The promised command, with and without the copies to and from the card."""
-    rows = {}
+    rows: dict[str, list[Any]] = {}
     for copies in ([], ["--include-copies"]):
-        options = ["--provider", where.provider, "--batch-size", where.batch_sizes, "--duration", "1", "--json"]
-        rows[" ".join(copies) or "resident"] = mnv1("bench", *where.of(".onnx"), *options, *copies)
+        options = ["--provider", where.provider, "--batch-size", where.batch_sizes, "--duration", "0.4", "--json"]
+        found = rows[" ".join(copies) or "resident"] = []
+        for artifact in where.of(".onnx"):
+            try:
+                found.append(mnv1("bench", artifact, *options, *copies))
+            except StepFailedError as error:
+                found.append({"artifact": Path(artifact).name, "error": str(error)})
+            print(found[-1], flush=True)
     return rows
 
 
@@ -212,6 +219,29 @@ STEPS: dict[str, tuple[int, Callable[[Where], Any]]] = {
 """In the order of their worth, each with its limit in seconds."""
 
 
+def keep(where: Where) -> None:
+    """Puts what the benchmarks found, and the proofs, into docs/measurements.json, from where pages are written."""
+    import measure
+
+    found = {name: json.loads((where.results / f"{name}.json").read_text("utf-8")) for name in KEPT}
+    onnx, torch = found["onnx"]["resident"], [found["torch"]]
+    measure.keep(
+        "gpu",
+        {
+            "date": time.strftime("%Y-%m-%d", time.gmtime((where.results / "machine.json").stat().st_mtime)),
+            "card": found["machine"]["card"],
+            "machine": found["machine"]["machine"],
+            "commands": ["scripts/gpu.py"],
+            "results": [row for run in (*onnx, *torch) for row in run.get("results", [])],
+            "parity": found["parity"],
+        },
+    )
+
+
+KEPT = ("machine", "onnx", "torch", "parity")
+"""The steps whose answers are figures of a page."""
+
+
 def run_all(where: Where, names: list[str], seconds: float) -> bool:
     """Runs what is not done yet, while there is time; whether all of it was."""
     end = time.monotonic() + seconds
@@ -249,11 +279,15 @@ def main() -> None:
     parser.add_argument("steps", nargs="*", choices=[*STEPS, []], help="default: all that are not done")
     parser.add_argument("--seconds", type=float, default=540, help="for all of them together (default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="on the CPU, small")
+    parser.add_argument("--keep", action="store_true", help="keep what the results have for the pages, run nothing")
     parser.add_argument("--inside", choices=list(STEPS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.results.mkdir(parents=True, exist_ok=True)
     where = Where(options.artifacts, options.results, options.dry_run)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    if options.keep:
+        keep(where)
+        return
     if options.inside:
         answer = STEPS[options.inside][1](where)
         (where.results / f"{options.inside}.json").write_text(json.dumps(answer, indent=1) + "\n", "utf-8")

@@ -19,14 +19,16 @@ SMALL = CIFAR.scaled(0.25)
 
 
 def groups_of(network: PixelNetwork, settings: Settings) -> dict[int, dict[str, Any]]:
-    """Optimizer and its parameter group by parameter, after one step at rate 1 on a loss that has a gradient."""
+    """By the address of a parameter: its optimizer, its weight decay and its rate where the main one is 1."""
     optimizers = Optimizers(network, settings)
     optimizers.set_rate(1.0)
     found = {}
-    for optimizer in optimizers._all:
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                found[parameter.data_ptr()] = {"optimizer": type(optimizer).__name__, **group}
+    for group in optimizers._main.param_groups:
+        for parameter in group["params"]:
+            found[parameter.data_ptr()] = {"optimizer": type(optimizers._main).__name__, **group}
+    for matrix in optimizers._matrices:
+        muon = {"lr": optimizers._muon_rate, "weight_decay": optimizers._muon_decay}
+        found[matrix.data_ptr()] = {"optimizer": "Muon", **muon}
     assert {parameter.data_ptr() for parameter in network.parameters() if parameter.requires_grad} <= set(found)
     return found
 

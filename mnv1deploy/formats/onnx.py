@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pkgutil
 import re
@@ -87,6 +88,10 @@ class OnnxFormat(Format):
         return OnnxSession(path, provider, threads)
 
 
+NOT_RECORDED = -1
+"""The number of a CUDA graph that there is not: onnxruntime then runs every kernel."""
+
+
 class OnnxSession:
     """An ONNX model in onnxruntime. With any provider but the CPU's, no operator may fall back to the CPU."""
 
@@ -96,6 +101,7 @@ class OnnxSession:
     def __init__(self, path: Path, provider: str, threads: int | None) -> None:
         self._ort = engine("onnxruntime", "cpu")
         self._path, self._asked, self._threads, self._options = path, provider, threads, OPTIONS
+        self._recordings = itertools.count(1)
         self._session = self._start()
         if self._asked not in self._session.get_providers():
             raise MnvError(
@@ -124,11 +130,13 @@ class OnnxSession:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         if profile:
             options.enable_profiling, options.profile_file_prefix = True, str(profile)
-        provider_options = {"num_of_threads": str(self._threads)} if self._asked == OPENVINO and self._threads else {}
+        provider_options = self._provider_options()
         try:
             options.execution_mode = ort.ExecutionMode(self._options["execution_mode"])
             options.graph_optimization_level = ort.GraphOptimizationLevel(self._options["graph_optimization_level"])
             options.inter_op_num_threads = self._options["inter_op_num_threads"]
+            if self._asked in (CUDA, TENSORRT):
+                ort.preload_dlls()  # CUDA's libraries may be those of Python packages, where no loader looks
             if self._asked in _built_in():
                 providers = [(self._asked, provider_options)]  # and no others, should they fail
                 return ort.InferenceSession(str(self._path), options, providers=providers, enable_fallback=0)
@@ -136,7 +144,25 @@ class OnnxSession:
             return ort.InferenceSession(str(self._path), options)
         except Exception as error:  # onnxruntime's own exceptions have no common public base
             reason = MnvError.reason(error).rpartition(" : ")[2]
+            if self._asked == CUDA and "partitioned" in reason:
+                raise MnvError(
+                    f"onnxruntime's CUDA provider does not have all operators of {self._path}.",
+                    "Export it in fp16 or fp32 for CUDA; int8 is for CPUs and TensorRT.",
+                ) from error
             raise MnvError(f"onnxruntime cannot run {self._path} on {self._asked}: {reason}.") from error
+
+    def _provider_options(self) -> dict[str, str]:
+        """For CUDA float32 as it is, which by default it rounds to TF32's 10 bits, and leave to record kernels."""
+        if self._asked == CUDA:
+            return {"use_tf32": "0", "enable_cuda_graph": "1"}
+        return {"num_of_threads": str(self._threads)} if self._asked == OPENVINO and self._threads else {}
+
+    def _run_options(self, recording: int = NOT_RECORDED) -> Any:
+        """A RunOptions; in CUDA the calls of one recording replay what the first of them did, at the same addresses."""
+        options = self._ort.RunOptions()
+        if self._asked == CUDA:
+            options.add_run_config_entry("gpu_graph_id", str(recording))
+        return options
 
     def _check_shapes(self) -> None:
         """Raises MnvError unless the graph takes and gives what the spec says."""
@@ -162,30 +188,34 @@ class OnnxSession:
     def __call__(self, images: Images) -> Logits:
         """See Session."""
         check_images(images, self.spec)
-        logits: Logits = self._session.run(["logits"], {"image": images})[0]
+        logits: Logits = self._session.run(["logits"], {"image": images}, self._run_options())[0]
         return logits
 
     def runner(self, images: Images, *, include_copies: bool) -> Callable[[], object]:
-        """See Session. Input and output are bound once: to host memory, or on CUDA and TensorRT to the device's."""
+        """See Session. Input and output are bound once: to host memory, or on CUDA and TensorRT to the device's.
+
+        CUDA records the kernels of the first call as a CUDA graph and replays them in all others.
+        """
         check_images(images, self.spec)
         on_gpu = self.provider in (CUDA, TENSORRT)
-        if on_gpu and include_copies:
-            return lambda: self._session.run(["logits"], {"image": images})
-        value = self._ort.OrtValue.ortvalue_from_numpy
+        value, place = self._ort.OrtValue.ortvalue_from_numpy, ("cuda", 0) if on_gpu else ()
         binding = self._session.io_binding()
         pixels = np.ascontiguousarray(images)
         logits = np.empty((len(images), len(self.spec.classes)), np.float32)
-        binding.bind_ortvalue_input("image", value(pixels, "cuda", 0) if on_gpu else value(pixels))
-        if on_gpu:
-            binding.bind_output("logits", "cuda", 0)
-        else:
-            binding.bind_ortvalue_output("logits", value(logits))
+        bound_pixels, bound_logits = value(pixels, *place), value(logits, *place)
+        binding.bind_ortvalue_input("image", bound_pixels)
+        binding.bind_ortvalue_output("logits", bound_logits)
+        options = self._run_options(next(self._recordings))
         bound = (pixels, logits)  # onnxruntime does not keep alive what is bound
 
         def run() -> Logits | None:
-            self._session.run_with_iobinding(binding)
+            if on_gpu and include_copies:
+                bound_pixels.update_inplace(bound[0])
+            self._session.run_with_iobinding(binding, options)
             binding.synchronize_outputs()
-            return None if on_gpu else bound[1]
+            if on_gpu:
+                return bound_logits.numpy() if include_copies else None
+            return bound[1]
 
         return run
 
@@ -195,7 +225,7 @@ class OnnxSession:
         with tempfile.TemporaryDirectory() as folder:
             session = self._start(Path(folder) / "profile")
             for _ in range(2 * calls):
-                session.run(["logits"], {"image": images})
+                session.run(["logits"], {"image": images}, self._run_options())
             events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
         times: dict[tuple[str, str], list[int]] = {}
         for event in events:

@@ -39,44 +39,63 @@ class Optimizers:
             {"params": parts["others"], "weight_decay": 0.0, "factor": 1.0},
             {"params": parts["fast"], "weight_decay": decay / factor, "factor": factor},
         ]
-        groups = [group for group in groups if group["params"]]
         rate, momentum = settings.learning_rate, settings.momentum
-        self._all: list[torch.optim.Optimizer] = [
-            torch.optim.SGD(groups, rate, momentum=momentum, nesterov=momentum > 0, fused=True)
+        device = network.mean.device
+        # rates are tensors, so that a recorded step reads those of the day
+        groups = [{**group, "lr": torch.tensor(rate, device=device)} for group in groups if group["params"]]
+        self._main: torch.optim.Optimizer = (
+            torch.optim.SGD(groups, momentum=momentum, nesterov=momentum > 0, fused=True)
             if settings.optimizer == "sgd"
-            else torch.optim.AdamW(groups, rate, fused=True)
-        ]
+            else torch.optim.AdamW(groups, fused=True, capturable=device.type == "cuda")
+        )
+        self._all: list[torch.optim.Optimizer] = [self._main]
         # Muon takes matrices; these share their memory with the convolutions' weights
-        self._matrices = [nn.Parameter(_rows(weight.detach()).view(len(weight), -1)) for weight in self._convolutions]
-        if self._matrices:
-            group = {"params": self._matrices, "factor": settings.muon / rate}
-            self._all.append(torch.optim.Muon([group], settings.muon, weight_decay=settings.muon_decay, momentum=0.9))
+        self._matrices = [_rows(weight.detach()).view(len(weight), -1) for weight in self._convolutions]
+        self._muon_factor, self._muon_decay = settings.muon / rate, settings.muon_decay
+        self._muon_rate = torch.tensor(settings.muon, device=device)
+        # its rate is a number, not a tensor: at rate 1 it moves zeros, by what the weights are then moved by
+        self._moves: list[Tensor] = [nn.Parameter(torch.zeros_like(matrix)) for matrix in self._matrices]
+        if self._moves:
+            self._all.append(torch.optim.Muon(self._moves, 1.0, weight_decay=0.0, momentum=0.9))
 
     def set_rate(self, rate: float) -> None:
         """Every learning rate, in proportion, so that the main one is ``rate``."""
-        for optimizer in self._all:
-            for group in optimizer.param_groups:
-                group["lr"] = rate * group["factor"]
+        for group in self._main.param_groups:
+            group["lr"].fill_(rate * group["factor"])
+        self._muon_rate.fill_(rate * self._muon_factor)
 
     def step(self, loss: Tensor, scaler: torch.amp.GradScaler) -> None:
         """Gradients of the loss, and one step along them."""
         self._network.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        for weight, matrix in zip(self._convolutions, self._matrices, strict=True):
+        for weight, move in zip(self._convolutions, self._moves, strict=True):
             assert weight.grad is not None
-            matrix.grad = _rows(weight.grad).reshape(matrix.shape)
+            move.grad = _rows(weight.grad).reshape(move.shape)
         for optimizer in self._all:
             scaler.step(optimizer)
         scaler.update()
+        if self._moves:
+            self._move()
+
+    @torch.no_grad()
+    def _move(self) -> None:
+        """Moves what Muon is for, with decoupled weight decay, and has the moves begin at zero again."""
+        torch._foreach_mul_(self._matrices, 1 - self._muon_rate * self._muon_decay)
+        torch._foreach_mul_(self._moves, self._muon_rate)
+        torch._foreach_add_(self._matrices, self._moves)
+        torch._foreach_zero_(self._moves)
 
     def state_dict(self) -> list[dict[str, Any]]:
         """For :meth:`load_state_dict`."""
         return [optimizer.state_dict() for optimizer in self._all]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """What :meth:`state_dict` gave."""
+        """What :meth:`state_dict` gave; how far weights are moved is the settings' affair, not the states'."""
         for optimizer, state in zip(self._all, states, strict=True):
+            options = [{name: group[name] for name in group if name != "params"} for group in optimizer.param_groups]
             optimizer.load_state_dict(state)
+            for group, kept in zip(optimizer.param_groups, options, strict=True):
+                group.update(kept)
 
 
 def _rows(weight: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ from mnv1deploy.training import state as states
 from mnv1deploy.training.augmentation import View
 from mnv1deploy.training.average import Average
 from mnv1deploy.training.distillation import TeacherAnswers
+from mnv1deploy.training.graph import Recorded
 from mnv1deploy.training.optimizers import Optimizers
 from mnv1deploy.training.progress import Epoch, Progress
 from mnv1deploy.training.settings import Settings
@@ -102,6 +103,9 @@ class Run:
         self._autocast = torch.autocast(self.device.type, half, enabled=mixed)
         # float16 needs its losses scaled; the scaler does nothing where it is not enabled
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half == torch.float16)
+        # processes that share a batch wait for one another, and scaled losses for the GPU; neither can be recorded
+        alone = distributed.processes() == 1 and not self.scaler.is_enabled()
+        self._step = Recorded(self._learn) if self.device.type == "cuda" and alone else self._learn
         self.source, self.init = str(source or ""), Path(init).name if init else ""
         self.teacher = str(teacher or "")
         self.log: list[Epoch] = []
@@ -167,13 +171,10 @@ class Run:
             done = (number - 1) * steps + step
             rate = self.settings.learning_rate_at(done / (self.settings.epochs * steps))
             self.optimizers.set_rate(rate)
-            with self._autocast:
-                logits = self._parallel(view(chosen))
-            loss = self._loss(logits, labels[chosen], None if soft is None else soft[chosen])
-            self.optimizers.step(loss, self.scaler)
+            loss, right = self._step(view(chosen), labels[chosen], *(() if soft is None else [soft[chosen]]))
             self.average.update(done)
-            loss_sum += loss.detach()
-            correct += (logits.detach().argmax(1) == labels[chosen]).double().mean()
+            loss_sum += loss
+            correct += right
             speed = step * size / (time.perf_counter() - start)
             on_step(Progress(number, step, steps, loss_sum / step, correct / step, speed))
         loss_mean, accuracy = distributed.mean(torch.stack([loss_sum, correct]) / steps).tolist()
@@ -183,6 +184,14 @@ class Run:
         logits = self._held_out_logits()
         held_out = float((logits.argmax(1) == self.parts.holdout.labels).mean()) if len(logits) else None
         return Epoch(number, rate, loss_mean, accuracy, held_out, steps * size / seconds, seconds), logits
+
+    def _learn(self, pixels: Tensor, labels: Tensor, soft: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """One step of the optimizers: the loss of a batch before it, and the fraction that was right, scalars."""
+        with self._autocast:
+            logits = self._parallel(pixels)
+        loss = self._loss(logits, labels, soft)
+        self.optimizers.step(loss, self.scaler)
+        return loss.detach(), (logits.detach().argmax(1) == labels).float().mean()
 
     def _loss(self, logits: Tensor, labels: Tensor, soft: Tensor | None) -> Tensor:
         if soft is None:
