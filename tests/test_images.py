@@ -387,15 +387,15 @@ def test_a_header_without_end_is_given_up(kind: str) -> None:
         read(content, Pixels(32))
 
 
-@pytest.mark.parametrize("kind", ["scans", "segments"])
+@pytest.mark.parametrize("kind", ["scans", "filled scans", "segments"])
 def test_a_jpeg_of_endless_scans_is_given_up(kind: str) -> None:
     """Each is a pass over all pixels: 100 KB were hours of work."""
     encoded = io.BytesIO()
     Image.new("L", (64, 64), 128).save(encoded, "JPEG", progressive=True)
     content, end = encoded.getvalue()[:-2], encoded.getvalue()[-2:]
     last = content[content.rindex(b"\xff\xda") :]
-    more = last if kind == "scans" else b"\xff\xfe\0\2"
-    few, many = (3, 100) if kind == "scans" else (100, 10_000)
+    more = {"scans": last, "filled scans": b"\xff\xff" + last, "segments": b"\xff\xfe\0\2"}[kind]
+    few, many = (100, 10_000) if kind == "segments" else (3, 100)
     read(content + few * more + end, Pixels(32))
     read(content + end + many * last, Pixels(32))  # a phone's film behind the picture may look like scans
     with pytest.raises(MnvError, match="more scans or segments than any picture"):

@@ -124,6 +124,8 @@ class OnnxSession:
         ort = self._ort
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        # between calls the threads sleep; as a rule they spin, which takes the processors from those who read pictures
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if self._threads:
             options.intra_op_num_threads = self._threads
         if self._asked != CPU:
