@@ -160,10 +160,11 @@ class OnnxSession:
         return {"num_of_threads": str(self._threads)} if self._asked == OPENVINO and self._threads else {}
 
     def _run_options(self, recording: int = NOT_RECORDED) -> Any:
-        """A RunOptions; in CUDA the calls of one recording replay what the first of them did, at the same addresses."""
+        """None but for CUDA: there the calls of one recording replay what its first did, at the same addresses."""
+        if self._asked != CUDA:
+            return None
         options = self._ort.RunOptions()
-        if self._asked == CUDA:
-            options.add_run_config_entry("gpu_graph_id", str(recording))
+        options.add_run_config_entry("gpu_graph_id", str(recording))
         return options
 
     def _check_shapes(self) -> None:
