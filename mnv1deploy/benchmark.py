@@ -173,11 +173,14 @@ def profile(
     return profiles
 
 
-def latencies(artifacts: Sequence[Path], duration: float = 0.5, on_progress: OnProgress = untold) -> dict[Path, float]:
+def latencies(
+    artifacts: Sequence[Path], duration: float = 0.5, on_progress: OnProgress = untold, provider: str = CPU
+) -> dict[Path, float]:
     """The p50 of one picture on one thread in milliseconds, by artifact. Raises MnvError as :func:`bench` does."""
     total, done = slices(len(artifacts), 1, 1), itertools.count(1)
     results = bench(
         artifacts,
+        provider=provider,
         threads=[1],
         duration=duration,
         on_slice=lambda: on_progress("measuring latency", next(done), total),

@@ -561,6 +561,14 @@ def export(
         int | None,
         typer.Option(parser=_size, metavar="SIZE", help="With --format c: the same of flash.", show_default=False),
     ] = None,
+    provider: Annotated[
+        str,
+        typer.Option(
+            "--provider",
+            "--device",
+            help="Where each artifact is proved, and what --format aoti compiles for: cpu, cuda, ... Used or refused.",
+        ),
+    ] = "cpu",
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -600,9 +608,10 @@ def export(
             name=name,
             threads=threads,
             device=Device(camera, weights, ram, flash),
+            provider=provider,
             on_progress=on_progress,
         )
-        latency = exporting.latencies(done, on_progress)
+        latency = exporting.latencies(done, on_progress, provider)
     if json:
         console.show_json(as_json.exported_as_dicts(done, latency))
     else:

@@ -16,7 +16,7 @@ from mnv1deploy.c.fitting import fitting_plan
 from mnv1deploy.device import ANY_DEVICE, Device
 from mnv1deploy.errors import MnvError
 from mnv1deploy.files import staged
-from mnv1deploy.formats.base import ForDevice, missing_to_export
+from mnv1deploy.formats.base import CPU, ForDevice, ForProvider, missing_to_export, refuse_provider, resolve_provider
 from mnv1deploy.formats.torch_session import TorchSession
 from mnv1deploy.machine import check_threads
 from mnv1deploy.network import MobileNetV1
@@ -81,6 +81,7 @@ def export(
     name: str | None = None,
     threads: int | None = None,
     device: Device = ANY_DEVICE,
+    provider: str = CPU,
     on_progress: OnProgress = untold,
     on_artifact: Callable[[Exported], None] = lambda exported: None,
 ) -> list[Exported]:
@@ -105,6 +106,7 @@ def export(
         threads: to compute with, torch's and the engines' in the proofs; None leaves them to each.
         device: what the C is for: with a camera it brings what makes the network's picture of a frame; with sizes of
             its memories it is planned to fit them.
+        provider: where the artifacts are proved, and what AOTInductor compiles for.
         on_progress: told of every step.
         on_artifact: called with each artifact as soon as it is proved.
 
@@ -114,6 +116,12 @@ def export(
     """
     names = [format] if isinstance(format, str) else list(format)
     chosen = [formats.get(name) for name in (formats.present(precision) if names == ["all"] else names)]
+    provider = resolve_provider(provider)
+    if provider != CPU:
+        for entry in chosen:
+            if provider not in entry.providers():
+                raise refuse_provider(provider, entry.providers(), entry.name)
+        chosen = [entry.for_provider(provider) if isinstance(entry, ForProvider) else entry for entry in chosen]
     for entry in chosen:
         if precision not in entry.precisions:
             there = ", ".join(entry.precisions) or "nothing: it is what is exported"
@@ -171,7 +179,9 @@ def export(
                 failures: list[str] = []
                 if prover and not entry.elsewhere:
                     on_progress(f"proving {path.name}", number, len(chosen))
-                    proof, failures = prover.prove(formats.open_session(temporary, threads=threads), precision)
+                    proof, failures = prover.prove(
+                        formats.open_session(temporary, provider=provider, threads=threads), precision
+                    )
                     manifest = replace(manifest, proof=proof)
                     manifest.write(temporary)
                 result = Exported(path, manifest, tuple(failures), device)
@@ -184,14 +194,14 @@ def export(
     return done
 
 
-def latencies(exported: Sequence[Exported], on_progress: OnProgress = untold) -> dict[Path, float]:
+def latencies(exported: Sequence[Exported], on_progress: OnProgress = untold, provider: str = CPU) -> dict[Path, float]:
     """The p50 of one picture on one thread in milliseconds, by artifact, of several that can be run here; else empty.
 
     Raises:
         MnvError: as :func:`mnv1deploy.benchmark.bench` does.
     """
     kept = [item.path for item in exported if not item.failures and not formats.get(item.format).elsewhere]
-    return benchmark.latencies(kept, on_progress=on_progress) if len(kept) > 1 else {}
+    return benchmark.latencies(kept, on_progress=on_progress, provider=provider) if len(kept) > 1 else {}
 
 
 class _NotProvedError(Exception):

@@ -1,10 +1,9 @@
 """One run on a machine with an NVIDIA GPU: benchmark, parity, tests, training and a profile of it, within a time limit.
 
-    mnv1 export --format onnx,torchscript --quantize int8 --output gpu-artifacts    # and fp16 and none, beforehand
-    python scripts/gpu.py gpu-artifacts results                          # on the machine with the GPU
-    python scripts/gpu.py gpu-artifacts results train                    # one step; what is done is not repeated
-    python scripts/gpu.py gpu-artifacts results --dry-run                # every step on the CPU, small: that it works
-    python scripts/gpu.py gpu-artifacts results --keep                   # back home: into docs/measurements.json
+    python scripts/gpu.py results                          # on the machine with the GPU
+    python scripts/gpu.py results train                    # one step; what is done is not repeated
+    python scripts/gpu.py results --dry-run                # every step on the CPU, small: that it works
+    python scripts/gpu.py results --keep                   # back home: into docs/measurements.json
 
 Steps run in the order of their worth, each in a process of its own with a time limit of its own. A step leaves
 ``STEP.json`` (what it measured, or why it did not) and ``STEP.log`` in the results; a second call goes on where the
@@ -29,11 +28,15 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Where:
-    """What the steps run on: folders, and whether this is a dry run on the CPU."""
+    """What the steps run on: the folder of results, and whether this is a dry run on the CPU."""
 
-    artifacts: Path
     results: Path
     dry: bool
+
+    @property
+    def artifacts(self) -> Path:
+        """The folder that the first step exports to."""
+        return self.results / "artifacts"
 
     @property
     def provider(self) -> str:
@@ -81,6 +84,16 @@ def machine(where: Where) -> Any:
     return {"card": card, "torch": torch.__version__, "nvidia_smi": smi, **mnv1("providers", "--json")}
 
 
+def export(where: Where) -> Any:
+    """Every artifact that a card can run, proved on it, and the int8 that it cannot."""
+    there = ["--format", "onnx,torchscript,aoti", "--provider", where.provider]
+    options = ["--output", str(where.artifacts), "--json"]
+    made = [mnv1("export", *there, "--quantize", "none", *options)]
+    if not where.dry:  # AOTInductor has fp16 for CUDA alone
+        made.append(mnv1("export", *there, "--quantize", "fp16", *options))
+    return [*made, mnv1("export", "--format", "onnx", "--quantize", "int8", *options)]
+
+
 def onnx(where: Where) -> Any:
     """The promised command, with and without the copies to and from the card."""
     rows: dict[str, list[Any]] = {}
@@ -97,9 +110,9 @@ def onnx(where: Where) -> Any:
 
 
 def torch(where: Where) -> Any:
-    """PyTorch in eager mode, compiled, and TorchScript."""
-    contestants = [*where.of("_fp32.pt", "_fp16.pt"), "pytorch", "pytorch-compiled"]
-    options = ["--provider", where.provider, "--batch-size", where.batch_sizes, "--duration", "1", "--json"]
+    """PyTorch in eager mode, compiled, TorchScript and AOTInductor."""
+    contestants = [*where.of(".pt", ".pt2"), "pytorch", "pytorch-compiled"]
+    options = ["--provider", where.provider, "--batch-size", where.batch_sizes, "--duration", "0.4", "--json"]
     return mnv1("bench", *contestants, *options)
 
 
@@ -115,12 +128,17 @@ def parity(where: Where) -> Any:
 
     from mnv1deploy import bundled, datasets, formats, verification
     from mnv1deploy.artifact import Manifest
+    from mnv1deploy.errors import MnvError
 
     pictures = datasets.calibration().images
     expected = verification.logits(formats.open_session(bundled.CHECKPOINT), pictures)
     rows = {}
-    for path in map(Path, where.of(".onnx", "_fp32.pt", "_fp16.pt")):
-        session = formats.open_session(path, provider=where.provider)
+    for path in map(Path, where.of(".onnx", ".pt", ".pt2")):
+        try:
+            session = formats.open_session(path, provider=where.provider)
+        except MnvError as error:
+            rows[path.name] = {"refused": str(error)}
+            continue
         found = verification.logits(session, pictures)
         manifest = Manifest.read(path)
         assert manifest
@@ -206,6 +224,7 @@ def torchrun(where: Where) -> Any:
 
 STEPS: dict[str, tuple[int, Callable[[Where], Any]]] = {
     "machine": (60, machine),
+    "export": (300, export),
     "onnx": (150, onnx),
     "torch": (150, torch),
     "parity": (60, parity),
@@ -224,7 +243,7 @@ def keep(where: Where) -> None:
     import measure
 
     found = {name: json.loads((where.results / f"{name}.json").read_text("utf-8")) for name in KEPT}
-    onnx, torch = found["onnx"]["resident"], [found["torch"]]
+    onnx, copied = found["onnx"]["resident"], found["onnx"]["--include-copies"]
     measure.keep(
         "gpu",
         {
@@ -232,7 +251,8 @@ def keep(where: Where) -> None:
             "card": found["machine"]["card"],
             "machine": found["machine"]["machine"],
             "commands": ["scripts/gpu.py"],
-            "results": [row for run in (*onnx, *torch) for row in run.get("results", [])],
+            "results": [row for run in (*onnx, found["torch"]) for row in run.get("results", [])],
+            "copied": [row for run in copied for row in run.get("results", [])],
             "parity": found["parity"],
         },
     )
@@ -255,7 +275,7 @@ def run_all(where: Where, names: list[str], seconds: float) -> bool:
         if left < 10:
             print(f"{name}: no time is left", flush=True)
             return False
-        command = [sys.executable, __file__, str(where.artifacts), str(where.results), "--inside", name]
+        command = [sys.executable, __file__, str(where.results), "--inside", name]
         command += ["--dry-run"] if where.dry else []
         began = time.monotonic()
         with (where.results / f"{name}.log").open("w") as log:
@@ -274,8 +294,7 @@ def run_all(where: Where, names: list[str], seconds: float) -> bool:
 def main() -> None:
     """Runs the steps, or as their own process one of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("artifacts", type=Path, help="folder of exported .onnx and .pt files with their manifests")
-    parser.add_argument("results", type=Path, help="folder for JSON and logs")
+    parser.add_argument("results", type=Path, help="folder for artifacts, JSON and logs")
     parser.add_argument("steps", nargs="*", choices=[*STEPS, []], help="default: all that are not done")
     parser.add_argument("--seconds", type=float, default=540, help="for all of them together (default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="on the CPU, small")
@@ -283,7 +302,7 @@ def main() -> None:
     parser.add_argument("--inside", choices=list(STEPS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.results.mkdir(parents=True, exist_ok=True)
-    where = Where(options.artifacts, options.results, options.dry_run)
+    where = Where(options.results, options.dry_run)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     if options.keep:
         keep(where)

@@ -152,6 +152,14 @@ class ForDevice(Protocol):
         """The format that writes for that one."""
 
 
+@runtime_checkable
+class ForProvider(Protocol):
+    """What a Format may offer besides, if what it writes is compiled for one provider."""
+
+    def for_provider(self, provider: str) -> Format:
+        """The format that writes for that one. Raises MnvError if it is not there."""
+
+
 def provenance_in(folder: Path, what: str) -> Provenance:
     """That of a folder which is an artifact; ``what`` it is stands in the MnvError if it was not written here."""
     try:

@@ -156,7 +156,7 @@ class OnnxSession:
     def _provider_options(self) -> dict[str, str]:
         """For CUDA float32 as it is, which by default it rounds to TF32's 10 bits, and leave to record kernels."""
         if self._asked == CUDA:
-            return {"use_tf32": "0", "enable_cuda_graph": "1"}
+            return {"use_tf32": "0", "enable_cuda_graph": "1", "cudnn_conv_algo_search": "HEURISTIC"}
         return {"num_of_threads": str(self._threads)} if self._asked == OPENVINO and self._threads else {}
 
     def _run_options(self, recording: int = NOT_RECORDED) -> Any:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 LAYER_OF = {"pool": "pool", "linear": "classifier", "addmm": "classifier"}
 """The layer that an operator computes whose kind has this in it; convolutions come in the spec's order."""
 
-_DEVICES = {CPU: "cpu", CUDA: "cuda"}
+DEVICES = {CPU: "cpu", CUDA: "cuda"}
+"""torch's names of providers."""
 
 
 def torch_providers() -> tuple[str, ...]:
@@ -39,7 +40,7 @@ def torch_device(provider: str, format_name: str, *, allowed: tuple[str, ...] = 
     if provider not in available:
         build = f"torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices."
         raise refuse_provider(provider, available, format_name, build if provider == CUDA else "")
-    return _DEVICES[provider]
+    return DEVICES[provider]
 
 
 class TorchSession:
@@ -58,7 +59,7 @@ class TorchSession:
         if threads:
             torch.set_num_threads(threads)
         if device == "cuda":
-            torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+            torch.backends.cudnn.allow_tf32 = False
         self._torch, self._module, self._device, self._spec = torch, module, device, spec
 
     @property
@@ -70,7 +71,7 @@ class TorchSession:
     def provider(self) -> str:
         """By the device the logits of one black picture come back on."""
         used = self._run(self._torch.zeros(1, *self._spec.pixels.shape, dtype=self._torch.uint8)).device.type
-        return next(name for name, device in _DEVICES.items() if device == used)
+        return next(name for name, device in DEVICES.items() if device == used)
 
     def _run(self, pixels: Tensor) -> Tensor:
         with self._torch.inference_mode():

@@ -52,7 +52,9 @@ class TorchScriptFormat(Format):
             module = network.half() if provenance.precision == "fp16" else network
         images = torch.zeros(2, *network.spec.pixels.shape, dtype=torch.uint8)
         buffer = io.BytesIO()
-        with silenced(prints=False), torch.inference_mode(), torch.random.fork_rng():
+        # whether convolutions may round float32 to TF32 on GPUs stands in the file, as it is set here
+        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+        with silenced(prints=False), torch.inference_mode(), torch.random.fork_rng(), exact:
             traced = torch.jit.trace(module.eval(), (images,), check_trace=False)  # type: ignore[no-untyped-call]
             torch.jit.save(torch.jit.freeze(traced), buffer, _extra_files={_METADATA_FILE: provenance.to_json()})
         path.write_bytes(_reproducible(buffer.getvalue()))

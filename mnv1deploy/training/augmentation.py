@@ -108,7 +108,7 @@ class View:
         grid = torch.stack([x[:, None, :].expand(-1, self._side, -1), y[:, :, None].expand(-1, -1, self._side)], -1)
         planes = self._images[chosen].permute(0, 3, 1, 2).float()
         found = F.grid_sample(planes, grid, "bilinear", "reflection", align_corners=False)
-        return found.round().to(torch.uint8).permute(0, 2, 3, 1)
+        return found.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
     def _disturbed(self, chosen: Tensor, pixels: Tensor) -> Tensor:
         """Pictures blurred or sharpened, and noisy: uint8 ``[B, S, S, C]``, likewise."""
@@ -120,7 +120,7 @@ class View:
             planes = planes + self._sharpness[chosen][:, None, None, None] * (planes - blurred)
         if self._noise is not None:
             planes = planes + self._noise[chosen][:, None, None, None] * self._field[self._which[chosen]]
-        return planes.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+        return planes.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
     def _outside(self, index: Tensor) -> Tensor:
         return (index < 0) | (index >= self._side)

@@ -32,8 +32,8 @@ def local_rank() -> int:
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """The processes find each other, by nccl on GPUs and gloo on CPUs, and part at the end."""
-    if processes() == 1:
+    """The processes find each other, by nccl on GPUs and gloo on CPUs, and part at the end; under torchrun one, too."""
+    if processes() == 1 and not _is_by_torchrun():
         yield
         return
     import torch
@@ -48,9 +48,21 @@ def joined() -> Iterator[None]:
         dist.destroy_process_group()
 
 
+def _is_by_torchrun() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def _have_joined() -> bool:
+    if processes() == 1 and not _is_by_torchrun():
+        return False
+    from torch.distributed import is_initialized
+
+    return processes() > 1 or is_initialized()
+
+
 def total(values: Tensor) -> Tensor:
     """The sum over the processes, at each of them."""
-    if processes() > 1:
+    if _have_joined():
         from torch.distributed import all_reduce
 
         all_reduce(values)
@@ -64,7 +76,7 @@ def mean(values: Tensor) -> Tensor:
 
 def wait() -> None:
     """Until every process is here."""
-    if processes() > 1:
+    if _have_joined():
         from torch.distributed import barrier
 
         barrier()
@@ -72,7 +84,7 @@ def wait() -> None:
 
 def from_first(make: Callable[[], Value]) -> Value:
     """What the first process makes, at each of them; they need not see its disk. An MnvError of it is raised by all."""
-    if processes() == 1:
+    if not _have_joined():
         return make()
     import torch
     from torch.distributed import broadcast_object_list

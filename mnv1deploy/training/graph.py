@@ -39,7 +39,8 @@ class Recorded:
         if self._graph is None:
             self._inputs = tuple(given.clone() for given in inputs)
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
+            # what other threads do meanwhile, such as nccl's, is no part of the record
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
                 self._outputs = self._step(*self._inputs)
         for kept, given in zip(self._inputs, inputs, strict=True):
             kept.copy_(given)

@@ -55,8 +55,11 @@ class Optimizers:
         self._muon_rate = torch.tensor(settings.muon, device=device)
         # its rate is a number, not a tensor: at rate 1 it moves zeros, by what the weights are then moved by
         self._moves: list[Tensor] = [nn.Parameter(torch.zeros_like(matrix)) for matrix in self._matrices]
-        if self._moves:
-            self._all.append(torch.optim.Muon(self._moves, 1.0, weight_decay=0.0, momentum=0.9))
+        self._all += [torch.optim.Muon([move], 1.0, weight_decay=0.0, momentum=0.9) for move in self._moves]
+        # Muon's short kernels, one after the other, would take a GPU as long as half the network's
+        self._streams: list[torch.cuda.Stream] = []
+        if device.type == "cuda":
+            self._streams = [torch.cuda.Stream(device) for _ in self._all]  # type: ignore[no-untyped-call]
 
     def set_rate(self, rate: float) -> None:
         """Every learning rate, in proportion, so that the main one is ``rate``."""
@@ -71,11 +74,24 @@ class Optimizers:
         for weight, move in zip(self._convolutions, self._moves, strict=True):
             assert weight.grad is not None
             move.grad = _rows(weight.grad).reshape(move.shape)
-        for optimizer in self._all:
-            scaler.step(optimizer)
-        scaler.update()
+        if self._streams and not scaler.is_enabled():
+            self._step_side_by_side()
+        else:
+            for optimizer in self._all:
+                scaler.step(optimizer)
+            scaler.update()
         if self._moves:
             self._move()
+
+    def _step_side_by_side(self) -> None:
+        """Every optimizer on a stream of its own."""
+        here = torch.cuda.current_stream()
+        for optimizer, stream in zip(self._all, self._streams, strict=True):
+            stream.wait_stream(here)
+            with torch.cuda.stream(stream):
+                optimizer.step()
+        for stream in self._streams:
+            here.wait_stream(stream)
 
     @torch.no_grad()
     def _move(self) -> None:
@@ -90,7 +106,14 @@ class Optimizers:
         return [optimizer.state_dict() for optimizer in self._all]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """What :meth:`state_dict` gave; how far weights are moved is the settings' affair, not the states'."""
+        """What :meth:`state_dict` gave; how far weights are moved is the settings' affair, not the states'.
+
+        States of 0.1.0 have one Muon for all matrices.
+        """
+        if len(states) < len(self._all):
+            main, muon = states
+            apart = [{0: muon["state"][index]} if muon["state"] else {} for index in range(len(self._moves))]
+            states = [main, *({"state": state, "param_groups": [{"params": [0]}]} for state in apart)]
         for optimizer, state in zip(self._all, states, strict=True):
             options = [{name: group[name] for name in group if name != "params"} for group in optimizer.param_groups]
             optimizer.load_state_dict(state)

@@ -47,6 +47,9 @@ from mnv1deploy.verification import Evaluation, evaluate
 CHECKPOINT_FILE = "checkpoint.safetensors"
 LOG_FILE = "log.jsonl"
 
+DRAWN = 2**26
+"""Bytes of pictures that are drawn at once on a GPU."""
+
 
 class Run:
     """One training run in one folder.
@@ -167,11 +170,11 @@ class Run:
         rate = 0.0
         on_step(Progress(number, 0, steps, loss_sum, correct, 0.0))
         view, soft = self._view(number, images, answers)
-        for step, chosen in enumerate(self._batches(number, len(labels)), 1):
+        for step, batch in enumerate(self._batches(number, view, labels, soft), 1):
             done = (number - 1) * steps + step
             rate = self.settings.learning_rate_at(done / (self.settings.epochs * steps))
             self.optimizers.set_rate(rate)
-            loss, right = self._step(view(chosen), labels[chosen], *(() if soft is None else [soft[chosen]]))
+            loss, right = self._step(*batch)
             self.average.update(done)
             loss_sum += loss
             correct += right
@@ -199,11 +202,20 @@ class Run:
         heat = self.settings.temperature  # squared, so that gradients keep their size (arXiv 1503.02531)
         return heat**2 * F.cross_entropy(logits / heat, (soft / heat).softmax(1))
 
-    def _batches(self, epoch: int, count: int) -> Tensor:
-        """Indices of the epoch's pictures, this process's share of each batch: int64 ``[steps, B]``."""
+    def _batches(self, epoch: int, view: View, labels: Tensor, soft: Tensor | None) -> Iterator[tuple[Tensor, ...]]:
+        """This process's share of every batch of the epoch: what :meth:`_learn` takes."""
         size, share = self.settings.batch_size, distributed.processes()
-        order = torch.randperm(count, generator=self._generator(epoch)).to(self.device)
-        return order[: self.steps * size].view(self.steps, share, size // share)[:, distributed.rank()]
+        order = torch.randperm(len(labels), generator=self._generator(epoch)).to(self.device)
+        order = order[: self.steps * size].view(self.steps, share, size // share)[:, distributed.rank()]
+        targets = [labels] if soft is None else [labels, soft]
+        together = 1
+        if self.device.type == "cuda":  # which draws many batches in the time of one
+            together = max(1, DRAWN // (order.shape[1] * math.prod(self.spec.pixels.shape)))
+        for start in range(0, len(order), together):
+            chosen = order[start : start + together]
+            pixels = view(chosen.flatten())
+            shape = (*chosen.shape, *pixels.shape[1:])
+            yield from zip(pixels.view(shape), *(target[chosen] for target in targets), strict=True)
 
     def _generator(self, epoch: int) -> torch.Generator:
         return torch.Generator().manual_seed(self.settings.seed * 1_000_003 + epoch)

@@ -85,5 +85,6 @@ class Teacher(PixelNetwork):
     def forward(self, images: Tensor) -> Tensor:
         """Raw pixels, uint8 ``[N, H, W, C]`` -> logits, float32 ``[N, classes]``."""
         x = self.stages(F.gelu(self.stem(self.normalize(images))))
-        logits: Tensor = self.classifier(x.amax((2, 3))) / 9
+        # not amax, whose gradient looks for the largest again: compiled, in another precision, it finds none
+        logits: Tensor = self.classifier(x.flatten(2).max(2).values) / 9
         return logits.float()
