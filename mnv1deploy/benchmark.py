@@ -197,7 +197,7 @@ def contestants(named: Sequence[str], *, everything: bool = False) -> list[str]:
         MnvError: for a folder without artifacts.
     """
     if not everything:
-        return [*named] or [str(bundled.INT8), str(bundled.FP32)]
+        return [str(bundled.artifact(name)) for name in named] or [str(bundled.INT8), str(bundled.FP32)]
     return [*(str(path) for folder in named or ["artifacts"] for path in artifacts_in(folder)), *REFERENCES]
 
 

@@ -52,6 +52,18 @@ def _parsed(parse: Callable[..., Parsed]) -> Callable[..., Parsed]:
 
 
 @_parsed
+def _checkpoint(text: str) -> Path:
+    from mnv1deploy import bundled
+
+    return bundled.checkpoint(text)
+
+
+def _artifact(text: str) -> Path:
+    from mnv1deploy import bundled
+
+    return bundled.artifact(text)
+
+
 def _threads(text: str) -> int | None:
     from mnv1deploy import machine
 
@@ -136,7 +148,15 @@ PlotOption = Annotated[
     typer.Option(parser=_plot, metavar="FILE", help="Draw the result to this .png, .svg or .pdf.", show_default=False),
 ]
 InputSizeOption = Annotated[int, typer.Option(min=8, help="Height and width of the pictures in pixels.")]
-CheckpointOption = Annotated[Path | None, typer.Option(help="Default: the bundled one.", show_default=False)]
+CheckpointOption = Annotated[
+    Path | None,
+    typer.Option(
+        parser=_checkpoint,
+        metavar="PATH",
+        help="A file, or a bundled one by its width: w0.25, w0.5, w0.75 or w1, which is the default.",
+        show_default=False,
+    ),
+]
 CalibrationOption = Annotated[
     Path | None,
     typer.Option(
@@ -192,7 +212,13 @@ def predict(
         list[str], typer.Argument(help="Pictures, folders, patterns like '*.jpg', or - for standard input.")
     ],
     model: Annotated[
-        Path | None, typer.Option(help="Any artifact or checkpoint. Default: the bundled int8 ONNX.")
+        Path | None,
+        typer.Option(
+            parser=_artifact,
+            metavar="PATH",
+            help="Any artifact or checkpoint, or a bundled one: w0.25, w0.5, w0.75 or w1, the default.",
+            show_default=False,
+        ),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many classes to name per picture.")] = 3,
     tta: TtaOption = "none",
@@ -680,7 +706,12 @@ def quantize_report(
 def evaluate(
     model: Annotated[
         Path | None,
-        typer.Argument(help="Any artifact or checkpoint. Default: the bundled int8 ONNX.", show_default=False),
+        typer.Argument(
+            parser=_artifact,
+            metavar="[PATH]",
+            help="Any artifact or checkpoint, or a bundled one: w0.25, w0.5, w0.75 or w1, the default.",
+            show_default=False,
+        ),
     ] = None,
     data: DataOption = None,
     download: DownloadOption = None,
@@ -726,8 +757,9 @@ def train(
     init: Annotated[
         str | None,
         typer.Option(
-            help="A checkpoint to start from, whose sizes are taken, and whose classifier if the classes have the same "
-            "names; or none. Default: none, and for fewer than 10,000 pictures the bundled one, if it has the sizes.",
+            help="A checkpoint to start from, or a bundled one (w0.25, ...), whose sizes are taken, and whose "
+            "classifier if the classes have the same names; or none. Default: none, and for fewer than 10,000 pictures "
+            "a bundled one that has the sizes.",
             show_default=False,
         ),
     ] = None,
@@ -931,7 +963,12 @@ def import_(
 def info(
     file: Annotated[
         Path | None,
-        typer.Argument(help="Any artifact or checkpoint. Default: the bundled int8 ONNX.", show_default=False),
+        typer.Argument(
+            parser=_artifact,
+            metavar="[PATH]",
+            help="Any artifact or checkpoint, or a bundled one: w0.25, w0.5, w0.75 or w1, the default.",
+            show_default=False,
+        ),
     ] = None,
     json: JsonOption = False,
 ) -> None:

@@ -236,20 +236,51 @@ def shipped(runs: Runs) -> str:
     """The files in models/, by what they and their manifests say."""
 
     def rows() -> Iterator[list[str]]:
-        size = bundled.CHECKPOINT.stat().st_size
-        proofs = []
-        for path, what in (
-            (bundled.FP32, "ONNX, float32"),
-            (bundled.INT8, "ONNX, int8 weights and activations"),
-        ):
-            manifest = Manifest.read(path)
-            assert manifest and manifest.proof and manifest.proof.accuracy and manifest.proof.checkpoint_accuracy
-            proofs.append((path, what, manifest.bytes, manifest.proof.accuracy.top1))
-            before = manifest.proof.checkpoint_accuracy.top1
-        for path, what, bytes_, accuracy in [(bundled.CHECKPOINT, "the checkpoint", size, before), *proofs]:
-            yield [f"`{path.name}`", what, f"{bytes_:,}", percent(accuracy)]
+        for path in reversed(bundled.CHECKPOINTS.values()):
+            int8 = path.with_name(f"{path.stem}_int8.onnx")
+            found = [(int8, "ONNX, int8 weights and activations")]
+            found += [(bundled.FP32, "ONNX, float32")] if path == bundled.CHECKPOINT else []
+            manifests = [(file, what, Manifest.read(file)) for file, what in found]
+            proofs = [(file, what, kept, kept.proof) for file, what, kept in manifests if kept and kept.proof]
+            before = proofs[0][3].checkpoint_accuracy
+            assert before
+            size = path.stat().st_size
+            yield [f"`{path.name}`", "the checkpoint", f"{size:,}", percent(before.top1)]
+            for file, what, kept, proof in proofs:
+                assert proof.accuracy
+                yield [f"`{file.name}`", what, f"{kept.bytes:,}", percent(proof.accuracy.top1)]
 
     return table("file | what | >bytes | >top-1 on the 10,000 test images", rows())
+
+
+def ladder_table(runs: Runs) -> str:
+    """A row per width, and one for each network beside them."""
+
+    def rows() -> Iterator[list[str]]:
+        for row in reversed(runs["ladder"][0]["results"][: len(bundled.CHECKPOINTS)]):
+            yield [
+                f"`{row['network']}`",
+                f"{row['parameters']:,}",
+                f"{row['multiply_adds']:,}",
+                f"{row['bytes']:,}",
+                microseconds(row["p50"]),
+                percent(row["checkpoint"]),
+                percent(row["top1"]),
+            ]
+        for row in runs["ladder"][0]["results"][len(bundled.CHECKPOINTS) :]:
+            latency = microseconds(row["p50"]) if row["p50"] else ""
+            yield [
+                row["network"],
+                "",
+                f"{row['multiply_adds']:,}",
+                f"{row['bytes']:,}",
+                latency,
+                "",
+                percent(row["top1"]),
+            ]
+
+    header = "network | >parameters | >multiply-adds | >bytes, int8 | >one picture, us | >top-1, float32 | >top-1, int8"
+    return table(header, rows())
 
 
 def gpu_table(runs: Runs) -> str:
@@ -582,26 +613,28 @@ def few_pictures_table(runs: Runs) -> str:
 
 
 def runs_table(runs: Runs) -> str:
-    """A row per log in models/, and one for all seeds of ``best``."""
+    """A row per log in docs/training, and one for all seeds of ``best``."""
     found = runs["trained"][0]["results"]
-    best = [row for row in found if "--recipe best" in row["options"]]
+    best = [row for row in found if row["options"].startswith("--recipe best --seed")]
 
     def rows() -> Iterator[list[str]]:
         for row in found:
-            log = f"[{row['log']}]({row['log']})"
-            yield [f"`{row['options']}`", percent(row["holdout"]), percent(row["test"]), f"{row['minutes']:.0f}", log]
+            log = f"[{row['log']}](../docs/training/{row['log']})"
+            accuracies = (percent(row[part]) for part in ("holdout", "test"))
+            yield [f"`{row['options']}`", str(row["epochs"]), *accuracies, f"{row['minutes']:.1f}", log]
         deviations = (
             f"{100 * mean(values):.2f} ± {100 * stdev(values):.2f} %"
             for values in ([row[part] for row in best] for part in ("holdout", "test"))
         )
-        yield [f"{len(best)} seeds of `best`, mean and standard deviation", *deviations, "", ""]
+        yield [f"{len(best)} seeds of `best`, mean and standard deviation", "", *deviations, "", ""]
 
-    return table("`mnv1 train` | >held out | >test | >minutes | log", rows())
+    return table("`mnv1 train` | >epochs | >held out | >test | >minutes | log", rows())
 
 
 def seeds_of_best(runs: Runs) -> str:
     """Mean and standard deviation of their test accuracy."""
-    values = [row["test"] for row in runs["trained"][0]["results"] if "--recipe best" in row["options"]]
+    found = runs["trained"][0]["results"]
+    values = [row["test"] for row in found if row["options"].startswith("--recipe best --seed")]
     return f"{100 * mean(values):.2f} ± {100 * stdev(values):.2f} % over {len(values)} seeds"
 
 
@@ -932,6 +965,8 @@ FIGURES: dict[str, Callable[[Runs], str]] = {
         if name not in ("c", "web", "triton") and not name.startswith("pytorch")
     },
     "shipped": shipped,
+    "ladder": ladder_table,
+    "ladder.machine": machine("ladder"),
     "imports": imports_table,
     "imports.refused": refusals_table,
     "imports.machine": machine("imports"),

@@ -28,6 +28,7 @@ from typing import Any
 import artifacts_picture
 import bench_web
 import figures
+import ladder as ladder_script
 from figures import FILE, PAGES, ROOT, Run
 
 from mnv1deploy import bundled
@@ -141,6 +142,11 @@ def tiny() -> Answer:
     import mlperf_tiny
 
     return list(mlperf_tiny.rows(Path(os.environ["MNV1_TINY"]))), ["python scripts/mlperf_tiny.py $MNV1_TINY"]
+
+
+def ladder() -> Answer:
+    """The bundled checkpoints by width; $MNV1_TINY is the file of MLPerf Tiny's reference."""
+    return list(ladder_script.rows(Path(os.environ["MNV1_TINY"]))), ["python scripts/ladder.py $MNV1_TINY"]
 
 
 def sizes() -> Answer:
@@ -404,7 +410,7 @@ def many() -> Answer:
 MEASUREMENTS: dict[str, Callable[[], Answer]] = {
     measure.__name__: measure
     for measure in (
-        *(loadgen, tiny),
+        *(loadgen, tiny, ladder),
         *(artifacts, latency, throughput, sizes, backends, profile, emulation, plans, cameras),
         *(schemes, evidence, few_pictures, trained, tried, classes, confidence, robustness, tuned),
         *(imports, equalization, old_onnxruntime, platforms, commands, web, serve, many),
@@ -453,7 +459,7 @@ def main(names: list[str]) -> None:
             page.write_text(figures.written(page.read_text("utf-8"), runs), "utf-8")
         except KeyError as missing:
             print(f"{page.relative_to(ROOT)} waits for {missing}, which has not been measured.")
-    for path, drawn in artifacts_picture.pictures(runs).items():
+    for path, drawn in (artifacts_picture.pictures(runs) | ladder_script.pictures(runs)).items():
         Path(path).write_text(drawn, "utf-8")
 
 

@@ -1,15 +1,17 @@
 """The runs that docs/training.md and the model card speak of: what was trained, and what came of it.
 
-    python scripts/training_runs.py shipped       # the seeds of best and its teachers: a night on two cores
-    python scripts/training_runs.py tried         # what was tried on the way: a day
+    python scripts/training_runs.py shipped       # the seeds of best, its teachers and the narrower networks: on a GPU
+    python scripts/training_runs.py tried         # what was tried on the way: a day on two cores
 
 Every row is ``mnv1 train`` with options. Accuracies are fractions; the held-out ones choose, the test split is only
-reported. scripts/measure.py keeps the rows, scripts/figures.py makes the tables of them.
+reported. Runs of ``shipped`` that were made elsewhere, in folders of their names in $MNV1_RUNS, are not made again.
+scripts/measure.py keeps the rows, scripts/figures.py makes the tables of them.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -17,14 +19,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mnv1deploy import checkpoint, datasets, verification
+from mnv1deploy.artifact import read_checkpoint_metadata
+from mnv1deploy.formats.torch_session import TorchSession
+from mnv1deploy.training.setup import NETWORKS
+
+LADDER = "--recipe best --epochs 200"
 SHIPPED = {
-    "teacher_log.jsonl": "--recipe teacher --seed 0",
-    "teacher-1_log.jsonl": "--recipe teacher --seed 1",
-    "log.jsonl": "--recipe best --seed 0",
-    "seed-1_log.jsonl": "--recipe best --seed 1",
-    "seed-2_log.jsonl": "--recipe best --seed 2",
+    **{f"teacher-{seed}": f"--recipe teacher --seed {seed}" for seed in range(3)},
+    **{f"best-{seed}": f"--recipe best --seed {seed}" for seed in range(3)},
+    **{f"w{width}": f"{LADDER} --width {width}" for width in (0.75, 0.5, 0.25)},
 }
-"""The logs in models/, and the options that made them."""
+"""The logs in docs/training, and the options that made them."""
 
 MUON = "--muon 0.05 --muon-decay 0.02"
 ONE_TEACHER = "--recipe best --teachers 1 --epochs 8"
@@ -60,28 +66,40 @@ TRIED = {
 
 
 def run(options: str, teachers: Path) -> dict[str, Any]:
-    """One run: its options, epochs, training, held-out and test accuracy and minutes; teachers are made once."""
+    """One run; teachers are made once."""
     teacher = ["--teacher", str(teachers)] if "best" in options else []
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "mnv1deploy.cli", "train", *options.split(), *teacher, "--output", folder]
-        evaluation = json.loads(subprocess.run([*command, "--json"], stdout=subprocess.PIPE, check=True).stdout)
-        epochs = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text("utf-8").splitlines()]
+        subprocess.run([*command, "--json"], stdout=subprocess.DEVNULL, check=True)
+        return result(options, Path(folder))
+
+
+def result(options: str, folder: Path) -> dict[str, Any]:
+    """Of a finished run: its options, epochs, training, held-out and test accuracy and minutes."""
+    path = folder / "checkpoint.safetensors"
+    network = checkpoint.load_network(path, NETWORKS[read_checkpoint_metadata(path)["training"]["network"]])
+    test = datasets.load_test(None, network.spec.pixels)
+    evaluation = verification.evaluate(TorchSession(network, network.spec, "cpu", None), test)
+    epochs = [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
     return {
         "options": options,
         "epochs": len(epochs),
         "train": epochs[-1]["train_accuracy"],
         "holdout": max(epoch["holdout_accuracy"] for epoch in epochs),
-        "test": evaluation["top1"],
+        "test": evaluation.accuracy.top1,
         "minutes": sum(epoch["seconds"] for epoch in epochs) / 60,
     }
 
 
 def rows(name: str) -> Iterator[dict[str, Any]]:
     """The runs of ``shipped``, a row for each log, or of ``tried``, a row for each thing that was."""
+    elsewhere = Path(os.environ.get("MNV1_RUNS", "runs"))
     with tempfile.TemporaryDirectory() as teachers:
         if name == "shipped":
             for log, options in SHIPPED.items():
-                yield {"log": log, **run(options, Path(teachers))}
+                there = (elsewhere / log / "checkpoint.safetensors").exists()
+                found = result(options, elsewhere / log) if there else run(options, Path(teachers))
+                yield {"log": f"{log}.jsonl", **found}
         else:
             for what, runs in TRIED.items():
                 yield {"what": what, "runs": [run(options, Path(teachers)) for options in runs]}

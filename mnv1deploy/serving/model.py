@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from mnv1deploy import formats, images
+from mnv1deploy import bundled, formats, images
 from mnv1deploy.classifier import BATCH, Classifier, Prediction
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import Images, Logits
@@ -103,7 +103,8 @@ def named(artifacts: Sequence[str]) -> dict[str, Path]:
     found: list[tuple[str | None, Path]] = []
     for text in artifacts:
         name, equals, path = text.partition("=")
-        found.append((name, Path(path)) if equals and not Path(text).exists() else (None, Path(text)))
+        named = equals and not Path(text).exists()
+        found.append((name, bundled.artifact(path)) if named else (None, bundled.artifact(text)))
     stems = [name or path.name.removesuffix(formats.of_file(path).suffix) for name, path in found]
     names = [
         (stem if stems.count(stem) == 1 else path.name) if name is None else name

@@ -20,7 +20,7 @@ from mnv1deploy.training.setup import Parts, base_spec, spec_for
 from mnv1deploy.training.state import State
 
 FEW = 10_000
-"""With fewer pictures to train on a run starts from the bundled checkpoint, where that has the network's sizes."""
+"""With fewer pictures to train on a run starts from a bundled checkpoint, where one has the network's sizes."""
 
 FROM_NOTHING = "none"
 """In place of a checkpoint to start from: random weights."""
@@ -96,8 +96,8 @@ def begin(
         output: folder of the run.
         data: folder of the pictures; CIFAR-10 by default.
         recipe, changes: see :meth:`Settings.recipe`; settings that are not changed follow the number of pictures.
-        init: a checkpoint to start from, or "none"; by default the bundled one if there are fewer pictures than
-            :data:`FEW` and it has the network's sizes.
+        init: a checkpoint to start from, a bundled one by its width ("w0.25"), or "none"; by default the
+            bundled one that has the network's sizes, if there are fewer pictures than :data:`FEW`.
         preset, width, input_size, colours: see :func:`base_spec`.
         skip_unreadable, download: see :func:`mnv1deploy.datasets.load`.
         **of_run: see :class:`Run`.
@@ -111,13 +111,13 @@ def begin(
         settings.of_teacher()
     if distributed.from_first(lambda: begun(output)):
         raise MnvError(f"{output} has a run already.", "Go on with --resume, or name another folder.")
-    start = None if init in (None, FROM_NOTHING) else init
+    start = None if init in (None, FROM_NOTHING) else str(bundled.checkpoint(init))
     base = base_spec(start, preset=preset, width=width, input_size=input_size, colours=colours)
     train, test = _read(data, base.pixels, skip_unreadable, download)
     parts = Parts.of(train, settings.holdout)
     settings = Settings.recipe(recipe, pictures=len(parts.train), **changes)
-    if init is None and settings.network == "mobilenetv1" and len(parts.train) < FEW and _is_bundled(base):
-        start = str(bundled.CHECKPOINT)
+    if init is None and settings.network == "mobilenetv1" and len(parts.train) < FEW:
+        start = _bundled_like(base)
     spec, source = spec_for(train, base), _absolute(data or download)
     del train  # its pictures are in the parts
     return Ready(Run(spec, parts, settings, output, init=start, source=source, **of_run), test)
@@ -170,7 +170,10 @@ def _read(
     return train, test
 
 
-def _is_bundled(base: ModelSpec) -> bool:
-    """Whether the bundled checkpoint is such a network, whatever its classes."""
-    found = checkpoint.load(bundled.CHECKPOINT).spec
-    return base.replace(name=found.name, classes=found.classes, temperature=found.temperature) == found
+def _bundled_like(base: ModelSpec) -> str | None:
+    """The bundled checkpoint of such a network, whatever its classes."""
+    for path in bundled.CHECKPOINTS.values():
+        found = checkpoint.load(path).spec
+        if base.replace(name=found.name, classes=found.classes, temperature=found.temperature) == found:
+            return str(path)
+    return None
