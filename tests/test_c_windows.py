@@ -13,6 +13,7 @@ from conftest import shared
 from test_c import SMALL, STRICT, random_integers, write
 
 from mnv1deploy import formats
+from mnv1deploy.c.backends import NAMES
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_once")]
 
@@ -26,32 +27,52 @@ int memcmp(const void *, const void *, size_t);
 """
 """Microsoft's string.h, as far as it is used: the other headers are the compiler's own."""
 
-PRINTING = """
+ANSWERING = """
 #include "network.h"
-#include <stdio.h>
-#include <string.h>
+#include <stddef.h>
 
 int _fltused; /* what Microsoft's C library has for objects of its compilers */
 
-static uint8_t image[NETWORK_IMAGE_BYTES], scratch[NETWORK_SCRATCH];
+__declspec(dllimport) void *GetStdHandle(int);
+__declspec(dllimport) int ReadFile(void *, void *, unsigned, unsigned *, void *);
+__declspec(dllimport) int WriteFile(void *, const void *, unsigned, unsigned *, void *);
+__declspec(dllimport) void ExitProcess(unsigned);
 
-int main(int argc, char **argv)
+void *memcpy(void *to, const void *from, size_t count)
 {
-    float logits[NETWORK_CLASSES];
-    int backend, i;
-    FILE *file = argc > 1 ? fopen(argv[1], "rb") : NULL;
-    if (!file || fread(image, 1, sizeof image, file) != sizeof image)
-        return 1;
+    size_t i;
+    for (i = 0; i < count; i++)
+        ((char *)to)[i] = ((const char *)from)[i];
+    return to;
+}
+
+void *memset(void *to, int value, size_t count)
+{
+    size_t i;
+    for (i = 0; i < count; i++)
+        ((char *)to)[i] = (char)value;
+    return to;
+}
+
+static uint8_t image[NETWORK_IMAGE_BYTES], scratch[NETWORK_SCRATCH];
+static float logits[NETWORK_CLASSES];
+
+void start(void)
+{
+    void *output = GetStdHandle(-11);
+    unsigned count;
+    int backend;
+    if (!ReadFile(GetStdHandle(-10), image, sizeof image, &count, NULL) || count != sizeof image)
+        ExitProcess(1);
     for (backend = 0; backend < NETWORK_BACKENDS; backend++)
         if (network_run_on(backend, image, logits, scratch) == 0) {
-            printf("%d", backend);
-            for (i = 0; i < NETWORK_CLASSES; i++)
-                printf(" %.9g", (double)logits[i]);
-            printf("\\n");
+            WriteFile(output, &backend, sizeof backend, &count, NULL);
+            WriteFile(output, logits, sizeof logits, &count, NULL);
         }
-    return 0;
+    ExitProcess(0);
 }
 """
+"""A program without a C library, which zig would first build: the picture in, every set's number and logits out."""
 
 
 def need(*programs: str) -> None:
@@ -75,7 +96,7 @@ def headers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def zig() -> dict[str, str]:
-    """The environment of zig's compiler, which builds MinGW's library at first use."""
+    """The environment of zig's compiler, which keeps what it makes."""
     pytest.importorskip("ziglang")
     return {**os.environ, "ZIG_GLOBAL_CACHE_DIR": str(shared("zig", lambda folder: None))}
 
@@ -130,19 +151,19 @@ def test_windows_has_the_same_bits(
     """A program of MinGW's that links the network of either compiler, in Wine."""
     need("clang-16", WINE)
     image = random_integers(SMALL, 1)[1][:1]
-    (tmp_path / "image").write_bytes(image.tobytes())
-    (tmp_path / "main.c").write_text(PRINTING)
-    network: Path = small / "network.c"
+    (tmp_path / "main.c").write_text(ANSWERING)
+    mingw = [sys.executable, "-m", "ziglang", "cc", "-target", "x86_64-windows-gnu", "-O1", f"-I{small}"]
     if compiler == "clang-cl":
-        network = tmp_path / "network.obj"
-        silently([*clang_cl("x86_64", headers), f"/Fo{network}", small / "network.c"], tmp_path)
-    command = [sys.executable, "-m", "ziglang", "cc", "-target", "x86_64-windows-gnu", "-O1", f"-I{small}"]
-    silently([*command, "main.c", network, "-o", "main.exe"], tmp_path, zig)
+        silently([*clang_cl("x86_64", headers), "/Fonetwork.obj", small / "network.c"], tmp_path)
+    else:
+        silently([*mingw, "-c", small / "network.c", "-o", "network.obj"], tmp_path, zig)
+    alone = ["-fno-builtin", "-nostdlib", "-e", "start", "main.c", "network.obj", "-lkernel32", "-o", "main.exe"]
+    silently([*mingw, *alone], tmp_path, zig)
     environment = {**os.environ, "WINEPREFIX": str(tmp_path / "wine"), "WINEDEBUG": "-all"}
-    run = subprocess.run([WINE, "main.exe", "image"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    run = subprocess.run([WINE, "main.exe"], cwd=tmp_path, env=environment, input=image.tobytes(), capture_output=True)
     assert run.returncode == 0
-    answers = [line.split() for line in run.stdout.splitlines()]
+    answers = np.frombuffer(run.stdout, [("backend", np.int32), ("logits", np.float32, len(SMALL.classes))])
     session = formats.open_session(small, threads=1)
-    for backend, *logits in answers:
-        np.testing.assert_array_equal(np.array(logits, np.float32), session(image)[0], backend)
+    for backend, logits in answers:
+        np.testing.assert_array_equal(logits, session(image)[0], NAMES[backend])
     assert len(answers) == len(session.engine.backends)
