@@ -163,21 +163,29 @@ find_format = formats.get
 
 
 def format_that_writes_once(name: str) -> formats.Format:
-    """Has the argument of formats.get and its result; one of COMPILED is written once for the same arguments."""
+    """Has the argument of formats.get and its result; one of COMPILED is written once for the same network.
+
+    What such a file says of its checkpoint, pictures and packages is what :func:`export_anew` says.
+    """
     entry = find_format(name)
     if name not in COMPILED:
         return entry
 
     def write(network: MobileNetV1, path: Path, provenance: Provenance, quantization: Quantization | None) -> None:
-        key = _fingerprint(
-            network, "written", path.name, provenance.to_json(), quantization and quantization.activations
-        )
-        anew = type(entry).export
-        made = shared(key, lambda folder: anew(entry, network, folder / path.name, provenance, quantization))
-        shutil.copytree(made, path.parent, dirs_exist_ok=True)
+        said = unsaid(provenance)
+        key = _fingerprint(network, "written", said.to_json(), quantization and quantization.activations)
+        anew, file = type(entry).export, f"network{entry.suffix}"
+        made = shared(key, lambda folder: anew(entry, network, folder / file, said, quantization)) / file
+        (shutil.copytree if made.is_dir() else shutil.copy)(made, path)
 
     entry.export = write  # type: ignore[method-assign]
     return entry
+
+
+def unsaid(provenance: Provenance) -> Provenance:
+    """Without what is not the network's: of which checkpoint, pictures and packages it is."""
+    facts = provenance.quantization and {**provenance.quantization, "calibration": "test"}
+    return replace(provenance, checkpoint_sha256="0" * 64, checkpoint_accuracy=(), quantization=facts, versions={})
 
 
 def share_exports(patch: pytest.MonkeyPatch) -> None:
@@ -195,10 +203,16 @@ def exports_share() -> Iterator[None]:
 
 
 def export_anew(
-    network: MobileNetV1, name: str, precision: Precision, folder: Path, images: np.ndarray, scheme: Scheme = DEFAULT
+    network: MobileNetV1,
+    name: str,
+    precision: Precision,
+    folder: Path,
+    images: np.ndarray,
+    scheme: Scheme = DEFAULT,
+    find: Callable[[str], formats.Format] = find_format,
 ) -> Path:
     """Folds, quantises and exports a network, with a manifest but without the proof."""
-    entry = find_format(name)
+    entry = find(name)
     folded = network.folded()
     integers = copy.deepcopy(quantized(folded, images, scheme)) if precision == "int8" else None
     provenance = Provenance(name, precision, network.spec, "0" * 64, (), integers.facts if integers else None, {})
@@ -216,7 +230,8 @@ def export(
 ) -> Path:
     """As export_anew, once for the same weights, pictures and scheme: ``folder`` gets a copy of its own."""
     key = _fingerprint(network, name, precision, *([images, scheme] if precision == "int8" else []))
-    made = shared(key, lambda place: export_anew(network, name, precision, place, images, scheme))
+    find = format_that_writes_once
+    made = shared(key, lambda place: export_anew(network, name, precision, place, images, scheme, find))
     shutil.copytree(made, folder, dirs_exist_ok=True)
     return folder / f"net_{precision}{formats.get(name).suffix}"
 
