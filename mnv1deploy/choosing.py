@@ -21,7 +21,7 @@ from mnv1deploy.device import Device
 from mnv1deploy.errors import MnvError
 from mnv1deploy.spec import CIFAR, ModelSpec
 
-WIDTHS = (0.25, 0.5, 0.75, 1.0)
+WIDTHS = (0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
 """Of the bundled network: those without a checkpoint are shown with what they cost."""
 
 
@@ -232,13 +232,12 @@ class Choice:
 
 
 def candidates(checkpoints: Sequence[Path] = ()) -> list[Candidate]:
-    """The shipped checkpoints, those named, and the bundled network's widths that have none.
+    """The shipped checkpoints, those named, and other widths, which have none.
 
     Raises:
         MnvError: for a file that is no checkpoint.
     """
-    shipped = sorted(bundled.FOLDER.glob("*.safetensors"))
-    found = [_candidate(path) for path in (*shipped, *checkpoints)]
+    found = [_candidate(path) for path in (*bundled.CHECKPOINTS.values(), *checkpoints)]
     there = {_layers(candidate.spec) for candidate in found}
     for width in WIDTHS:
         spec = CIFAR.scaled(width)
@@ -285,7 +284,8 @@ def command(wanted: Wanted, choice: Choice) -> str:
     if path is None:
         return f"mnv1 train --width {_width(choice.candidate.spec):g}, then {' '.join(parts)} --checkpoint ..."
     if path != bundled.CHECKPOINT:
-        parts.append(f"--checkpoint {path}")
+        names = {shipped: name for name, shipped in bundled.CHECKPOINTS.items()}
+        parts.append(f"--checkpoint {names.get(path, path)}")
     parts += [f"--{name} {value}" for name in ("flash", "ram") if (value := getattr(wanted, name)) is not None]
     return " ".join(parts)
 

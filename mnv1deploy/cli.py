@@ -51,7 +51,6 @@ def _parsed(parse: Callable[..., Parsed]) -> Callable[..., Parsed]:
     return parser
 
 
-@_parsed
 def _checkpoint(text: str) -> Path:
     from mnv1deploy import bundled
 
@@ -64,6 +63,7 @@ def _artifact(text: str) -> Path:
     return bundled.artifact(text)
 
 
+@_parsed
 def _threads(text: str) -> int | None:
     from mnv1deploy import machine
 

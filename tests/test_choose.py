@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from commands import mnv1
 
-from mnv1deploy import bundled, choosing
-from mnv1deploy.artifact import Accuracy
+from mnv1deploy import bundled, checkpoint, choosing
+from mnv1deploy.artifact import Accuracy, Manifest
 from mnv1deploy.c.counting import instructions
 from mnv1deploy.c.cycles import CORES
 from mnv1deploy.c.fitting import needs
@@ -59,7 +59,10 @@ def test_the_shipped_checkpoint_has_its_proved_accuracy_and_widths_without_one_a
     found = {candidate.name: candidate for candidate in candidates()}
     shipped = found[bundled.CHECKPOINT.stem]
     assert shipped.is_int8
-    assert shipped.accuracy == Accuracy(0.9243, 10_000, "CIFAR-10 test split")
+    manifest = Manifest.read(bundled.INT8)
+    assert manifest and manifest.proof
+    assert shipped.accuracy == manifest.proof.accuracy
+    assert shipped.accuracy.images == 10_000
     specs = [tuple(candidate.spec.layers()) for candidate in found.values()]
     assert len(specs) == len(set(specs))
     assert {tuple(CIFAR.scaled(width).layers()) for width in choosing.WIDTHS} <= set(specs)
@@ -71,7 +74,7 @@ def test_a_checkpoint_of_ones_own_is_there_and_what_is_none_is_refused(tmp_path:
     mine.write_bytes(bundled.CHECKPOINT.read_bytes())
     found = candidates([mine])
     own = next(candidate for candidate in found if candidate.name == "mine")
-    assert own.accuracy == Accuracy(0.924, 10_000, "CIFAR-10 test split")
+    assert own.accuracy == checkpoint.load(bundled.CHECKPOINT).accuracy[0]
     assert not own.is_int8
     chosen = next(choice for choice in choose(Wanted(), found) if choice.candidate is own)
     assert f"--checkpoint {mine}" in command(Wanted(), chosen)
@@ -188,7 +191,7 @@ def test_every_target_has_a_table_a_plot_and_a_command(
     choices = choose(wanted, candidates())
     tables.show_choices(wanted, choices)
     shown = capsys.readouterr().out
-    assert "92.43%" in shown
+    assert all(f"{choice.candidate.accuracy.top1:.2%}" in shown for choice in choices if choice.candidate.accuracy)
     assert shown.splitlines()[-1] == f"mnv1 export --format {choosing.TARGETS[target].format} --quantize int8"
     assert f"{cost(CIFAR).multiply_adds / 1e6:.1f} M" in shown
     plots.plot_choices(choices, tmp_path / "choice.svg")
