@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any
 
 from mnv1deploy import bundled
@@ -631,6 +631,16 @@ def runs_table(runs: Runs) -> str:
     return table("`mnv1 train` | >epochs | >held out | >test | >minutes | log", rows())
 
 
+def trained_together(runs: Runs) -> str:
+    """Images per second of all networks that were trained at the same time, each by its median epoch."""
+    logs = [
+        ROOT / "docs" / "training" / row["log"] for row in runs["trained"][0]["results"] if "best" in row["options"]
+    ]
+    epochs = [[json.loads(line) for line in log.read_text("utf-8").splitlines()] for log in logs]
+    speed = sum(median(epoch["images_per_second"] for epoch in log) for log in epochs)
+    return f"{round(speed, -3):,.0f} images/s"
+
+
 def seeds_of_best(runs: Runs) -> str:
     """Mean and standard deviation of their test accuracy."""
     found = runs["trained"][0]["results"]
@@ -966,6 +976,7 @@ FIGURES: dict[str, Callable[[Runs], str]] = {
     },
     "shipped": shipped,
     "ladder": ladder_table,
+    "trained.together": trained_together,
     "ladder.machine": machine("ladder"),
     "imports": imports_table,
     "imports.refused": refusals_table,

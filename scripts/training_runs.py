@@ -33,7 +33,10 @@ SHIPPED = {
 """The logs in docs/training, and the options that made them."""
 
 MUON = "--muon 0.05 --muon-decay 0.02"
-ONE_TEACHER = "--recipe best --teachers 1 --epochs 8"
+BEFORE = "--recipe best --batch-size 128 --learning-rate 0.2 --muon 0.05 --ema 0.998 --views 24 --epochs 160"
+"""What `best` was before there was a GPU to train on."""
+
+ONE_TEACHER = f"{BEFORE} --teachers 1".replace("160", "8")
 TRIED = {
     "one teacher's answers, SGD": [f"{ONE_TEACHER} --muon 0"],
     "**the same with Muon, 0.05 and a decay of 0.02**; twice, on two days": [ONE_TEACHER, ONE_TEACHER],
@@ -53,13 +56,14 @@ TRIED = {
     "the same with Muon, 0.05 and a decay of 0.02": [f"--epochs 10 {MUON}"],
     "`quick`: labels": ["--recipe quick"],
     "`quick` with Muon, 0.05 and a decay of 0.02": [f"--recipe quick {MUON}"],
-    "`teacher` without Muon": ["--recipe teacher --muon 0"],
-    "**`teacher`**": ["--recipe teacher"],
-    "one teacher's answers, SGD, to the end": ["--recipe best --teachers 1 --muon 0"],
-    "**`best`**: Muon, two teachers' answers, seeds 0 to 2": [
-        "--recipe best",
-        "--recipe best --seed 1",
-        "--recipe best --seed 2",
+    "`teacher` without Muon": ["--recipe teacher --epochs 10 --muon 0"],
+    "**`teacher`**": ["--recipe teacher --epochs 10"],
+    "one teacher's answers, SGD, to the end": [f"{BEFORE} --teachers 1 --muon 0"],
+    "Muon, two teachers' answers to 24 views, batches of 128, seeds 0 to 2": [
+        f"{BEFORE} --teachers 2 --seed {seed}" for seed in range(3)
+    ],
+    "**`best`**: Muon, three teachers' answers to 64 views, batches of 256, seeds 0 to 2": [
+        f"--recipe best --seed {seed}" for seed in range(3)
     ],
 }
 """Rows of the table, and the runs of each."""

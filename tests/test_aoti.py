@@ -57,6 +57,21 @@ def test_it_runs_where_there_is_only_torch(file: Path) -> None:
     subprocess.run([sys.executable, "-W", "ignore", "-c", script, file], check=True, capture_output=True)
 
 
+def test_a_package_for_another_device_is_refused(file: Path, tmp_path: Path) -> None:
+    other = tmp_path / file.name
+    with zipfile.ZipFile(file) as source, zipfile.ZipFile(other, "w") as target:
+        for name in source.namelist():
+            content = source.read(name)
+            if name.endswith("wrapper_metadata.json"):
+                facts = json.loads(content)
+                assert facts["AOTI_DEVICE_KEY"] == "cpu"
+                content = json.dumps({**facts, "AOTI_DEVICE_KEY": "cuda"}).encode()
+            target.writestr(name, content)
+    with pytest.raises(MnvError, match="CPUExecutionProvider is not available") as caught:
+        formats.open_session(other)
+    assert "compiled for cuda" in caught.value.hint
+
+
 def test_a_machine_without_a_compiler_is_told_so(tmp_path: Path) -> None:
     from torch._inductor import config
 

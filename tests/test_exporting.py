@@ -310,6 +310,13 @@ def test_pictures_at_the_networks_size_are_read_as_they_are(tmp_path: Path) -> N
     assert found.name == "5 pictures in pictures"
 
 
+@pytest.mark.parametrize("format", ["onnx", "torchscript", "aoti", "c"])
+def test_a_provider_that_is_not_there_is_refused_before_anything_is_computed(format: str, tmp_path: Path) -> None:
+    with pytest.raises(MnvError, match=f"TensorrtExecutionProvider is not available for {format}"):
+        exporting.export(format, provider="tensorrt", output=tmp_path / "artifacts")
+    assert not (tmp_path / "artifacts").exists()
+
+
 def test_a_camera_is_for_c_alone(tmp_path: Path) -> None:
     with pytest.raises(MnvError, match="Only C is written for a device, not onnx, ncnn") as error:
         exporting.export(["onnx", "ncnn"], output=tmp_path / "out", device=Device(Camera(320, 240, "grey")))

@@ -372,6 +372,14 @@ def test_torchscript_runs_where_there_is_only_torch(artifacts: Artifacts, precis
     subprocess.run([sys.executable, "-W", "ignore", "-c", script, artifacts["torchscript", precision]], check=True)
 
 
+def test_torchscript_keeps_float32_as_it_is_on_gpus(artifacts: Artifacts) -> None:
+    """Whether a traced convolution may round to TF32 is a constant in the file: True unless told otherwise."""
+    module = torch.jit.load(artifacts["torchscript", "fp32"])
+    convolutions = module.graph.findAllNodes("aten::_convolution")
+    assert len(convolutions) == 17
+    assert not any(list(node.inputs())[-1].toIValue() for node in convolutions)
+
+
 def test_torchscript_int8_has_int8_weights(artifacts: Artifacts) -> None:
     sizes = {p: artifacts["torchscript", p].stat().st_size for p in ("fp32", "fp16", "int8")}
     assert sizes["int8"] < 0.35 * sizes["fp32"]

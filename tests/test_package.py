@@ -35,6 +35,10 @@ def test_the_wheel_holds_the_bundled_files(wheel: Path) -> None:
         assert f"mnv1deploy/data/{name}" in names
     for name in (".safetensors", "_int8.onnx", "_int8.onnx.json", "_fp32.onnx"):
         assert f"mnv1deploy/models/mobilenetv1_cifar10{name}" in names
+    for path in bundled.CHECKPOINTS.values():
+        assert {
+            f"mnv1deploy/models/{path.stem}{end}" for end in (".safetensors", "_int8.onnx", "_int8.onnx.json")
+        } <= names
     for name in ("best", "quick", "teacher"):
         assert f"mnv1deploy/training/recipes/{name}.toml" in names
     assert "mnv1deploy/py.typed" in names
