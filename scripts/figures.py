@@ -631,6 +631,13 @@ def runs_table(runs: Runs) -> str:
     return table("`mnv1 train` | >epochs | >held out | >test | >minutes | log", rows())
 
 
+def ladder_span(runs: Runs) -> str:
+    """Bytes and int8 top-1 of the narrowest and the widest."""
+    ours = runs["ladder"][0]["results"][: len(bundled.CHECKPOINTS)]
+    ends = (f"{round(row['bytes'] / 1000)} KB and {percent(row['top1'])} of CIFAR-10" for row in (ours[0], ours[-1]))
+    return " to ".join(ends)
+
+
 def trained_together(runs: Runs) -> str:
     """Images per second of all networks that were trained at the same time, each by its median epoch."""
     logs = [
@@ -976,6 +983,7 @@ FIGURES: dict[str, Callable[[Runs], str]] = {
     },
     "shipped": shipped,
     "ladder": ladder_table,
+    "ladder.span": ladder_span,
     "trained.together": trained_together,
     "ladder.machine": machine("ladder"),
     "imports": imports_table,
