@@ -130,8 +130,8 @@ def _lines(found: Sequence[Run], theme: Theme) -> Iterator[str]:
             own = row in ours
             yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="{theme.dots["int8" if own else "fp16"]}"/>'
             name = row["network"].partition(" (")[0].rpartition(" ")[2]
-            right = x > left + 0.7 * side
-            yield text(x + (-10 if right else 10), y + (16 if own else -8), name, "end" if right else "start")
+            beside = (x - 9, y - 7, "end") if own else (x, y + 20, "middle")
+            yield text(*beside[:2], name, beside[2])
         ticks = [mantissa * 10**power for power in range(9) for mantissa in (1, 3)]
         for tick in ticks:
             if low <= math.log10(tick) <= high:
