@@ -7,10 +7,12 @@ whose exports take what the tests of a run share: integers, and what takes long 
 import atexit
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -27,13 +29,16 @@ if "conftest" in sys.modules:
 from mnv1deploy import cli
 for line in sys.stdin:
     told = json.loads(line)
-    child = os.fork()
-    if child == 0:
+    children = []
+    for environment in told["environments"]:
+        children.append(os.fork())
+        if children[-1]:
+            continue
         os.chdir(told["folder"])
         os.environ.clear()
-        os.environ.update(told["environment"])
+        os.environ.update(environment)
         for stream in range(3):
-            how = os.O_WRONLY | os.O_CREAT if stream else os.O_RDONLY
+            how = os.O_WRONLY | os.O_CREAT | os.O_APPEND if stream else os.O_RDONLY
             os.dup2(os.open(f"{told['streams']}/{stream}", how), stream)
         sys.argv = told["arguments"]
         with os.fdopen(0) as sys.stdin:
@@ -43,7 +48,8 @@ for line in sys.stdin:
                 warnings.simplefilter("ignore")
                 runpy.run_path(sys.argv[0], run_name="__main__")
         sys.exit()
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    print(next(filter(None, statuses), 0), flush=True)
 """
 
 TORCH = ("conftest", "mnv1deploy.exporting")
@@ -68,15 +74,17 @@ class _Server:
         self._process.stdout.close()
         self._process.wait()
 
-    def run(self, arguments: list[str], stdin: bytes, folder: Path | None) -> subprocess.CompletedProcess[str]:
-        """Exit status and output."""
+    def run(
+        self, arguments: list[str], stdin: bytes, folder: Path | None, environments: Sequence[dict[str, str]] = ({},)
+    ) -> subprocess.CompletedProcess[str]:
+        """Exit status and output of one process, or of one for each of what is added to the environment."""
         assert self._process.stdin and self._process.stdout
         with tempfile.TemporaryDirectory() as streams:
             Path(streams, "0").write_bytes(stdin)
             told = {
                 "arguments": arguments,
                 "folder": str(folder or Path.cwd()),
-                "environment": dict(os.environ),
+                "environments": [{**os.environ, **added} for added in environments],
                 "streams": streams,
             }
             with self._lock:
@@ -110,6 +118,17 @@ def mnv1(
 def program(file: Path, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Runs a Python program that imports torch in the end."""
     return _server(*TORCH).run([str(file), *map(str, arguments)], b"", cwd)
+
+
+def together(file: Path, *arguments: object, processes: int) -> None:
+    """Runs a Python program in processes that find each other, as torchrun tells them to; it must succeed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+    each = [{**meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+    done = _server(*TORCH).run([str(file), *map(str, arguments)], b"", None, each if processes > 1 else ({},))
+    assert done.returncode == 0, done.stderr
 
 
 def succeed(*arguments: object, stdin: bytes = b"", cwd: Path | None = None, env: dict[str, str] | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Two processes that train one network, as torchrun starts them."""
+"""Two processes that train one network, started by torchrun or told what it tells."""
 
 import json
 import shutil
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import together
 
 from mnv1deploy import checkpoint
 from mnv1deploy.datasets import calibration
@@ -27,17 +28,11 @@ from mnv1deploy.training.settings import Settings
 settings = Settings.recipe("quick", epochs=int(sys.argv[2]), batch_size=64, holdout=0.2, ema=0.9, learning_rate=0.1)
 with distributed.joined():
     run = Run(
-        CIFAR.scaled(0.5), datasets.calibration(), settings, sys.argv[1], device="cpu"
+        CIFAR.scaled(0.25), datasets.calibration(), settings, sys.argv[1], device="cpu"
     )
     run.fit()
 """
-EPOCHS = 4
-
-
-def torchrun(processes: int, *arguments: object) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+EPOCHS = 6
 
 
 def losses(folder: Path) -> list[float]:
@@ -48,9 +43,8 @@ def losses(folder: Path) -> list[float]:
 def test_two_processes_follow_the_curve_of_one(tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text(SCRIPT)
-    torchrun(2, script, tmp_path / "two", EPOCHS)
-    torchrun(2, script, tmp_path / "again", EPOCHS)
-    subprocess.run([sys.executable, script, tmp_path / "one", str(EPOCHS)], check=True)
+    for name, processes in (("two", 2), ("again", 2), ("one", 1)):
+        together(script, tmp_path / name, EPOCHS, processes=processes)
     assert losses(tmp_path / "two") == losses(tmp_path / "again")
     assert (tmp_path / "two" / "checkpoint.safetensors").read_bytes() == (
         tmp_path / "again" / "checkpoint.safetensors"
@@ -66,7 +60,10 @@ def test_two_processes_follow_the_curve_of_one(tmp_path: Path) -> None:
 def test_the_command_under_torchrun(class_folders: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     options = ["--epochs", 2, "--batch-size", 16, "--width", 0.25, "--ema", 0.9, "--holdout", 0.2]
-    torchrun(2, "-m", "mnv1deploy.cli", "train", "--data", class_folders, "--output", output, *options)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
+    command += ["-m", "mnv1deploy.cli", "train", "--data", class_folders, "--output", output, *options]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     assert len(losses(output)) == 2
     assert checkpoint.load(output / "checkpoint.safetensors").accuracy[0].images == 16
     assert (output / "curves.png").exists()
@@ -84,10 +81,9 @@ def test_a_teacher_answers_the_same_in_two_processes(tmp_path: Path) -> None:
     content = SCRIPT.replace("epochs=int(sys.argv[2]), batch_size=64, holdout=0.2, ema=0.9", options)
     script.write_text(content.replace("run.fit()", "run.fit(teachers=[sys.argv[2]])"))
     answers = []
-    for number, launcher in enumerate((["-m", "torch.distributed.run", "--nproc-per-node", "2"], [])):
-        folder = shutil.copytree(teacher.folder, tmp_path / f"teacher{number}")
-        command = [sys.executable, *launcher, script, tmp_path / f"run{number}", folder / "checkpoint.safetensors"]
-        subprocess.run([*map(str, command)], check=True, capture_output=True)
+    for processes in (2, 1):
+        folder = shutil.copytree(teacher.folder, tmp_path / f"teacher{processes}")
+        together(script, tmp_path / f"run{processes}", folder / "checkpoint.safetensors", processes=processes)
         (kept,) = folder.glob("logits-*/0001.npy")
         answers.append(np.load(kept))
     assert answers[0].shape == (len(teacher.parts.train), 10)
@@ -122,9 +118,9 @@ def test_machines_without_a_disk_in_common_train_with_teachers_and_resume(tmp_pa
     Run(CIFAR.scaled(0.25), calibration(), settings, tmp_path / "0" / "teacher").fit()
     script = tmp_path / "run.py"
     script.write_text(APART)
-    torchrun(2, script, tmp_path, "begin")
+    together(script, tmp_path, "begin", processes=2)
     assert len(losses(tmp_path / "0" / "run")) == 1
-    torchrun(2, script, tmp_path, "resume")
+    together(script, tmp_path, "resume", processes=2)
     assert len(losses(tmp_path / "0" / "run")) == 2
     assert not (tmp_path / "1").exists()
 
