@@ -240,30 +240,32 @@ def run_linux(program: Path, images: NDArray[np.uint8], name: str) -> Run:
 
 def count_instructions(program: Path, image: NDArray[np.uint8], name: str) -> int:
     """What one more picture takes, reading it and writing its line included: some ten thousand."""
-    counts = []
-    for pictures in (1, 2):
-        file = program.with_name("pictures.rgb")
-        file.write_bytes(image.tobytes() * pictures)
-        # every block of instructions is logged once when it is translated, and every time when it runs
-        command = [*LINUX[name].emulator, "-d", "in_asm,exec,nochain", str(program), str(file)]
-        output, errors = subprocess.DEVNULL, subprocess.PIPE
-        with subprocess.Popen(command, stdout=output, stderr=errors, text=True, cwd=file.parent) as process:
-            assert process.stderr
-            lengths: dict[int, int] = {}
-            total, start = 0, None
-            for line in process.stderr:
-                if line.startswith("Trace"):  # Trace 0: host address [../address/..] name
-                    total += lengths[int(line.split("/", 2)[1], 16)]
-                elif line.startswith("IN:"):
-                    start = None
-                elif line.startswith("0x"):  # 0xaddress:  code  instruction
-                    if start is None:
-                        start = int(line.partition(":")[0], 16)
-                        lengths[start] = 0
-                    lengths[start] += 1
-        assert process.returncode == 0
-        counts.append(total)
-    return counts[1] - counts[0]
+    file = program.with_name("pictures.rgb")
+    file.write_bytes(image.tobytes() * 2)
+    # every block of instructions is logged once when it is translated, and every time when it runs
+    command = [*LINUX[name].emulator, "-d", "in_asm,exec,nochain", str(program), str(file)]
+    output, errors = subprocess.DEVNULL, subprocess.PIPE
+    lengths: dict[int, int] = {}
+    total, start, entry, before = 0, None, None, 0
+    with subprocess.Popen(command, stdout=output, stderr=errors, text=True, cwd=file.parent) as process:
+        assert process.stderr
+        for line in process.stderr:
+            if line.startswith("Trace"):  # Trace 0: host address [../address/..] function
+                address = int(line.split("/", 2)[1], 16)
+                if entry is None and line.endswith(" network_run\n"):
+                    entry, before = address, total
+                elif address == entry:  # of the next picture
+                    process.kill()
+                    return total - before
+                total += lengths[address]
+            elif line.startswith("IN:"):
+                start = None
+            elif line.startswith("0x"):  # 0xaddress:  code  instruction
+                if start is None:
+                    start = int(line.partition(":")[0], 16)
+                    lengths[start] = 0
+                lengths[start] += 1
+    raise AssertionError(f"{program} does not call network_run for both pictures")
 
 
 def _read(lines: list[str]) -> tuple[list[str], NDArray[np.float32]]:

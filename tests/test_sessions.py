@@ -42,13 +42,14 @@ def test_eight_threads_get_the_bits_that_one_gets(name: str, precision: Precisio
     images = datasets.calibration().images
     calls = [images[i : i + 1 + i % 2] for i in range(40)]
     expected = [session(call).tobytes() for call in calls]
+    rounds = 1 if name == "tflm" else 3  # a call of Micro's takes 10 ms, in which every other thread comes by
     wrong: list[object] = []
     start = threading.Barrier(8)
 
     def hammer(seed: int) -> None:
         start.wait()
         try:
-            for i in np.random.default_rng(seed).permutation(len(calls)).tolist() * 3:
+            for i in np.random.default_rng(seed).permutation(len(calls)).tolist() * rounds:
                 if session(calls[i]).tobytes() != expected[i]:
                     wrong.append(i)
         except Exception as error:

@@ -34,6 +34,9 @@ with distributed.joined():
 """
 EPOCHS = 6
 
+FEW = calibration().subset(range(160), "160 pictures")
+"""For what a teacher sees and answers, which takes ten times as long as a student."""
+
 
 def losses(folder: Path) -> list[float]:
     return [json.loads(line)["train_loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
@@ -73,12 +76,13 @@ def test_the_command_under_torchrun(class_folders: Path, tmp_path: Path) -> None
 def test_a_teacher_answers_the_same_in_two_processes(tmp_path: Path) -> None:
     """They share the pictures of a view, and the first writes the answers to all of them."""
     teacher = Run(
-        CIFAR, calibration(), Settings.recipe("teacher", epochs=1, batch_size=64, holdout=0.2, muon=0.0), tmp_path / "t"
+        CIFAR, FEW, Settings.recipe("teacher", epochs=1, batch_size=64, holdout=0.2, muon=0.0), tmp_path / "t"
     )
     teacher.fit()
     script = tmp_path / "run.py"
     options = 'epochs=1, batch_size=64, holdout=0.2, ema=0.9, teacher="teacher", teachers=1, views=1'
-    content = SCRIPT.replace("epochs=int(sys.argv[2]), batch_size=64, holdout=0.2, ema=0.9", options)
+    content = SCRIPT.replace("datasets.calibration()", 'datasets.calibration().subset(range(160), "160 pictures")')
+    content = content.replace("epochs=int(sys.argv[2]), batch_size=64, holdout=0.2, ema=0.9", options)
     script.write_text(content.replace("run.fit()", "run.fit(teachers=[sys.argv[2]])"))
     answers = []
     for processes in (2, 1):
@@ -103,7 +107,8 @@ settings = Settings.recipe("best", teachers=1, epochs=2, batch_size=64, holdout=
 with distributed.joined():
     folder = Path(sys.argv[1]) / str(distributed.rank())  # each process has a disk of its own
     resume = sys.argv[2] == "resume"
-    run = Run(CIFAR.scaled(0.25), datasets.calibration(), settings, folder / "run", device="cpu", resume=resume)
+    pictures = datasets.calibration().subset(range(160), "160 pictures")
+    run = Run(CIFAR.scaled(0.25), pictures, settings, folder / "run", device="cpu", resume=resume)
     def stop(epoch):
         if not resume: sys.exit(0)
     run.fit(on_epoch=stop, teachers=[folder / "teacher" / "checkpoint.safetensors"])
@@ -115,7 +120,7 @@ with distributed.joined():
 def test_machines_without_a_disk_in_common_train_with_teachers_and_resume(tmp_path: Path) -> None:
     """State, teacher and answers are the first process's, which sends the other what it needs."""
     settings = Settings.recipe("teacher", epochs=1, batch_size=64, holdout=0.2, muon=0.0)
-    Run(CIFAR.scaled(0.25), calibration(), settings, tmp_path / "0" / "teacher").fit()
+    Run(CIFAR.scaled(0.25), FEW, settings, tmp_path / "0" / "teacher").fit()
     script = tmp_path / "run.py"
     script.write_text(APART)
     together(script, tmp_path, "begin", processes=2)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import together
 
 from mnv1deploy import checkpoint
 from mnv1deploy.datasets import Dataset, calibration
@@ -63,12 +64,12 @@ def test_a_run_that_diverges_says_so(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_it_learns(cifar10_train: Dataset, tmp_path: Path) -> None:
     part = cifar10_train.subset(np.arange(4000), "4,000 images")
-    settings = Settings.recipe("quick", epochs=10, batch_size=64, ema=0.95, holdout=0.1)
+    settings = Settings.recipe("quick", epochs=5, batch_size=64, ema=0.95, holdout=0.1)
     run = Run(CIFAR.scaled(0.25), part, settings, tmp_path)
     run.fit()
     assert run.log[-1].train_loss < run.log[0].train_loss - 0.3
     best = max(row.holdout_accuracy or 0 for row in run.log)
-    assert best > 0.4
+    assert best > 0.35
     kept = checkpoint.load(run.checkpoint)
     assert kept.accuracy[0].top1 == best
     assert kept.accuracy[0].images == len(run.parts.holdout) > 390
@@ -103,7 +104,9 @@ run.fit(on_epoch=lambda epoch: print(epoch.epoch, flush=True))
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run([sys.executable, "-c", RUN_SCRIPT, whole], check=True, capture_output=True)
+    script = tmp_path / "run.py"
+    script.write_text(RUN_SCRIPT)
+    together(script, whole, processes=1)
     process = subprocess.Popen([sys.executable, "-c", RUN_SCRIPT, killed], stdout=subprocess.PIPE, text=True)
     assert process.stdout
     with process.stdout as lines:
@@ -113,7 +116,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path) -> None:
         process.wait()
     before = (killed / "log.jsonl").read_text().count("\n")
     assert 2 <= before < 4
-    subprocess.run([sys.executable, "-c", RUN_SCRIPT, killed, "resume"], check=True, capture_output=True)
+    together(script, killed, "resume", processes=1)
     assert (killed / "checkpoint.safetensors").read_bytes() == (whole / "checkpoint.safetensors").read_bytes()
     logs = [[json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] for run in (whole, killed)]
     for row in (*logs[0], *logs[1]):
