@@ -85,16 +85,25 @@ def test_the_wheel_runs_with_its_engine_alone(wheel: Path, tmp_path: Path) -> No
 WITHOUT_TORCH = [e.name for e in map(formats.get, formats.exportable()) if "torch" not in e.runners and not e.elsewhere]
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where environments are made one after another, so that modules which several have are compiled once."""
+    return tmp_path_factory.mktemp("place")
+
+
 @pytest.mark.parametrize("name", WITHOUT_TORCH)
-def test_an_artifact_runs_where_there_is_its_engine_and_nothing_else(wheel: Path, name: str, tmp_path: Path) -> None:
+def test_an_artifact_runs_where_there_is_its_engine_and_nothing_else(
+    wheel: Path, place: Path, name: str, tmp_path: Path
+) -> None:
     entry = formats.get(name)
     network, images = checkpoint.load(bundled.CHECKPOINT).network, datasets.calibration().images
     artifact = export(network, name, entry.precisions[-1], tmp_path, images)
-    python = tmp_path / "venv" / "bin" / "python"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
+    python = place / "venv" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", str(place / "venv")], check=True)
     install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", str(python)]
     subprocess.run([*install, f"{wheel}[{entry.extra}]" if entry.extra else str(wheel)], check=True)
     clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    clean["PYTHONPYCACHEPREFIX"] = str(place / "compiled")
     for module in ("torch", "onnx"):
         absent = subprocess.run([str(python), "-c", f"import {module}"], capture_output=True, env=clean)
         assert absent.returncode == 1

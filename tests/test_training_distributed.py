@@ -20,6 +20,7 @@ from mnv1deploy.training.settings import Settings
 
 SCRIPT = """
 import sys
+from pathlib import Path
 from mnv1deploy import datasets
 from mnv1deploy.spec import CIFAR
 from mnv1deploy.training import distributed
@@ -31,6 +32,8 @@ with distributed.joined():
         CIFAR.scaled(0.25), datasets.calibration(), settings, sys.argv[1], device="cpu"
     )
     run.fit()
+    weights = b"".join(parameter.detach().numpy().tobytes() for parameter in run.network.parameters())
+    Path(f"{sys.argv[1]}.{distributed.rank()}").write_bytes(weights)
 """
 EPOCHS = 6
 
@@ -52,6 +55,7 @@ def test_two_processes_follow_the_curve_of_one(tmp_path: Path) -> None:
     assert (tmp_path / "two" / "checkpoint.safetensors").read_bytes() == (
         tmp_path / "again" / "checkpoint.safetensors"
     ).read_bytes()
+    assert (tmp_path / "two.0").read_bytes() == (tmp_path / "two.1").read_bytes()
     # the same pictures in the same batches; each process normalises over its own half of them
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=0.05)
     assert losses(tmp_path / "two") != losses(tmp_path / "one")
