@@ -342,6 +342,13 @@ def imports() -> Answer:
     return list(script.rows(weights())), [f"python scripts/imports.py ${script.VARIABLE}"]
 
 
+def fine_tuning() -> Answer:
+    """What a public network's weights are worth on a few hundred pictures of something else."""
+    import fine_tuning as script
+
+    return list(script.rows(weights())), [f"python scripts/fine_tuning.py ${script.VARIABLE}"]
+
+
 def equalization() -> Answer:
     """What equalization is worth to networks with ReLU and with ReLU6."""
     import equalization as script
@@ -413,7 +420,7 @@ MEASUREMENTS: dict[str, Callable[[], Answer]] = {
         *(loadgen, tiny, ladder),
         *(artifacts, latency, throughput, sizes, backends, profile, emulation, plans, cameras),
         *(schemes, evidence, few_pictures, trained, tried, classes, confidence, robustness, tuned),
-        *(imports, equalization, old_onnxruntime, platforms, commands, web, serve, many),
+        *(imports, fine_tuning, equalization, old_onnxruntime, platforms, commands, web, serve, many),
     )
 }
 

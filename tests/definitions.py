@@ -223,3 +223,48 @@ PADDLE = Definition(
     ),
     "fc",
 )  # fmt: skip
+MMCLS = Definition(
+    ("backbone.model.0.0", "backbone.model.0.1"),
+    _numbered(" ".join(f"backbone.model.{{n}}.{place}" for place in (0, 1, 3, 4)), 1), "head.fc",
+)  # fmt: skip
+CONV_MODULES = Definition(
+    ("backbone.conv0.conv", "backbone.conv0.bn"),
+    _numbered(
+        "backbone.layer{n}.depthwise_conv.conv backbone.layer{n}.depthwise_conv.bn "
+        "backbone.layer{n}.pointwise_conv.conv backbone.layer{n}.pointwise_conv.bn",
+        1,
+    ),
+    "head.fc",
+)
+"""Of OpenMMLab's ConvModule, as their own backbones are written."""
+
+
+def _mmdnn(number: int) -> tuple[str, str, str, str]:
+    one, two = (f"MobilenetV1_MobilenetV1_Conv2d_{number + 1}_{kind}" for kind in ("depthwise", "pointwise"))
+    norm = "BatchNorm_FusedBatchNorm"
+    return f"{one}_depthwise", f"{one}_{norm}", f"{two}_Conv2D", f"{two}_{norm}"
+
+
+MMDNN = Definition(
+    ("MobilenetV1_MobilenetV1_Conv2d_0_Conv2D", "MobilenetV1_MobilenetV1_Conv2d_0_BatchNorm_FusedBatchNorm"), _mmdnn,
+    "MobilenetV1_Logits_Conv2d_1c_1x1_Conv2D", relu6=True, same=True, epsilon=1e-3, head="conv",
+)  # fmt: skip
+"""TensorFlow-Slim's network as MMdnn writes it in PyTorch."""
+
+
+def _gluon(form: str) -> BlockNames:
+    """Gluon counts convolutions and normalisations through: the stem's, then two of each a block."""
+
+    def names(number: int) -> tuple[str, str, str, str]:
+        both = (form.format(n=n, at=3 * n, after=3 * n + 1) for n in (2 * number + 1, 2 * number + 2))
+        one, two, three, four = " ".join(both).split()
+        return one, two, three, four
+
+    return names
+
+
+GLUON = Definition(("features.0", "features.1"), _gluon("features.{at} features.{after}"), "output")
+GLUON_SYMBOLS = Definition(
+    ("mobilenet0_conv0", "mobilenet0_batchnorm0"), _gluon("mobilenet0_conv{n} mobilenet0_batchnorm{n}"),
+    "mobilenet0_dense0",
+)  # fmt: skip

@@ -5,11 +5,14 @@ import shutil
 from pathlib import Path
 
 import artifacts_picture
+import definitions
 import figures
 import pytest
+import torch
 from commands import every_format, program
 
-from mnv1deploy import formats
+from mnv1deploy import checkpoint, formats
+from mnv1deploy.importing import NORMALIZATIONS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*figures.PAGES, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", ROOT / "CHANGELOG.md"]
@@ -95,5 +98,34 @@ def test_the_example_proves_every_format() -> None:
     assert all(line.endswith(": proved") or ": not run here, " in line for line in lines)
 
 
+def test_the_example_fine_tunes_what_was_trained_elsewhere(tmp_path: Path, class_folders: Path) -> None:
+    """Its weights are kept but for the classifier, which is for other classes."""
+    torch.manual_seed(0)
+    theirs = definitions.TUTORIAL_NET.network(10).trained(NORMALIZATIONS["tutorial"], 32)
+    torch.save(theirs.state(), tmp_path / "weights.pth")
+    arguments = (tmp_path / "weights.pth", class_folders, "1")
+    done = program(ROOT / "examples" / "fine_tune.py", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"^(tuned|nothing): top-1 ", done.stdout, re.MULTILINE) == ["tuned", "nothing"]
+    tuned, nothing = (
+        checkpoint.load(tmp_path / "runs" / "fine_tune" / name / "checkpoint.safetensors")
+        for name in ("tuned", "nothing")
+    )
+    assert tuned.spec == nothing.spec
+    assert tuned.spec.classes == ("cat", "dog")
+    assert tuned.spec.normalization == NORMALIZATIONS["tutorial"]
+    weight = "block8.pointwise.conv.weight"
+    began, near, far = (
+        network.detach().flatten()
+        for network in (
+            theirs.layers[-1].convolution.weight,
+            tuned.network.get_parameter(weight),
+            nothing.network.get_parameter(weight),
+        )
+    )
+    likeness = [float(torch.corrcoef(torch.stack([began, after]))[0, 1]) for after in (near, far)]
+    assert likeness[0] > 0.9 > 0.1 > likeness[1]
+
+
 def test_there_are_examples() -> None:
-    assert {script.name for script in SCRIPTS} == {"predict.py", "export.py", "train_own_folder.py"}
+    assert {script.name for script in SCRIPTS} == {"predict.py", "export.py", "train_own_folder.py", "fine_tune.py"}

@@ -53,8 +53,13 @@ def differ(theirs: definitions.Network, ours: MobileNetV1, normalization: Normal
         (definitions.HUGGING_FACE, 1001, 0.75, "half", 192, Preprocessing("bilinear", 192 / 224), WITH_BACKGROUND),
         (definitions.ZFTURBO, 1000, 0.25, "half", 224, BILINEAR, IMAGENET),
         (definitions.TUTORIAL_NET, 10, 0.5, "tutorial", 32, PLAIN, None),
+        (definitions.MMCLS, 1000, 0.25, "imagenet", 224, BILINEAR, IMAGENET),
+        (definitions.MMDNN, 1001, 0.25, "half", 224, BILINEAR, WITH_BACKGROUND),
     ],
-    ids=["kuangliu", "weiaicunzai", "marvis", "pytorchcv", "timm", "timm-125", "hf", "hf-0.75", "zfturbo", "tutorial"],
+    ids=[
+        *("kuangliu", "weiaicunzai", "marvis", "pytorchcv", "timm", "timm-125", "hf", "hf-0.75", "zfturbo", "tutorial"),
+        *("mmcls", "mmdnn"),
+    ],
 )
 def test_a_public_definition_comes_in_as_its_source_has_it(
     source: Definition, classes: int, width: float, normalization: str, size: int, preprocessing: Preprocessing,
@@ -92,9 +97,45 @@ def wrapped(state: State) -> dict[str, Any]:
     }
 
 
+def of_mxnet(state: State, separator: str) -> State:
+    """A state dict with MXNet's names for what a batch normalisation holds."""
+    norms = {name.removesuffix(".running_mean") for name in state if name.endswith(".running_mean")}
+    found = {}
+    for name, tensor in state.items():
+        layer, _, leaf = name.rpartition(".")
+        if leaf != "num_batches_tracked":
+            leaf = {"weight": "gamma", "bias": "beta"}.get(leaf, leaf) if layer in norms else leaf
+            found[f"{layer}{separator}{leaf}"] = tensor
+    return found
+
+
+@pytest.mark.parametrize(
+    ("source", "separator"), [(definitions.GLUON, "."), (definitions.GLUON_SYMBOLS, "_")], ids=["blocks", "symbols"]
+)
+@pytest.mark.parametrize("order", [list, sorted])
+def test_gluons_network_comes_in_by_both_of_its_namings(
+    source: Definition, separator: str, order: Callable[[Any], list[Any]], tmp_path: Path
+) -> None:
+    """Names whose parts are joined by underscores were all left over."""
+    torch.manual_seed(0)
+    theirs = source.network(1000).trained(NORMALIZATIONS["imagenet"], 32)
+    state = dict(order(of_mxnet(theirs.state(), separator).items()))
+    ours = import_state_dict(write(state, tmp_path / "mobilenet0.25.pth"))
+    spec = ours.spec
+    assert (spec.activation, spec.padding, spec.input_size) == ("relu", "symmetric", 224)
+    assert (spec.normalization, spec.preprocessing) == (NORMALIZATIONS["imagenet"], BILINEAR)
+    assert spec.classes == IMAGENET
+    assert differ(theirs, ours, spec.normalization) < 1e-4
+
+
 @pytest.mark.parametrize(
     ("source", "normalization"),
-    [(definitions.AMC, "imagenet"), (definitions.PADDLE, "half"), (definitions.LIGHTNING, "unit")],
+    [
+        (definitions.AMC, "imagenet"),
+        (definitions.PADDLE, "half"),
+        (definitions.LIGHTNING, "unit"),
+        (definitions.CONV_MODULES, "imagenet"),
+    ],
 )
 def test_a_definition_that_is_in_no_table_is_told_by_its_statistics(
     source: Definition, normalization: str, tmp_path: Path

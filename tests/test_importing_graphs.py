@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import definitions
 import numpy as np
 import onnx
 import pytest
@@ -34,12 +35,13 @@ class Graph:
         self.constants.append(numpy_helper.from_array(np.asarray(values), name))
         return name
 
-    def floats(self, low: float, high: float, *shape: int) -> str:
-        return self.constant(self.random.uniform(low, high, shape).astype(np.float32))
+    def floats(self, low: float, high: float, *shape: int, name: str = "") -> str:
+        return self.constant(self.random.uniform(low, high, shape).astype(np.float32), name)
 
-    def add(self, kind: str, *constants: str, **attributes: Any) -> None:
+    def add(self, kind: str, *constants: str, name: str = "", **attributes: Any) -> None:
         output = f"{kind}{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, [self.current, *constants], [output], name=output, **attributes))
+        inputs = [self.current, *constants]
+        self.nodes.append(helper.make_node(kind, inputs, [output], name=name or output, **attributes))
         self.current = output
 
     def model(self, shape: tuple[int | str, ...], kind: int = TensorProto.FLOAT) -> onnx.ModelProto:
@@ -62,9 +64,11 @@ def network(
     entry: str = "",
     pads: bool = False,
     blocks: tuple[tuple[int, int], ...] = BLOCKS,
+    names: tuple[str, ...] = (),
 ) -> onnx.ModelProto:
-    """A MobileNetV1 with random weights, as one tool or another writes it."""
+    """A MobileNetV1 with random weights, as one tool or another writes it; ``names`` are its convolutions'."""
     graph = Graph()
+    named = iter(names)
     if normalized:
         graph.add("Mul", graph.constant(np.float32(1 / 127.5)))
         graph.add("Sub", graph.constant(np.float32(1)))
@@ -80,12 +84,15 @@ def network(
     def convolve(inputs: int, outputs: int, kernel: int, stride: int, groups: int, size: int) -> None:
         before = (kernel - stride) // 2 if same and stride <= kernel and size % stride == 0 else kernel // 2
         after = max((-(-size // stride) - 1) * stride + kernel - size, 0) - before if same else kernel // 2
-        weight = graph.floats(-0.5, 0.5, outputs, inputs // groups, kernel, kernel)
-        bias = [graph.floats(-0.2, 0.2, outputs)] if folded else []
+        name = next(named, "")
+        weight, offset = (name and f"{name}_{what}_fused_bn" for what in ("weights", "bias"))
+        weight = graph.floats(-0.5, 0.5, outputs, inputs // groups, kernel, kernel, name=weight)
+        bias = [graph.floats(-0.2, 0.2, outputs, name=offset)] if folded else []
         if pads and kernel == 3:
             graph.add("Pad", graph.constant(np.array([0, 0, before, before, 0, 0, after, after])), mode="constant")
             before = after = 0
-        graph.add("Conv", weight, *bias, strides=[stride] * 2, group=groups, pads=[before, before, after, after])
+        sides = [before, before, after, after]
+        graph.add("Conv", weight, *bias, name=name, strides=[stride] * 2, group=groups, pads=sides)
         if not folded:
             ranges = ((0.5, 1.5), (-0.2, 0.4), (-0.1, 0.1), (0.5, 1.5))
             graph.add("BatchNormalization", *(graph.floats(*ends, outputs) for ends in ranges), epsilon=1e-3)
@@ -156,6 +163,30 @@ def test_onnx_is_what_onnxruntime_computes(
     assert [spec.stem.stride, *(block.stride for block in spec.blocks)] == [2, *(stride for _, stride in BLOCKS)]
     assert found.proof and found.proof.engine == "onnxruntime"
     assert found.proof.agreement == 1 and found.proof.largest < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("family", "stem", "depthwise", "pointwise"),
+    [
+        ("TensorFlow-Slim", "Conv2d_0/Conv2D", "Conv2d_{}_depthwise/depthwise", "Conv2d_{}_pointwise/Conv2D"),
+        ("Keras Applications", "conv1/Conv2D", "conv_dw_{}/depthwise", "conv_pw_{}/Conv2D"),
+    ],
+)
+def test_onnx_by_tf2onnx_is_known_by_tensorflows_names(
+    family: str, stem: str, depthwise: str, pointwise: str, tmp_path: Path
+) -> None:
+    scope = "MobilenetV1/MobilenetV1/" if family == "TensorFlow-Slim" else "mobilenet_0.125_32/"
+    parts = [stem, *(form.format(n) for n in range(1, 14) for form in (depthwise, pointwise))]
+    blocks = tuple((channels // 8, stride) for channels, stride in definitions.PAPER)
+    names = tuple(scope + part for part in parts)
+    made = network(
+        same=True, channels_last=True, activation="Clip", folded=True, head="mean", blocks=blocks, names=names
+    )
+    found = imported(made, tmp_path)
+    (fact,) = (fact for fact in found.facts if fact.what == "normalization")
+    assert family in fact.how
+    assert (found.network.spec.normalization, found.network.spec.padding) == (HALF, "same")
+    assert found.proof and found.proof.agreement == 1 and found.proof.largest < 1e-5
 
 
 def test_onnx_with_channels_last_and_a_normalisation_of_its_own(tmp_path: Path) -> None:

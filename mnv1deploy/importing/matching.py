@@ -30,9 +30,14 @@ LEAVES = {
     "moving_mean": "mean",
     "running_var": "variance",
     "moving_variance": "variance",
+    "moving_var": "variance",
     "num_batches_tracked": "count",
 }
-"""What the last part of an array's name says it is, in PyTorch, Keras and TensorFlow-Slim."""
+"""What the end of an array's name says it is, in PyTorch, Keras, TensorFlow-Slim and MXNet."""
+
+_NAME = re.compile(rf"(?:(.*)[./])?({'|'.join(LEAVES)})(:0)?")
+_MXNET_NAME = re.compile(r"(.*?)_(weight|bias|gamma|beta|(?:running|moving)_(?:mean|var))")
+"""A layer's name and what of it an array is: ``a.b.weight`` or ``a/b/weights:0``, and ``a_b_running_mean``."""
 
 _HARMLESS = re.compile(
     r"(^|[._/])(total_ops|total_params|n_averaged|num_updates|decay|global_step|iterations)$"
@@ -196,10 +201,8 @@ def _without_normalization(arrays: dict[str, Array]) -> tuple[dict[str, Array], 
 def _grouped(arrays: dict[str, Array]) -> list[_Group]:
     groups: dict[str, _Group] = {}
     for name, array in arrays.items():
-        parent, last = _parent(name)
-        leaf = LEAVES.get(last)
-        if leaf is None:
-            parent, leaf = name, "?"
+        parts = _NAME.fullmatch(name) or _MXNET_NAME.fullmatch(name)
+        parent, leaf = (parts[1] or "", LEAVES[parts[2]]) if parts else (name, "?")
         groups.setdefault(parent, _Group(parent, {})).arrays[leaf] = array
     for group in groups.values():
         if group.is_norm and "weight" in group.arrays:  # PyTorch calls a normalisation's parameters as it does others'
@@ -207,12 +210,6 @@ def _grouped(arrays: dict[str, Array]) -> list[_Group]:
         if group.is_norm and "bias" in group.arrays:
             group.arrays["beta"] = group.arrays.pop("bias")
     return list(groups.values())
-
-
-def _parent(name: str) -> tuple[str, str]:
-    """``a.b.weight`` -> ``a.b`` and ``weight``; TensorFlow's ``:0`` does not count."""
-    parts = re.split(r"([./])", name.removesuffix(":0"))
-    return "".join(parts[:-2]), parts[-1]
 
 
 def _natural(name: str) -> list[tuple[int, int | str]]:
