@@ -183,44 +183,104 @@ AVX2 INLINE __m256i words_avx2(const int8_t *in, int pair)
     return _mm256_blend_epi16(even, _mm256_slli_epi32(odd, 16), 0xAA);
 }
 
+/* 16 channels apart: what a convolution of 3x3 weighs them with, and makes bytes of its sums with. */
+typedef struct {
+    __m256i weights[3][4], biases[2]; /* by column of the kernel, the words as those of column_avx2 */
+    float factors[16];
+} Depthwise16;
+
+AVX2 INLINE void add_column_avx2(__m256i sums[2], const __m256i column[4], const __m256i weights[4])
+{
+    int q;
+    UNROLL for (q = 0; q < 4; q++)
+        sums[q % 2] = _mm256_add_epi32(sums[q % 2], _mm256_madd_epi16(column[q], weights[q]));
+}
+
+AVX2 INLINE void store_depthwise_avx2(uint8_t *out, const __m256i sums[2], const float *factors)
+{
+    __m256i words = _mm256_packs_epi32(scaled_avx2(sums[0], factors), scaled_avx2(sums[1], factors + 8));
+    words = _mm256_permute4x64_epi64(_mm256_packus_epi16(words, words), 0x08);
+    _mm_storeu_si128((__m128i *)out, _mm256_castsi256_si128(words));
+}
+
+/* A row of a convolution with stride 1: a column of the picture is taken apart once, for three outputs. */
+AVX2 INLINE void row_avx2(const Layer *l, const Depthwise16 *d, const Line lines[3], uint8_t *out, int apart)
+{
+    __m256i last[2], middle[2], first[2], column[4]; /* sums that this column is the last, middle and first one of */
+    int x, i, q;
+    UNROLL for (q = 0; q < 2; q++)
+        last[q] = middle[q] = d->biases[q];
+    for (i = 0, x = l->left - 2; x < l->out_size; i++, x++) {
+        UNROLL for (q = 0; q < 2; q++)
+            first[q] = d->biases[q];
+        if (i < l->in_size) {
+            column_avx2(column, lines, i);
+            add_column_avx2(last, column, d->weights[2]);
+            add_column_avx2(middle, column, d->weights[1]);
+            add_column_avx2(first, column, d->weights[0]);
+        }
+        if (x >= 0)
+            store_depthwise_avx2(out + x * apart, last, d->factors);
+        UNROLL for (q = 0; q < 2; q++) {
+            last[q] = middle[q];
+            middle[q] = first[q];
+        }
+    }
+}
+
+/* With stride 2 every other column is the last one of an output and the first one of the next. */
+AVX2 INLINE void row_by_2_avx2(const Layer *l, const Depthwise16 *d, const Line lines[3], uint8_t *out, int apart)
+{
+    __m256i sums[2], next[2], column[4];
+    int x, i, q;
+    UNROLL for (q = 0; q < 2; q++)
+        next[q] = d->biases[q];
+    if (!l->left) {
+        column_avx2(column, lines, 0);
+        add_column_avx2(next, column, d->weights[0]);
+    }
+    for (i = 1 - l->left, x = 0; x < l->out_size; i += 2, x++) {
+        UNROLL for (q = 0; q < 2; q++) {
+            sums[q] = next[q];
+            next[q] = d->biases[q];
+        }
+        if (i < l->in_size) {
+            column_avx2(column, lines, i);
+            add_column_avx2(sums, column, d->weights[1]);
+        }
+        if (i + 1 < l->in_size) {
+            column_avx2(column, lines, i + 1);
+            add_column_avx2(sums, column, d->weights[2]);
+            add_column_avx2(next, column, d->weights[0]);
+        }
+        store_depthwise_avx2(out + x * apart, sums, d->factors);
+    }
+}
+
 AVX2 static void depthwise_avx2(const Layer *l, const uint8_t *in, uint8_t *out, int row, int rows)
 {
     const int apart = padded(l->inputs, 16);
-    int c, x, y, k, q;
+    int c, y, k, q;
     for (c = 0; c < apart; c += 16) {
-        __m256i weights[3][4], biases[2];
-        float factors[16];
+        Depthwise16 d;
         for (k = 0; k < 3; k++)
             for (q = 0; q < 4; q++)
-                weights[k][q] = words_avx2(l->weights + c * 12 + k * 64 + q % 2 * 16, q / 2);
+                d.weights[k][q] = words_avx2(l->weights + c * 12 + k * 64 + q % 2 * 16, q / 2);
         for (q = 0; q < 2; q++) {
             const float *half = l->factors + c + 4 * q;
             const int32_t *bias = l->biases + c + 4 * q;
-            biases[q] = _mm256_inserti128_si256(_mm256_castsi128_si256(load16(bias)), load16(bias + 8), 1);
-            memcpy(factors + 8 * q, half, 16);
-            memcpy(factors + 8 * q + 4, half + 8, 16);
+            d.biases[q] = _mm256_inserti128_si256(_mm256_castsi128_si256(load16(bias)), load16(bias + 8), 1);
+            memcpy(d.factors + 8 * q, half, 16);
+            memcpy(d.factors + 8 * q + 4, half + 8, 16);
         }
         for (y = 0; y < rows; y++) {
-            uint8_t *target = out + y * l->out_size * apart + c;
             Line lines[3];
             for (k = 0; k < 3; k++)
                 lines[k] = line_of(l, in, (row + y) * l->stride + k - l->top, c);
-            for (x = 0; x < l->out_size; x++, target += apart) {
-                __m256i sums[2], column[4];
-                sums[0] = biases[0];
-                sums[1] = biases[1];
-                for (k = 0; k < 3; k++) {
-                    const int left = x * l->stride + k - l->left;
-                    if (left < 0 || left >= l->in_size)
-                        continue;
-                    column_avx2(column, lines, left);
-                    UNROLL for (q = 0; q < 4; q++)
-                        sums[q % 2] = _mm256_add_epi32(sums[q % 2], _mm256_madd_epi16(column[q], weights[k][q]));
-                }
-                sums[0] = _mm256_packs_epi32(scaled_avx2(sums[0], factors), scaled_avx2(sums[1], factors + 8));
-                sums[0] = _mm256_permute4x64_epi64(_mm256_packus_epi16(sums[0], sums[0]), 0x08);
-                _mm_storeu_si128((__m128i *)target, _mm256_castsi256_si128(sums[0]));
-            }
+            if (l->stride == 1)
+                row_avx2(l, &d, lines, out + y * l->out_size * apart + c, apart);
+            else
+                row_by_2_avx2(l, &d, lines, out + y * l->out_size * apart + c, apart);
         }
     }
 }
