@@ -374,7 +374,8 @@ def test_torchscript_runs_where_there_is_only_torch(artifacts: Artifacts, precis
 
 def test_torchscript_keeps_float32_as_it_is_on_gpus(artifacts: Artifacts) -> None:
     """Whether a traced convolution may round to TF32 is a constant in the file: True unless told otherwise."""
-    module = torch.jit.load(artifacts["torchscript", "fp32"])
+    with pytest.warns(FutureWarning, match="deprecated"):
+        module = torch.jit.load(artifacts["torchscript", "fp32"])
     convolutions = module.graph.findAllNodes("aten::_convolution")
     assert len(convolutions) == 17
     assert not any(list(node.inputs())[-1].toIValue() for node in convolutions)
