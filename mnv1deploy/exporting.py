@@ -88,8 +88,8 @@ def export(
     """Exports a checkpoint to one or more formats and proves each artifact against it.
 
     Args:
-        format: names from formats.exportable(), or "all" for those of them that know the precision and whose
-            packages are installed; formats.absent() names the others.
+        format: names from formats.exportable(), or "all" for those of them that know the precision and the provider
+            and whose packages are installed; formats.absent() names the others.
         precision: "fp32", "fp16" or "int8".
         checkpoint_path: a checkpoint of mnv1deploy; the bundled one by default.
         untrained: instead of a checkpoint, a network to try on a device before it is trained: its weights are random
@@ -118,6 +118,8 @@ def export(
     chosen = [formats.get(name) for name in (formats.present(precision) if names == ["all"] else names)]
     provider = resolve_provider(provider)
     if provider != CPU:
+        if names == ["all"]:
+            chosen = [entry for entry in chosen if provider in entry.providers()]
         for entry in chosen:
             if provider not in entry.providers():
                 raise refuse_provider(provider, entry.providers(), entry.name)
