@@ -120,6 +120,8 @@ def export(
     if provider != CPU:
         if names == ["all"]:
             chosen = [entry for entry in chosen if provider in entry.providers()]
+            if not chosen:
+                raise refuse_provider(provider, (CPU,), "any format")
         for entry in chosen:
             if provider not in entry.providers():
                 raise refuse_provider(provider, entry.providers(), entry.name)
