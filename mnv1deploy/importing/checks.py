@@ -58,6 +58,12 @@ def try_normalizations(network: MobileNetV1) -> dict[str, Accuracy]:
     }
 
 
+def _is_beyond_chance(better: NDArray[np.bool_], worse: NDArray[np.bool_]) -> bool:
+    """Whether two networks' right answers, bool ``[N]``, differ by two standard errors or more (McNemar 1947)."""
+    gained, lost = int((better & ~worse).sum()), int((worse & ~better).sum())
+    return gained - lost > 2 * (gained + lost) ** 0.5
+
+
 def doubts(network: MobileNetV1, fits: Mapping[str, Accuracy]) -> list[tuple[str, str]]:
     """What looks wrong with a network, given :func:`try_normalizations`: sentences and what to do about them."""
     pictures = _pictures(network)
@@ -68,7 +74,13 @@ def doubts(network: MobileNetV1, fits: Mapping[str, Accuracy]) -> list[tuple[str
     normalization = network.spec.normalization
     swapped = _predicted(network, pictures.images[..., ::-1], normalization)
     blue_first = float((swapped == pictures.labels).mean())
-    better = {name: fit.top1 for name, fit in fits.items() if fit.top1 > own}
+    right = _predicted(network, pictures.images, normalization) == pictures.labels
+    better = {
+        name: fit.top1
+        for name, fit in fits.items()
+        if fit.top1 > own
+        and _is_beyond_chance(_predicted(network, pictures.images, NORMALIZATIONS[name]) == pictures.labels, right)
+    }
     if blue_first > max(own + 0.02, best):  # then a normalisation that fits better only makes up for the colours
         found.append(
             (
