@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -61,7 +62,7 @@ def try_normalizations(network: MobileNetV1) -> dict[str, Accuracy]:
 def _is_beyond_chance(better: NDArray[np.bool_], worse: NDArray[np.bool_]) -> bool:
     """Whether two networks' right answers, bool ``[N]``, differ by two standard errors or more (McNemar 1947)."""
     gained, lost = int((better & ~worse).sum()), int((worse & ~better).sum())
-    return gained - lost > 2 * (gained + lost) ** 0.5
+    return gained - lost > 2 * math.sqrt(gained + lost)
 
 
 def doubts(network: MobileNetV1, fits: Mapping[str, Accuracy]) -> list[tuple[str, str]]:
