@@ -209,7 +209,7 @@ def test_few_pictures_start_from_the_bundled_checkpoint_unless_told_otherwise(
     assert ready.run.init == bundled.CHECKPOINT.name
     assert torch.equal(ready.run.network.stem.conv.weight, stem)
     assert ready.run.settings == Settings.recipe("quick", pictures=len(ready.run.parts.train))
-    for options in ({"init": "none"}, {"width": 0.5}, {"input_size": 48}, {"colours": 1}, {"recipe": "teacher"}):
+    for options in ({"init": "none"}, {"width": 0.4}, {"input_size": 48}, {"colours": 1}, {"recipe": "teacher"}):
         assert start.begin(tmp_path / "run", class_folders, **options).run.init == "", options
     with pytest.raises(MnvError, match="A run of a teacher starts from random weights"):
         start.begin(tmp_path / "run", class_folders, recipe="teacher", init=str(bundled.CHECKPOINT))
