@@ -248,6 +248,15 @@ def predict(
     min_probability: Annotated[
         float, typer.Option(min=0, max=1, help="With --sort: what is less likely goes into DIR/unsure.")
     ] = 0.0,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="On the machines of a Ray cluster: its address, auto, or local for this machine. --parquet is then a "
+            "folder; pictures and it may be addresses of s3, gs and what else Arrow and fsspec take.",
+            show_default=False,
+        ),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -274,6 +283,12 @@ def predict(
         _refuse(ctx, "without a file to go on with", "resume")
     if sort and images.STANDARD_INPUT in pictures:
         raise typer.BadParameter("A picture from standard input has no name to sort it under; leave out -.")
+    if ray:
+        if not parquet:
+            raise typer.BadParameter("--ray writes Parquet; name a folder for it with --parquet.")
+        _refuse(ctx, "with --ray", "resume", "sort", "workers", "provider")
+        _predict_on_ray(ray, pictures, str(parquet), model, threads=threads or 1, tta=tta, top=top)
+        return
     paths = images.find(pictures)
     model = model or bundled.INT8
     console.show_notes(formats.notes(model))
@@ -314,6 +329,30 @@ def predict(
             console.show_error("Interrupted; what is answered is kept.", hint)
             raise typer.Exit(130) from None
     if log.unreadable:
+        raise typer.Exit(1)
+
+
+def _predict_on_ray(
+    address: str, pictures: list[str], folder: str, model: Path | None, *, threads: int, tta: Any, top: int
+) -> None:
+    from mnv1deploy import bundled, cluster, formats
+    from mnv1deploy.classifier import load
+
+    paths = cluster.find(pictures)
+    model = (model or bundled.INT8).absolute()
+    console.show_notes(formats.notes(model))
+    opened = partial(load, model, threads=threads, tta=tta)
+    opened()  # what is wrong with it is said before a cluster is asked
+    try:
+        with console.progress("predicting", len(paths)) as advance:
+            unreadable = cluster.predict(
+                paths, folder, opened, address=address, top=top, processors=threads, advance=advance
+            )
+    except KeyboardInterrupt:
+        console.show_error("Interrupted.", f"Remove {folder}, which is not complete.")
+        raise typer.Exit(130) from None
+    console.show_line(f"{folder}  {len(paths):,} pictures, {unreadable:,} of them cannot be read")
+    if unreadable:
         raise typer.Exit(1)
 
 
