@@ -6,8 +6,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -87,8 +89,8 @@ def predict_while(pictures: Path, folder: Path, disturb: Callable[[], object]) -
     written: list[int] = []
 
     def wait() -> None:
-        while len(there := list(folder.glob("part-*"))) < 5:
-            time.sleep(0.02)
+        wait_until(lambda: len(list(folder.glob("part-*"))) >= 5)
+        there = list(folder.glob("part-*"))
         disturb()
         written.append(len(there))
 
@@ -102,10 +104,19 @@ def predict_while(pictures: Path, folder: Path, disturb: Callable[[], object]) -
     return unreadable
 
 
-def answering() -> list[int]:
-    """Processes that answer just now; Ray writes what they do where their command line was."""
-    titles = {path.parent.name: _read(path) for path in Path("/proc").glob("[0-9]*/cmdline")}
-    return [int(pid) for pid, title in titles.items() if title.startswith("ray::_answer")]
+def answering(below: Any) -> list[int]:
+    """Processes of a node that answer just now; Ray writes what they do where their command line was."""
+    raylet = below.all_processes["raylet"][0].process.pid
+    children = [pid for path in Path(f"/proc/{raylet}/task").glob("*/children") for pid in _read(path).split()]
+    return [int(pid) for pid in children if _read(Path("/proc", pid, "cmdline")).startswith("ray::_answer")]
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Fails after two minutes, in which Ray notices everything."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def _read(path: Path) -> str:
@@ -123,17 +134,26 @@ def test_what_one_machine_says_though_a_worker_and_a_node_are_killed(
     killed: list[int] = []
 
     def kill_worker() -> None:
-        while not killed:
-            killed.extend(answering()[:1])
+        wait_until(lambda: answering(other))
+        killed.extend(answering(other))
         os.kill(killed[0], signal.SIGKILL)
 
+    def kill_node() -> None:
+        """Raylet and workers; the latter would else end what they have begun."""
+        wait_until(lambda: answering(other))
+        last = answering(other)
+        made.remove_node(other, allow_graceful=False)
+        for pid in last:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        killed.extend(last)
+
     assert predict_while(pictures, tmp_path / "worker", kill_worker) == UNREADABLE
-    assert killed
+    assert len(killed) == 1
     assert found(tmp_path / "worker") == expected
-    assert (
-        predict_while(pictures, tmp_path / "node", lambda: made.remove_node(other, allow_graceful=False)) == UNREADABLE
-    )
-    assert [node["Alive"] for node in ray.nodes()].count(True) == 1
+    assert predict_while(pictures, tmp_path / "node", kill_node) == UNREADABLE
+    assert len(killed) == 2
+    wait_until(lambda: [node["Alive"] for node in ray.nodes()].count(True) == 1)
     assert found(tmp_path / "node") == expected
 
 
