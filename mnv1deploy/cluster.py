@@ -105,6 +105,7 @@ def predict(
         MnvError: if the folder is there, the cluster is not, or the work fails.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # one is told, and the others are the same
     ray = engine("ray", "ray")
     engine("pyarrow.fs", "ray")
     if not _is_remote(folder):
