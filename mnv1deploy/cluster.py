@@ -110,10 +110,11 @@ def predict(
     engine("pyarrow.fs", "ray")
     if not _is_remote(folder):
         folder = os.path.abspath(folder)
-    _begin(folder)
+    _refuse_existing(folder)
     job = _Job(open_classifier, folder, os.getcwd(), top)
     unreadable = 0
     with _connected(ray, address):
+        _make(folder)
         answer = ray.remote(_answer).options(num_cpus=processors, max_retries=RETRIES)
         parts = iter(_parts(paths).items())
         begun: dict[Any, Sequence[str]] = {}
@@ -166,7 +167,7 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
         with silenced(prints=False):
             local = {"include_dashboard": False} if address == LOCAL else {}
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
-    except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # of every kind, Exception itself among them where machines are too slow
         raise MnvError(
             f"There is no Ray at {address}: {MnvError.reason(error)}.",
             f"Begin one with ray start --head, or try {LOCAL}, which is this machine alone.",
@@ -292,22 +293,17 @@ def _mounted(root: str) -> tuple[Any, str]:
 # The folder --------------------------------------------------------------------------------------------------------
 
 
-def _begin(folder: str) -> None:
-    """Makes it. Raises MnvError if there is something already."""
-    if _is_remote(folder):
-        if _names_in(folder):
-            raise _existing(folder)
-        return
-    try:
-        os.makedirs(folder)
-    except FileExistsError as error:
-        raise _existing(folder) from error
-    except OSError as error:
-        raise MnvError(f"Cannot write {folder}: {error.strerror}.") from error
+def _refuse_existing(folder: str) -> None:
+    if _names_in(folder) if _is_remote(folder) else os.path.lexists(folder):
+        raise MnvError(f"There is something at {folder} already.", "Remove it, or write to another folder.")
 
 
-def _existing(folder: str) -> MnvError:
-    return MnvError(f"There is something at {folder} already.", "Remove it, or write to another folder.")
+def _make(folder: str) -> None:
+    if not _is_remote(folder):
+        try:
+            os.makedirs(folder)
+        except OSError as error:
+            raise MnvError(f"Cannot write {folder}: {error.strerror}.") from error
 
 
 def _end(folder: str, wanted: Iterable[str]) -> None:

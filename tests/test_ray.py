@@ -237,6 +237,19 @@ def test_what_is_no_picture_of_a_cluster_is_refused(tmp_path: Path) -> None:
         cluster.find(["nonsense://x/y"])
 
 
+def test_a_ray_that_does_not_start_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray raises Exception itself where a machine is too slow for its own limit of time."""
+
+    def init(**options: object) -> None:
+        raise Exception("The node timed out during startup.")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(MnvError, match=r"no Ray at local: The node timed out during startup\. "):
+        cluster.predict(["a.png"], str(tmp_path / "answers"), OPEN, address="local", top=3)
+    assert not (tmp_path / "answers").exists()
+
+
 def test_files_are_whole_batches_and_sort_by_name() -> None:
     """Whatever the number of pictures; the rounding of floating point depends on who is together in a batch."""
     for count in (1, 32, 33, 660, 2**17, 10**6 + 1):
