@@ -612,6 +612,22 @@ def few_pictures_table(runs: Runs) -> str:
     return table(header, rows)
 
 
+def fine_tuning_table(runs: Runs) -> str:
+    """A row per public network."""
+    rows = (
+        [
+            f"{row['what']} (`{row['file']}`)",
+            f"{row['pictures']:,}",
+            str(row["epochs"]),
+            f"{100 * row['nothing']:.1f} %",
+            f"{100 * row['tuned']:.1f} %",
+            f"{row['seconds']:.0f}",
+        ]
+        for row in runs["fine_tuning"][0]["results"]
+    )
+    return table("start | >pictures | >epochs | >from nothing | >fine-tuned | >seconds", rows)
+
+
 def runs_table(runs: Runs) -> str:
     """A row per log in docs/training, and one for all seeds of ``best``."""
     found = runs["trained"][0]["results"]
@@ -1016,6 +1032,7 @@ FIGURES: dict[str, Callable[[Runs], str]] = {
     "evidence.two": bundled_noise(min, pictures="2 real pictures"),
     "limits": limits_table,
     "few_pictures": few_pictures_table,
+    "fine_tuning": fine_tuning_table,
     "trained": runs_table,
     "trained.best": seeds_of_best,
     "tried": tried_table,
