@@ -63,7 +63,7 @@ def test_a_dirty_figure_is_noticed() -> None:
     """A figure that somebody changes by hand is not what the measurements say."""
     page = ROOT / "models" / "README.md"
     text = page.read_text("utf-8")
-    changed = text.replace("92.40 %", "92.50 %")
+    changed = text.replace("93.13 %", "93.23 %")
     assert changed != text
     assert figures.written(changed, figures.measured()) != changed
 
