@@ -347,7 +347,7 @@ def test_evaluate(cifar10: Path, tmp_path: Path) -> None:
     assert found["top1"] >= 0.88
     assert set(found["classes"]) == set(datasets.sample().classes)
     assert sum(map(sum, found["confusion"])) == 10_000
-    assert 0 < found["calibration_error"] < found["uncalibrated_error"] < 0.02
+    assert 0 < found["calibration_error"] < found["uncalibrated_error"] < 0.03
     assert width(plot) > 500
 
 

@@ -12,7 +12,7 @@ import onnx
 import pytest
 import torch
 from conftest import differences, export, quantized
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -43,6 +43,7 @@ PLAIN = Scheme("minmax", 0.0, compensation=False, bias_correction=False)
 reals = st.floats(-1e4, 1e4)
 
 
+@example(0.0, -3.364458051097171e-42, 0.0)
 @given(reals, reals, st.floats(0, 1))
 def test_a_grid_holds_zero_exactly_and_every_value_within_half_a_step(a: float, b: float, t: float) -> None:
     low, high = min(a, b, 0.0), max(a, b, 0.0)

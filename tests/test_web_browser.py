@@ -169,7 +169,7 @@ def test_the_photographs_have_pythons_logits(page: "Page", address: str, site: P
         if name.endswith(".png"):
             np.testing.assert_array_equal(logits, expected)
         else:  # decoders differ
-            np.testing.assert_allclose(logits, expected, atol=0.15)
+            np.testing.assert_allclose(logits, expected, atol=0.2)
         assert found["raw"] == found["logits"]
         assert found["label"] == name.partition(".")[0] == session.spec.classes[int(expected.argmax())]
         probability = probabilities(logits[None], session.spec.temperature).max()

@@ -23,7 +23,9 @@ class Grid:
     def of_range(cls, low: float, high: float) -> Grid:
         """The grid over ``low..high`` widened to hold zero, which it represents exactly."""
         low, high = min(low, 0.0), max(high, 0.0)
-        scale = float(np.float32((high - low) / 255)) or 1.0
+        scale = float(np.float32((high - low) / 255))
+        # what is smaller than float32's normal numbers has too few bits to be a scale
+        scale = max(scale, float(np.finfo(np.float32).tiny)) if scale else 1.0
         return cls(scale, round(-low / scale))
 
     @property
