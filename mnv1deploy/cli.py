@@ -157,6 +157,10 @@ CheckpointOption = Annotated[
         show_default=False,
     ),
 ]
+ANY_ARTIFACT = "Any artifact or checkpoint, or a bundled one: w0.25, w0.5, w0.75 or w1, the default."
+ArtifactArgument = Annotated[
+    Path | None, typer.Argument(parser=_artifact, metavar="[PATH]", help=ANY_ARTIFACT, show_default=False)
+]
 CalibrationOption = Annotated[
     Path | None,
     typer.Option(
@@ -212,13 +216,7 @@ def predict(
         list[str], typer.Argument(help="Pictures, folders, patterns like '*.jpg', or - for standard input.")
     ],
     model: Annotated[
-        Path | None,
-        typer.Option(
-            parser=_artifact,
-            metavar="PATH",
-            help="Any artifact or checkpoint, or a bundled one: w0.25, w0.5, w0.75 or w1, the default.",
-            show_default=False,
-        ),
+        Path | None, typer.Option(parser=_artifact, metavar="PATH", help=ANY_ARTIFACT, show_default=False)
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many classes to name per picture.")] = 3,
     tta: TtaOption = "none",
@@ -743,15 +741,7 @@ def quantize_report(
 
 @app.command(cls=_Command)
 def evaluate(
-    model: Annotated[
-        Path | None,
-        typer.Argument(
-            parser=_artifact,
-            metavar="[PATH]",
-            help="Any artifact or checkpoint, or a bundled one: w0.25, w0.5, w0.75 or w1, the default.",
-            show_default=False,
-        ),
-    ] = None,
+    model: ArtifactArgument = None,
     data: DataOption = None,
     download: DownloadOption = None,
     skip_unreadable: SkipOption = False,
@@ -1000,15 +990,7 @@ def import_(
 
 @app.command(cls=_Command)
 def info(
-    file: Annotated[
-        Path | None,
-        typer.Argument(
-            parser=_artifact,
-            metavar="[PATH]",
-            help="Any artifact or checkpoint, or a bundled one: w0.25, w0.5, w0.75 or w1, the default.",
-            show_default=False,
-        ),
-    ] = None,
+    file: ArtifactArgument = None,
     json: JsonOption = False,
 ) -> None:
     """Print a file's spec, provenance and proof."""

@@ -205,10 +205,19 @@ class Prover:
             loss = before.accuracy.top1 - after.accuracy.top1
             allowed = limits.accuracy_loss + np.count_nonzero(ties) / count
             if count < FULL_SPLIT:
-                allowed += 2 * math.sqrt(np.count_nonzero(after.correct != before.correct)) / count
+                allowed += chance(after.correct, before.correct)
             if loss > allowed + 1e-9:
                 failures.append(f"accuracy falls by {100 * loss:.2f} points; {precision} allows {100 * allowed:.2f}")
         return proof, failures
+
+
+def chance(correct: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """What chance makes of the difference of two accuracies on the same pictures: two standard errors (McNemar 1947).
+
+    Args:
+        correct, other: which pictures each of the two gets right, bool ``[N]``.
+    """
+    return 2 * math.sqrt(np.count_nonzero(correct != other)) / len(correct)
 
 
 def answers_vary(answers: Logits) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,7 +15,7 @@ from mnv1deploy.importing import labels
 from mnv1deploy.importing.families import NORMALIZATIONS
 from mnv1deploy.network import MobileNetV1
 from mnv1deploy.spec import CIFAR10_CLASSES, Normalization
-from mnv1deploy.verification import logits
+from mnv1deploy.verification import chance, logits
 
 AS_GIVEN = "as given"
 
@@ -59,12 +58,6 @@ def try_normalizations(network: MobileNetV1) -> dict[str, Accuracy]:
     }
 
 
-def _is_beyond_chance(better: NDArray[np.bool_], worse: NDArray[np.bool_]) -> bool:
-    """Whether two networks' right answers, bool ``[N]``, differ by two standard errors or more (McNemar 1947)."""
-    gained, lost = int((better & ~worse).sum()), int((worse & ~better).sum())
-    return gained - lost > 2 * math.sqrt(gained + lost)
-
-
 def doubts(network: MobileNetV1, fits: Mapping[str, Accuracy]) -> list[tuple[str, str]]:
     """What looks wrong with a network, given :func:`try_normalizations`: sentences and what to do about them."""
     pictures = _pictures(network)
@@ -75,13 +68,14 @@ def doubts(network: MobileNetV1, fits: Mapping[str, Accuracy]) -> list[tuple[str
     normalization = network.spec.normalization
     swapped = _predicted(network, pictures.images[..., ::-1], normalization)
     blue_first = float((swapped == pictures.labels).mean())
-    right = _predicted(network, pictures.images, normalization) == pictures.labels
-    better = {
-        name: fit.top1
-        for name, fit in fits.items()
-        if fit.top1 > own
-        and _is_beyond_chance(_predicted(network, pictures.images, NORMALIZATIONS[name]) == pictures.labels, right)
-    }
+    better = {name: fit.top1 for name, fit in fits.items() if fit.top1 > own}
+    if better:  # beyond chance
+        given, *others = (
+            _predicted(network, pictures.images, candidate) == pictures.labels
+            for candidate in (normalization, *(NORMALIZATIONS[name] for name in better))
+        )
+        pairs = zip(better.items(), others, strict=True)
+        better = {name: top1 for (name, top1), right in pairs if top1 - own > chance(right, given)}
     if blue_first > max(own + 0.02, best):  # then a normalisation that fits better only makes up for the colours
         found.append(
             (
