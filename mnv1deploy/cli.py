@@ -841,6 +841,9 @@ def train(
         float | None, _setting("sharpness", "Blur and sharpen pictures: 1 goes from blurred to twice as sharp")
     ] = None,
     noise: Annotated[float | None, _setting("noise", "Largest standard deviation of noise, of 255")] = None,
+    altered: Annotated[
+        float | None, _setting("altered", "Fraction of the pictures that zoom, sharpness and noise are for")
+    ] = None,
     views: Annotated[
         int | None, _setting("views", "Different views of the pictures, in turn, 0 for a new one every epoch")
     ] = None,

@@ -131,6 +131,13 @@ def test_noise_has_at_most_the_deviation_that_is_asked_for() -> None:
     assert len(np.unique(found[:, 0, 0, 0])) > 20  # not the same noise for all
 
 
+def test_a_fraction_of_the_pictures_is_altered_and_the_others_are_as_they_are() -> None:
+    everything = {"zoom": 0.3, "sharpness": 1.0, "noise": 9.0}
+    differs = (seen(2, altered=0.3, **everything) != PIXELS).any((1, 2, 3))
+    assert 0.2 < differs.mean() < 0.4
+    assert not (seen(2, altered=0.0, **everything) != PIXELS).any()
+
+
 def test_grey_pictures_are_disturbed_too() -> None:
     grey = PIXELS[:20, :, :, :1].copy()
     everything = {"zoom": 0.3, "sharpness": 1.0, "noise": 9.0}

@@ -23,7 +23,7 @@ from mnv1deploy.training.settings import LEAST_STEPS, Settings, recipes
         {"crop": -1}, {"cutout": -1}, {"holdout": 1.0}, {"learning_rate": math.nan}, {"learning_rate": math.inf},
         {"views": -1}, {"temperature": 0.0}, {"muon": -0.1}, {"muon_decay": math.nan}, {"network": "resnet"},
         {"zoom": -0.1}, {"zoom": math.inf}, {"sharpness": -1.0}, {"sharpness": math.nan}, {"noise": 256.0},
-        {"seed": -1}, {"seed": 2**32}, {"seed": 99999999999999999999}, {"pictures": -1},
+        {"altered": 1.1}, {"seed": -1}, {"seed": 2**32}, {"seed": 99999999999999999999}, {"pictures": -1},
     ],
     ids=str,
 )  # fmt: skip

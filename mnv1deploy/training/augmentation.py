@@ -19,7 +19,8 @@ class View:
     ``cutout`` pixels blanked (arXiv 1708.04552). Padding and cutout have the colour that the network sees as zero.
 
     Photographs differ from a data set in scale, sharpness and noise, which can be drawn too. A picture that is made
-    smaller has its mirror image around it.
+    smaller has its mirror image around it. Pictures that are left as they are keep a network from paying for that with
+    its accuracy on the data set.
 
     Args:
         images: uint8 ``[N, S, S, C]``, on any device.
@@ -33,6 +34,7 @@ class View:
         sharpness: what a picture has beyond its blurred self (a binomial filter of 3x3) is multiplied by a factor
             drawn from 1 - sharpness to 1 + sharpness; 1 goes from blurred to twice as sharp.
         noise: largest standard deviation of Gaussian noise, in 0..255; every picture draws its own.
+        altered: fraction of the pictures that zoom, sharpness and noise are for, all three together.
         mirror: turns every picture of the view round in the end: another view, of which a network that averages
             over both ways round says the same.
     """
@@ -49,6 +51,7 @@ class View:
         zoom: float = 0.0,
         sharpness: float = 0.0,
         noise: float = 0.0,
+        altered: float = 1.0,
         mirror: bool = False,
     ) -> None:
         self._images = images
@@ -67,10 +70,14 @@ class View:
         self._cut_row, self._cut_column = random(self._side + 1), random(self._side + 1)
         # what is not asked for draws nothing: recipes without it keep their views
 
+        some = torch.rand(count, generator=generator) < altered if altered < 1 else None
+
         def even(largest: float) -> Tensor | None:
-            """float32 ``[N]``, evenly in -largest .. largest; None for 0."""
-            drawn = torch.rand(count, generator=generator) * 2 - 1 if largest else None
-            return None if drawn is None else (drawn * largest).to(device)
+            """float32 ``[N]``, evenly in -largest .. largest for those that are altered; None for 0."""
+            if not largest:
+                return None
+            drawn = (torch.rand(count, generator=generator) * 2 - 1) * largest
+            return (drawn if some is None else drawn * some).to(device)
 
         self._zoom, self._sharpness, self._noise = even(math.log1p(zoom)), even(sharpness), even(noise)
         if noise:

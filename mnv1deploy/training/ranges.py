@@ -39,6 +39,7 @@ RANGES = {
     "zoom": Range("0 to 3", lambda value: 0 <= value <= 3),
     "sharpness": Range("0 to 5", lambda value: 0 <= value <= 5),
     "noise": Range("0 to 255", lambda value: 0 <= value <= 255),
+    "altered": Range("0 to 1", lambda value: 0 <= value <= 1),
     "views": _ANY_AMOUNT,
     "teachers": _ANY_AMOUNT,
     "temperature": _ABOVE_ZERO,

@@ -39,7 +39,7 @@ from mnv1deploy.training.distillation import TeacherAnswers
 from mnv1deploy.training.graph import Recorded
 from mnv1deploy.training.optimizers import Optimizers
 from mnv1deploy.training.progress import Epoch, Progress
-from mnv1deploy.training.settings import Settings
+from mnv1deploy.training.settings import ALTERING, Settings
 from mnv1deploy.training.state import State
 from mnv1deploy.training.teacher import Teacher
 from mnv1deploy.verification import Evaluation, evaluate
@@ -235,10 +235,10 @@ class Run:
 
     @property
     def _augmentation(self) -> dict[str, Any]:
-        """The settings of :class:`View`; those that came later only where they are in use, for the keys of answers."""
+        """The settings of :class:`View`; those of ALTERING only where they are in use, for the keys of answers."""
         always = {name: getattr(self.settings, name) for name in ("crop", "flip", "cutout")}
-        later = {name: getattr(self.settings, name) for name in ("zoom", "sharpness", "noise")}
-        return always | {name: value for name, value in later.items() if value}
+        altering = {name: getattr(self.settings, name) for name in ALTERING}
+        return always | {name: value for name, value in altering.items() if value != ALTERING[name]}
 
     @torch.inference_mode()
     def _held_out_logits(self) -> NDArray[np.float32]:

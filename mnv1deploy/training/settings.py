@@ -27,7 +27,10 @@ LEAST_STEPS = 1000
 _GONE = {"mixup": 0, "small": 0}
 """Settings of version 0.1.0 that are no more, and the value with which they did nothing."""
 
-_NEW = {"pictures": 0, "zoom": 0.0, "sharpness": 0.0, "noise": 0.0}
+ALTERING = {"zoom": 0.0, "sharpness": 0.0, "noise": 0.0, "altered": 1.0}
+"""The settings that alter pictures beyond crop, flip and cutout, and the value with which they leave them alone."""
+
+_NEW = {"pictures": 0, **ALTERING}
 """Settings that came later, and the value with which they do nothing."""
 
 
@@ -52,7 +55,7 @@ class Settings:
         warmup: fraction of the run in which the learning rate rises linearly from zero.
         label_smoothing: arXiv 1512.00567; not used with a teacher.
         ema: decay per step of the moving average of weights and statistics that is evaluated and kept; 0 for none.
-        crop, flip, cutout, zoom, sharpness, noise: of :class:`mnv1deploy.training.augmentation.View`.
+        crop, flip, cutout, zoom, sharpness, noise, altered: of :class:`mnv1deploy.training.augmentation.View`.
         views: number of different views of the training part, seen in turn; 0 for a new one in every epoch.
         teacher: recipe of the networks whose answers are learned instead of the labels; "" for none.
         teachers: how many of them, of seeds 0, 1, ..., whose logits are averaged; 0 for none.
@@ -85,6 +88,7 @@ class Settings:
     zoom: float
     sharpness: float
     noise: float
+    altered: float
     views: int
     teacher: str
     teachers: int
