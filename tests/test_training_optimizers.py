@@ -11,6 +11,7 @@ from mnv1deploy.datasets import calibration
 from mnv1deploy.network import MobileNetV1, PixelNetwork
 from mnv1deploy.spec import CIFAR
 from mnv1deploy.training.average import Average
+from mnv1deploy.training.muon import Muon, orthogonalized
 from mnv1deploy.training.optimizers import Optimizers
 from mnv1deploy.training.settings import Settings
 from mnv1deploy.training.teacher import Teacher
@@ -23,12 +24,10 @@ def groups_of(network: PixelNetwork, settings: Settings) -> dict[int, dict[str, 
     optimizers = Optimizers(network, settings)
     optimizers.set_rate(1.0)
     found = {}
-    for group in optimizers._main.param_groups:
-        for parameter in group["params"]:
-            found[parameter.data_ptr()] = {"optimizer": type(optimizers._main).__name__, **group}
-    for matrix in optimizers._matrices:
-        muon = {"lr": optimizers._muon_rate, "weight_decay": optimizers._muon_decay}
-        found[matrix.data_ptr()] = {"optimizer": "Muon", **muon}
+    for optimizer in optimizers._all:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                found[parameter.data_ptr()] = {"optimizer": type(optimizer).__name__, **group}
     assert {parameter.data_ptr() for parameter in network.parameters() if parameter.requires_grad} <= set(found)
     return found
 
@@ -73,6 +72,31 @@ def test_muon_moves_the_weights_of_the_network_itself(kind: type[PixelNetwork]) 
             # an orthogonalised step: all its singular values are about the learning rate
             values = torch.linalg.svdvals(change.flatten(1)) / 0.03
             assert 0.3 < values.median() < 2, name
+
+
+@pytest.mark.parametrize("shape", [(64, 32), (32, 64), (48, 48), (10, 27)])
+def test_muon_is_torchs_but_for_its_precision(shape: tuple[int, int]) -> None:
+    draw = torch.Generator().manual_seed(0)
+    start, *gradients = (torch.randn(shape, generator=draw) for _ in range(4))
+    mine, theirs = start.clone(), start.clone().requires_grad_()
+    ours = Muon([mine], torch.tensor(0.05), 0.1)
+    reference = torch.optim.Muon([theirs], 0.05, weight_decay=0.1, momentum=0.9)
+    for gradient in gradients:
+        mine.grad, theirs.grad = gradient.clone(), gradient.clone()
+        ours.step()
+        reference.step()
+    assert (mine - start).norm() > 0.1
+    assert (mine - theirs).norm() < 0.02 * (mine - start).norm()  # bfloat16's
+
+
+def test_orthogonalized_is_u_times_v() -> None:
+    matrix = torch.randn(40, 90, generator=torch.Generator().manual_seed(0))
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    found = u.T @ orthogonalized(matrix) @ v.T
+    values = found.diagonal()
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+    assert (found - values.diag()).abs().max() < 1e-3
 
 
 def test_the_teachers_biases_learn_faster() -> None:

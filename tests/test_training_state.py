@@ -37,19 +37,6 @@ def test_a_run_of_0_1_0_goes_on(tmp_path: Path) -> None:
     assert torch.load(folder / FILE, weights_only=True)["version"] == VERSION == 2
 
 
-def test_a_state_of_0_1_0_has_one_muon_for_all_matrices(tmp_path: Path) -> None:
-    settings = replace(QUICK, muon=0.05, muon_decay=0.02)
-    whole = Run(SMALL, calibration(), settings, tmp_path / "whole")
-    whole.fit()
-    main, *apart = whole.optimizers.state_dict()
-    assert len(apart) > 1
-    together = {"state": {n: one["state"][0] for n, one in enumerate(apart)}, "param_groups": apart[0]["param_groups"]}
-    again = Run(SMALL, calibration(), settings, tmp_path / "again")
-    again.optimizers.load_state_dict([main, together])
-    for mine, kept in zip(again.optimizers.state_dict()[1:], apart, strict=True):
-        assert torch.equal(mine["state"][0]["momentum_buffer"], kept["state"][0]["momentum_buffer"])
-
-
 def altered(folder: Path, **changes: Any) -> Path:
     """A copy of the older run with other content."""
     shutil.copytree(OLDER, folder)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mnv1deploy.network import PixelNetwork
+from mnv1deploy.training.muon import Muon
 from mnv1deploy.training.settings import Settings
 
 
@@ -31,7 +32,7 @@ class Optimizers:
             for name, parameter in module.named_parameters(recurse=False):
                 if parameter.requires_grad:
                     parts[_part(network, module, name)].append(parameter)
-        self._convolutions = parts["convolutions"] if settings.muon else []
+        convolutions = parts["convolutions"] if settings.muon else []
         decayed = parts["classifier"] + ([] if settings.muon else parts["convolutions"])
         decay, factor = settings.weight_decay, network.bias_rate
         groups: list[dict[str, Any]] = [
@@ -50,70 +51,36 @@ class Optimizers:
         )
         self._all: list[torch.optim.Optimizer] = [self._main]
         # Muon takes matrices; these share their memory with the convolutions' weights
-        self._matrices = [_rows(weight.detach()).view(len(weight), -1) for weight in self._convolutions]
-        self._muon_factor, self._muon_decay = settings.muon / rate, settings.muon_decay
-        self._muon_rate = torch.tensor(settings.muon, device=device)
-        # its rate is a number, not a tensor: at rate 1 it moves zeros, by what the weights are then moved by
-        self._moves: list[Tensor] = [nn.Parameter(torch.zeros_like(matrix)) for matrix in self._matrices]
-        self._all += [torch.optim.Muon([move], 1.0, weight_decay=0.0, momentum=0.9) for move in self._moves]
-        # Muon's short kernels, one after the other, would take a GPU as long as half the network's
-        self._streams: list[torch.cuda.Stream] = []
-        if device.type == "cuda":
-            self._streams = [torch.cuda.Stream(device) for _ in self._all]  # type: ignore[no-untyped-call]
+        self._matrices = [(weight, _matrix(weight)) for weight in convolutions]
+        self._muon_factor = settings.muon / rate
+        if self._matrices:
+            muon_rate = torch.tensor(settings.muon, device=device)
+            self._all.append(Muon([matrix for _, matrix in self._matrices], muon_rate, settings.muon_decay))
 
     def set_rate(self, rate: float) -> None:
         """Every learning rate, in proportion, so that the main one is ``rate``."""
         for group in self._main.param_groups:
             group["lr"].fill_(rate * group["factor"])
-        self._muon_rate.fill_(rate * self._muon_factor)
+        for muon in self._all[1:]:
+            muon.param_groups[0]["lr"].fill_(rate * self._muon_factor)
 
     def step(self, loss: Tensor, scaler: torch.amp.GradScaler) -> None:
         """Gradients of the loss, and one step along them."""
         self._network.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        for weight, move in zip(self._convolutions, self._moves, strict=True):
+        for weight, matrix in self._matrices:
             assert weight.grad is not None
-            move.grad = _rows(weight.grad).reshape(move.shape)
-        if self._streams and not scaler.is_enabled():
-            self._step_side_by_side()
-        else:
-            for optimizer in self._all:
-                scaler.step(optimizer)
-            scaler.update()
-        if self._moves:
-            self._move()
-
-    def _step_side_by_side(self) -> None:
-        """Every optimizer on a stream of its own."""
-        here = torch.cuda.current_stream()
-        for optimizer, stream in zip(self._all, self._streams, strict=True):
-            stream.wait_stream(here)
-            with torch.cuda.stream(stream):
-                optimizer.step()
-        for stream in self._streams:
-            here.wait_stream(stream)
-
-    @torch.no_grad()
-    def _move(self) -> None:
-        """Moves what Muon is for, with decoupled weight decay, and has the moves begin at zero again."""
-        torch._foreach_mul_(self._matrices, 1 - self._muon_rate * self._muon_decay)
-        torch._foreach_mul_(self._moves, self._muon_rate)
-        torch._foreach_add_(self._matrices, self._moves)
-        torch._foreach_zero_(self._moves)
+            matrix.grad = _rows(weight.grad).reshape(matrix.shape)
+        for optimizer in self._all:
+            scaler.step(optimizer)
+        scaler.update()
 
     def state_dict(self) -> list[dict[str, Any]]:
         """For :meth:`load_state_dict`."""
         return [optimizer.state_dict() for optimizer in self._all]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """What :meth:`state_dict` gave; how far weights are moved is the settings' affair, not the states'.
-
-        States of 0.1.0 have one Muon for all matrices.
-        """
-        if len(states) < len(self._all):
-            main, muon = states
-            apart = [{0: muon["state"][index]} if muon["state"] else {} for index in range(len(self._moves))]
-            states = [main, *({"state": state, "param_groups": [{"params": [0]}]} for state in apart)]
+        """What :meth:`state_dict` gave; how far weights are moved is the settings' affair, not the states'."""
         for optimizer, state in zip(self._all, states, strict=True):
             options = [{name: group[name] for name in group if name != "params"} for group in optimizer.param_groups]
             optimizer.load_state_dict(state)
@@ -124,6 +91,10 @@ class Optimizers:
 def _rows(weight: Tensor) -> Tensor:
     """``[O, I, H, W]`` -> ``[O, H, W, I]``, the order of the memory of channels_last."""
     return weight.permute(0, 2, 3, 1)
+
+
+def _matrix(weight: Tensor) -> Tensor:
+    return nn.Parameter(_rows(weight.detach()).view(len(weight), -1), requires_grad=False)
 
 
 def _part(network: PixelNetwork, module: nn.Module, name: str) -> str:
