@@ -697,6 +697,10 @@ def test_an_export_is_called_what_name_says(tmp_path: Path) -> None:
         ("猫", "network"),
         ("math", "math_network"),
         ("Example", "Example_network"),
+        ("features", "features_network"),  # which C's own headers include
+        ("test", "test_network"),  # CMake's
+        ("match", "match_network"),  # a keyword of Rust
+        ("core", "core_network"),
         ("__x__", "x"),
     ],
 )

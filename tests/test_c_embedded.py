@@ -35,6 +35,7 @@ from emulate_c import (
 from mnv1deploy import bundled, checkpoint, datasets, formats
 from mnv1deploy.artifact import Provenance
 from mnv1deploy.c import generate
+from mnv1deploy.c.backends import NAMES
 from mnv1deploy.c.fitting import needs
 from mnv1deploy.c.plan import plan, plans
 from mnv1deploy.camera import Camera
@@ -152,6 +153,31 @@ def test_floats_that_are_no_ieee_floats_are_refused(small: Path, options: str) -
     command = ["gcc", *options.split(), "-std=c99", "-E", "network.c"]
     done = subprocess.run(command, cwd=small, capture_output=True, text=True)
     assert "Sums are scaled and rounded in IEEE float" in done.stderr or "No such file" in done.stderr
+
+
+@pytest.mark.parametrize(("target", "vectors"), [("aarch64", True), ("aarch64_be", False)])
+def test_where_the_upper_byte_comes_first_no_lane_of_a_vector_is_taken_for_another(
+    small: Path, target: str, vectors: bool, tmp_path: Path
+) -> None:
+    """Vectors' intrinsics number lanes in the other order there: such a processor has the plain kernels."""
+    if not shutil.which("clang-16"):
+        pytest.skip("not installed: clang-16; scripts/install_emulators brings it")
+    (tmp_path / "string.h").touch()
+    command = ["clang-16", f"--target={target}-none-elf", "-march=armv8.6-a", "-ffreestanding", f"-I{tmp_path}"]
+    read = subprocess.run([*command, "-dM", "-E", "network.c"], cwd=small, capture_output=True, text=True, check=True)
+    there = {name for name in NAMES if f"#define {name.upper()}_KERNELS" in read.stdout}
+    assert there == {"portable"} | ({"neon", "neon_dotprod", "neon_i8mm"} if vectors else set())
+
+
+@pytest.mark.parametrize("target", ["avr", "msp430"])
+def test_an_int_of_16_bits_is_refused(small: Path, target: str, tmp_path: Path) -> None:
+    """Sizes and sums would not fit it."""
+    if not shutil.which("clang-16"):
+        pytest.skip("not installed: clang-16; scripts/install_emulators brings it")
+    (tmp_path / "string.h").touch()
+    command = ["clang-16", f"--target={target}", "-ffreestanding", f"-I{tmp_path}", "-fsyntax-only", "network.c"]
+    done = subprocess.run(command, cwd=small, capture_output=True, text=True)
+    assert "An int has to have 32 bits" in done.stderr
 
 
 @pytest.mark.parametrize("text", CAMERAS)

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 import xmlschema
-from conftest import export
+from conftest import export_anew
 
-from mnv1deploy import datasets, formats
+from mnv1deploy import datasets, formats, images
 from mnv1deploy.c.packages import PICTURES, picture
+from mnv1deploy.camera import Camera
+from mnv1deploy.device import Device
+from mnv1deploy.formats.base import ForDevice, Format
 from mnv1deploy.network import MobileNetV1
 from mnv1deploy.spec import CIFAR, Block
 
@@ -21,12 +24,16 @@ SMALL = CIFAR.replace(
     name="network", input_size=16, stem=Block(20, 2), blocks=(Block(36, 2),), classes=("plain", 'a "ü" \\', "third")
 )
 
+CAMERA = Camera(40, 30, "grey")
+"""Of frames without colours, which the network is to see as RGB."""
+
 CRATES = Path("/usr/share/cargo/registry")
 """Where Debian's librust-cc-dev puts the crate that compiles C."""
 
 MAIN = """
 #include "network_selftest.h"
 static uint8_t image[NETWORK_IMAGE_BYTES], scratch[NETWORK_SCRATCH];
+static float logits[NETWORK_CLASSES];
 int main(void) { return CALL; }
 """
 
@@ -44,13 +51,21 @@ def need(program: str) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The network, and what reads a camera's frames."""
     torch.manual_seed(0)
-    images = datasets.resized(datasets.calibration(), SMALL.pixels).images[:16]
-    return export(MobileNetV1(SMALL).eval(), "c", "int8", tmp_path_factory.mktemp("packages"), images)
+    pictures = datasets.resized(datasets.calibration(), SMALL.pixels).images[:16]
+    place = tmp_path_factory.mktemp("packages")
+    return export_anew(MobileNetV1(SMALL).eval(), "c", "int8", place, pictures, find=with_camera)
+
+
+def with_camera(name: str) -> Format:
+    entry = formats.get(name)
+    assert isinstance(entry, ForDevice)
+    return entry.for_device(Device(camera=CAMERA))
 
 
 def test_the_test_of_a_port_notices_a_changed_weight(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "main.c").write_text(MAIN.replace("CALL", "network_selftest(image, scratch)"))
+    (tmp_path / "main.c").write_text(MAIN.replace("CALL", "network_selftest(image, logits, scratch)"))
     source = (folder / "network.c").read_text()
     start = source.index("{\n", source.index("int8_t stem_weights[")) + 2
     digit = next(place for place in range(start, len(source)) if source[place].isdigit())
@@ -80,10 +95,13 @@ def test_cmake_builds_installs_and_finds_it(folder: Path, tmp_path: Path) -> Non
     run("cmake", "--install", tmp_path / "build")
     user = tmp_path / "user"
     user.mkdir()
-    for name, call in (("tested", "network_selftest(image, scratch)"), ("plain", "network_run(image, 0, scratch)")):
+    for name, call in (
+        ("tested", "network_selftest(image, logits, scratch)"),
+        ("plain", "network_run(image, logits, scratch)"),
+    ):
         (user / f"{name}.c").write_text(MAIN.replace("CALL", call))
     (user / "CMakeLists.txt").write_text(
-        "cmake_minimum_required(VERSION 3.16)\nproject(user C)\nfind_package(network REQUIRED)\n"
+        "cmake_minimum_required(VERSION 3.16)\nproject(user C)\nfind_package(network 1.0 REQUIRED)\n"
         "foreach(program tested plain)\n  add_executable(${program} ${program}.c)\n"
         "  target_link_libraries(${program} network::network)\nendforeach()\n"
     )
@@ -107,7 +125,7 @@ endfunction()
 add_subdirectory(FOLDER component)
 """,
     "Zephyr": """
-set(CONFIG_NETWORK y)
+set(CONFIG_MNV1_NETWORK y)
 function(zephyr_include_directories)
   include_directories(${ARGN})
   set(INCLUDED "${CMAKE_CURRENT_LIST_DIR}/${ARGN}" PARENT_SCOPE)
@@ -151,20 +169,28 @@ struct { void begin(long) {} operator bool() { return true; } void print(const c
 static unsigned long millis() { return 0; }
 static void delay(int) {}
 #include "classify.ino"
-int main() { setup(); loop(); }
+#include <network_camera.h>
+static uint8_t frame[NETWORK_FRAME_BYTES];
+int main()
+{
+    setup();
+    loop();
+    network_read_frame(frame, NETWORK_FRAME_STRIDE, image, scratch);
+}
 """
 
 
 def test_the_arduino_library_and_its_sketch_compile_for_size(folder: Path, tmp_path: Path) -> None:
     """With a stand-in for its core."""
     (tmp_path / "main.cpp").write_text(ARDUINO)
-    source = next((folder / "src").glob("*.c"))
-    run("cc", "-Os", "-Wall", "-Werror", "-I", folder / "src", "-c", source, "-o", tmp_path / "library.o")
+    sources = sorted((folder / "src").glob("*.c"))
+    assert len(sources) == 3
+    run("cc", "-Os", "-Wall", "-Wextra", "-Werror", "-I", folder / "src", "-c", *sources, cwd=tmp_path)
     includes = ["-I", folder / "src", "-I", folder / "examples" / "classify"]
-    run("g++", "-Os", *includes, tmp_path / "main.cpp", tmp_path / "library.o", "-o", tmp_path / "main")
+    run("g++", "-Os", *includes, tmp_path / "main.cpp", *tmp_path.glob("*.o"), "-o", tmp_path / "main")
     assert run(tmp_path / "main").startswith("the answers are right, to the last bit\n")
     facts = dict(line.split("=", 1) for line in (folder / "library.properties").read_text().splitlines())
-    assert facts["includes"] == "network.h"
+    assert all((folder / "src" / header).is_file() for header in facts["includes"].split(","))
     assert {
         "name",
         "version",
@@ -184,8 +210,18 @@ def test_the_arduino_library_and_its_sketch_compile_for_size(folder: Path, tmp_p
 def test_the_arduino_library_compiles_for_microcontrollers(folder: Path, processor: str, tmp_path: Path) -> None:
     """Whose instruction sets' intrinsics the pragma must not keep from being inlined."""
     need("arm-none-eabi-gcc")
-    source = next((folder / "src").glob("*.c"))
-    run(*f"arm-none-eabi-gcc -Os -mthumb -mcpu={processor} -Wall -Werror -c".split(), source, "-o", tmp_path / "out.o")
+    sources = sorted((folder / "src").glob("*.c"))
+    run(*f"arm-none-eabi-gcc -Os -mthumb -mcpu={processor} -Wall -Werror -c".split(), *sources, cwd=tmp_path)
+
+
+FRAMES = """
+#[test]
+fn a_frame_becomes_the_picture_that_python_makes_of_it() {
+    let (mut image, mut scratch) = ([0; network::IMAGE_BYTES], [0; network::SCRATCH]);
+    network::camera::read_frame(include_bytes!("../frame.bin"), &mut image, &mut scratch);
+    assert_eq!(&image, include_bytes!("../image.bin"));
+}
+"""
 
 
 @pytest.mark.slow
@@ -198,7 +234,12 @@ def test_the_rust_crate_passes_its_own_test(folder: Path, tmp_path: Path) -> Non
     (copy / ".cargo" / "config.toml").write_text(
         f'[source.crates-io]\nreplace-with = "debian"\n[source.debian]\ndirectory = "{CRATES}"\n'
     )
-    assert "1 passed" in run("cargo", "test", "--offline", cwd=copy)
+    frame = np.random.default_rng(0).integers(0, 256, CAMERA.frame_bytes, np.uint8)
+    (copy / "frame.bin").write_bytes(frame.tobytes())
+    (copy / "image.bin").write_bytes(images.read(CAMERA.decode(frame), SMALL.pixels).tobytes())
+    (copy / "tests").mkdir()
+    (copy / "tests" / "frames.rs").write_text(FRAMES)
+    assert run("cargo", "test", "--offline", cwd=copy).count("1 passed") == 2
 
 
 def test_the_pack_follows_its_schema_and_names_files_that_are_there(folder: Path) -> None:
@@ -207,5 +248,5 @@ def test_the_pack_follows_its_schema_and_names_files_that_are_there(folder: Path
     xmlschema.XMLSchema(Path(__file__).with_name("fixtures") / "PACK.xsd").validate(description)
     pack = ElementTree.parse(description).getroot()
     files = [entry.attrib["name"] for entry in pack.iter("file")]
-    assert len(files) == 4
+    assert len(files) == 6
     assert all((folder / file).is_file() for file in files)

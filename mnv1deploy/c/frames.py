@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from string import Template
 
-from mnv1deploy.c import CAMERA
+from mnv1deploy.c import CAMERA, packages
 from mnv1deploy.c.arrays import array
 from mnv1deploy.c.names import identifier
 from mnv1deploy.c.resampling import WEIGHT_BITS, Window, windows
@@ -119,6 +119,7 @@ def write(folder: Path, camera: Camera, spec: ModelSpec, title: str, network_scr
     for file in ("camera.h", "camera.c"):
         text = Template((CAMERA / file).read_text("utf-8")).substitute(values)
         (folder / f"{name}_{file}").write_text(text, "utf-8", newline="\n")
+    packages.write_file(folder, "camera.rs", "rust/camera.rs", values)
     return f"\n{textwrap.fill(README.substitute(values), 120, break_on_hyphens=False)}\n"
 
 

@@ -19,8 +19,6 @@ FILES = {
     "idf_component.yml": "idf_component.yml",
     "library.properties": "library.properties",
     "library.json": "library.json",
-    "library.h": "src/${name}.h",
-    "library.c": "src/${name}_library.c",
     "sketch.ino": "examples/classify/classify.ino",
     "zephyr_module.yml": "zephyr/module.yml",
     "zephyr_CMakeLists.txt": "zephyr/CMakeLists.txt",
@@ -35,8 +33,11 @@ FILES = {
 }
 """Templates, and what the files made of them are called."""
 
-LIBRARIES = ("library.properties", "library.json", "library.h", "library.c", "sketch.ino")
+LIBRARIES = ("library.properties", "library.json", "sketch.ino")
 """Those of Arduino and PlatformIO, which compile a source wherever they like: a file beside it is not found."""
+
+LIBRARY_PARTS = {"library.h": "src/${part}.h", "library.c": "src/${part}.c"}
+"""The same, of each header and its source: in one, static names of several would meet."""
 
 README_LIBRARIES = (
     "\n| `library.properties`, `library.json`, `src/`, `examples/` | an Arduino and a PlatformIO library |"
@@ -79,20 +80,29 @@ def write(folder: Path, quantization: Quantization, values: Mapping[str, object]
         "expected": "\n".join(line for row in logits for line in _row(row)),
         "sources": " ".join(f'"{part}.c"' for part in parts),
         "headers": " ".join(f"{part}.h" for part in parts),
-        "includes": "\n".join(f'#include "../{part}.c"' for part in parts),
+        "included": ",".join(f"{part}.h" for part in parts),
         "zephyr_sources": " ".join(f"../{part}.c" for part in parts),
         "rust_sources": ", ".join(f'"{part}.c"' for part in parts),
         "rust_names": "\n".join(f"    {_rust_string(text)}," for text in spec.classes),
         "crate": name.lower(),
+        "rust_camera": "\npub mod camera;\n" if camera else "",
         "pdsc_files": "\n".join(f'        <file category="{kind}" name="{file}"/>' for file, kind in kinds),
     }
+    values = {**values, **own}
     for template, target in FILES.items():
-        if blob and template in LIBRARIES:
-            continue
-        text = Template((PACKAGES / template).read_text("utf-8")).substitute({**values, **own})
-        path = folder / Template(target).substitute(values)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, "utf-8", newline="\n")
+        if not (blob and template in LIBRARIES):
+            write_file(folder, template, target, values)
+    if not blob:
+        for part in parts:
+            for template, target in LIBRARY_PARTS.items():
+                write_file(folder, template, target, {**values, "part": part})
+
+
+def write_file(folder: Path, template: str, target: str, values: Mapping[str, object]) -> None:
+    """Writes one file into a folder, of one of the templates."""
+    path = folder / Template(target).substitute(values)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(Template((PACKAGES / template).read_text("utf-8")).substitute(values), "utf-8", newline="\n")
 
 
 def _row(logits: NDArray[np.float32]) -> Iterator[str]:

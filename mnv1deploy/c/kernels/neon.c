@@ -4,7 +4,7 @@
  * bits: activations less 128 by weights of at most 127, which is at most 32,512. sadalp adds neighbouring ones of
  * those to an int32. What is taken from the activations is given back by the biases: 128 times the sum of the weights.
  */
-#if defined(__aarch64__) && defined(__ARM_NEON) && !defined(NO_SIMD)
+#if defined(__aarch64__) && defined(__ARM_NEON) && !defined(__ARM_BIG_ENDIAN) && !defined(NO_SIMD)
 #define NEON_KERNELS
 
 #include <arm_neon.h>

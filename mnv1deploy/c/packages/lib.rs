@@ -2,7 +2,7 @@
 #![no_std]
 
 use core::ffi::c_void;
-
+$rust_camera
 /// C's int, on every processor that holds the network; core::ffi has it from Rust 1.64 on.
 #[allow(non_camel_case_types)]
 type c_int = i32;
@@ -30,7 +30,7 @@ mod c {
 
     extern "C" {
         pub fn ${name}_run(image: *const u8, logits: *mut f32, scratch: *mut c_void) -> c_int;
-        pub fn ${name}_selftest(image: *mut u8, scratch: *mut c_void) -> c_int;
+        pub fn ${name}_selftest(image: *mut u8, logits: *mut f32, scratch: *mut c_void) -> c_int;
     }
 }
 
@@ -44,8 +44,9 @@ pub fn run(image: &[u8; IMAGE_BYTES], scratch: &mut [u8; SCRATCH]) -> [f32; CLAS
 
 /// Whether the answers to some pictures, which are drawn into `image`, are right to the last bit.
 pub fn selftest(image: &mut [u8; IMAGE_BYTES], scratch: &mut [u8; SCRATCH]) -> bool {
+    let mut logits = [0.0; CLASSES];
     // SAFETY: as above.
-    unsafe { c::${name}_selftest(image.as_mut_ptr(), scratch.as_mut_ptr().cast()) == 0 }
+    unsafe { c::${name}_selftest(image.as_mut_ptr(), logits.as_mut_ptr(), scratch.as_mut_ptr().cast()) == 0 }
 }
 
 #[cfg(test)]

@@ -2,4 +2,4 @@
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC optimize("O2")
 #endif
-$includes
+#include "../$part.c"

@@ -21,9 +21,8 @@ static void draw(uint8_t *image, int picture)
     }
 }
 
-int ${name}_selftest(uint8_t image[${NAME}_IMAGE_BYTES], void *scratch)
+int ${name}_selftest(uint8_t image[${NAME}_IMAGE_BYTES], float logits[${NAME}_CLASSES], void *scratch)
 {
-    float logits[${NAME}_CLASSES];
     int picture, backend;
     for (picture = 0; picture < $pictures; picture++) {
         draw(image, picture);
@@ -31,7 +30,7 @@ int ${name}_selftest(uint8_t image[${NAME}_IMAGE_BYTES], void *scratch)
             if (!${name}_has(backend))
                 continue;
             ${name}_run_on(backend, image, logits, scratch);
-            if (memcmp(logits, expected[picture], sizeof logits) != 0)
+            if (memcmp(logits, expected[picture], sizeof expected[picture]) != 0)
                 return 1 + picture + 256 * backend;
         }
     }

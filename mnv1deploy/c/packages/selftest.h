@@ -11,12 +11,12 @@ extern "C" {
 /* Classifies $pictures pictures, which it draws itself, on every instruction set that this processor has, and compares the
  * logits with those that the network has to give, to the last bit.
  *
- * image    room for a picture, ${NAME}_IMAGE_BYTES
- * scratch  as ${name}_run takes it
+ * image            room for a picture, ${NAME}_IMAGE_BYTES
+ * logits, scratch  as ${name}_run takes them
  *
  * Returns 0 if all are the same; else 1 + picture + 256 * instruction set of the first that is not. Whatever calls it
  * brings it into the program; nothing else does. */
-int ${name}_selftest(uint8_t image[${NAME}_IMAGE_BYTES], void *scratch);
+int ${name}_selftest(uint8_t image[${NAME}_IMAGE_BYTES], float logits[${NAME}_CLASSES], void *scratch);
 
 #ifdef __cplusplus
 }

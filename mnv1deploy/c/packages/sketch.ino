@@ -1,5 +1,5 @@
 // Tests the port, then classifies a grey picture every five seconds.
-#include <$name.h>
+#include <${name}_selftest.h>
 
 static uint8_t image[${NAME}_IMAGE_BYTES], scratch[${NAME}_SCRATCH];
 static float logits[${NAME}_CLASSES];
@@ -9,7 +9,7 @@ void setup()
     Serial.begin(115200);
     while (!Serial)
         ;
-    const int failed = ${name}_selftest(image, scratch);
+    const int failed = ${name}_selftest(image, logits, scratch);
     Serial.println(failed ? "the answers are wrong" : "the answers are right, to the last bit");
 }
 

@@ -10,7 +10,12 @@ $plan
 #include "$name.h"
 
 #include <float.h>
+#include <limits.h>
 #include <string.h>
+
+#if INT_MAX < 2147483647
+#error "An int has to have 32 bits: no AVR, no MSP430."
+#endif
 
 /* Below 64 it names the width of the narrowest type that floats are evaluated in, which float is not below. */
 #if defined(__FAST_MATH__) || defined(_M_FP_FAST) || \
