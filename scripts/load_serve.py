@@ -7,7 +7,7 @@ The parts, on this machine's processors, which client and server share:
 
 - decoding alone, without a network and without HTTP: what bounds any such server (before and after the others);
 - mnv1 serve of the bundled int8 ONNX, without and with batches;
-- the same file in a service of LitServe, installed into a temporary environment, or --litserve PYTHON that has it;
+- the same file in services of LitServe and BentoML, installed into a temporary environment, or --python that has them;
 - hostile clients beside well-behaved ones: damaged pictures, bombs of pixels and scans, heads and bodies without end;
 - a server that is killed, and one that is told to stop, and started again, under load.
 """
@@ -48,7 +48,9 @@ SIZE = (500, 375)
 """Of the JPEGs, in pixels, as of a photograph on a page."""
 
 PICTURES = 200
-LITSERVE = ("litserve", "onnxruntime", "pillow", "python-multipart")
+OTHERS = {"LitServe": ("litserve", "python-multipart"), "BentoML": ("bentoml",)}
+"""Other servers, and what they need beside onnxruntime and Pillow; the first is the package of that name."""
+
 HOST = "127.0.0.1"
 
 
@@ -235,25 +237,36 @@ def running(command: Sequence[str], port: int) -> Iterator[subprocess.Popen[byte
             process.wait()
 
 
-def memory(group: int) -> float | None:
-    """What the processes of a group have of it, in MiB, pages that they share counted once each; None but on Linux."""
-    total = 0.0
-    for status in Path("/proc").glob("[0-9]*/smaps_rollup"):
+def family(process: int) -> list[Path]:
+    """Of a process and all that it has started, their folders in /proc; BentoML's have a group each."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            if os.getpgid(int(status.parent.name)) == group:
-                found = re.search(r"^Pss:\s+(\d+) kB", status.read_text(), re.MULTILINE)
-                total += int(found[1]) / 1024 if found else 0
+            parent = stat.read_text().rpartition(")")[2].split()[1]
+            children.setdefault(int(parent), []).append(int(stat.parent.name))
+    found = [process]
+    for one in found:  # which grows meanwhile
+        found += children.get(one, [])
+    return [Path("/proc", str(one)) for one in found]
+
+
+def memory(process: int) -> float | None:
+    """What a server has of it, in MiB, pages that its processes share counted once each; None but on Linux."""
+    total = 0.0
+    for folder in family(process):
+        with contextlib.suppress(OSError):
+            found = re.search(r"^Pss:\s+(\d+) kB", (folder / "smaps_rollup").read_text(), re.MULTILINE)
+            total += int(found[1]) / 1024 if found else 0
     return round(total, 1) if total else None
 
 
-def processor_seconds(group: int) -> float:
-    """What the processes of a group have had of the processors; 0 but on Linux."""
+def processor_seconds(process: int) -> float:
+    """What a server has had of the processors; 0 but on Linux."""
     total = 0.0
-    for status in Path("/proc").glob("[0-9]*/stat"):
+    for folder in family(process):
         with contextlib.suppress(OSError):
-            if os.getpgid(int(status.parent.name)) == group:
-                user, system = status.read_text().rpartition(")")[2].split()[11:13]
-                total += (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+            user, system = (folder / "stat").read_text().rpartition(")")[2].split()[11:13]
+            total += (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
     return total
 
 
@@ -329,16 +342,19 @@ def loaded(
     }
 
 
-def litserve(python: str, pictures: Sequence[bytes], labels: Sequence[str], connections: int, seconds: float) -> Row:
-    """The same file served by LitServe; its answers are compared with those of the label that we give."""
+def other(
+    name: str, python: str, pictures: Sequence[bytes], labels: Sequence[str], connections: int, seconds: float
+) -> Row:
+    """The same file served by one of OTHERS; its answers are compared with those of the label that we give."""
+    package = OTHERS[name][0]
     version = subprocess.run(
-        [python, "-c", "from importlib.metadata import version; print(version('litserve'))"],
+        [python, "-c", f"from importlib.metadata import version; print(version('{package}'))"],
         capture_output=True,
         text=True,
         check=True,
     ).stdout.strip()
     port = free_port()
-    script = str(ROOT / "scripts" / "litserve_service.py")
+    script = str(ROOT / "scripts" / f"{package}_service.py")
     command = [python, script, str(bundled.INT8), str(port), str(machine.processors())]
     agreed = 0
 
@@ -349,20 +365,21 @@ def litserve(python: str, pictures: Sequence[bytes], labels: Sequence[str], conn
         return bool(label)
 
     requests = posts(pictures, "/predict", form=True)
-    row = loaded(f"LitServe {version}", command, port, requests, right, connections, seconds)
+    row = loaded(f"{name} {version}", command, port, requests, right, connections, seconds)
     return {**row, "agreement": round(agreed / max(1, agreed, row["answers"]), 4)}
 
 
 @contextlib.contextmanager
-def litserve_python(given: str | None) -> Iterator[str]:
-    """A Python that has litserve: the given one, or one of an environment that is removed afterwards."""
+def others_python(given: str | None) -> Iterator[str]:
+    """A Python that has OTHERS: the given one, or one of an environment that is removed afterwards."""
     if given:
         yield given
         return
+    packages = ["onnxruntime", "pillow", *(package for needed in OTHERS.values() for package in needed)]
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["uv", "venv", "--quiet", "--python", sys.executable, folder], check=True)
         python = str(Path(folder, "bin", "python"))
-        subprocess.run(["uv", "pip", "install", "--quiet", "--python", python, *LITSERVE], check=True)
+        subprocess.run(["uv", "pip", "install", "--quiet", "--python", python, *packages], check=True)
         yield python
 
 
@@ -504,8 +521,9 @@ def rows(seconds: float = 60.0, connections: int = 64, python: str | None = None
     yield decoding(pictures, classifier, seconds / 3)
     yield serve("mnv1 serve")
     yield serve("mnv1 serve --batch 1", "--batch", "1", seconds=seconds / 3)
-    with litserve_python(python) as found:
-        yield litserve(found, pictures, labels, connections, seconds / 3)
+    with others_python(python) as found:
+        for name in OTHERS:
+            yield other(name, found, pictures, labels, connections, seconds / 3)
     yield decoding(pictures, classifier, seconds / 3)
     yield hostile(requests, right, pictures[0], 8, seconds / 3)
     for number in (signal.SIGKILL, signal.SIGTERM):
@@ -517,9 +535,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=60.0, help="of the longest part")
     parser.add_argument("--connections", type=int, default=64)
-    parser.add_argument("--litserve", metavar="PYTHON", help="of an environment that has litserve")
+    parser.add_argument("--python", help="of an environment that has the other servers")
     options = parser.parse_args()
-    for row in rows(options.seconds, options.connections, options.litserve):
+    for row in rows(options.seconds, options.connections, options.python):
         print(json.dumps(row), flush=True)
 
 

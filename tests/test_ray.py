@@ -105,10 +105,14 @@ def predict_while(pictures: Path, folder: Path, disturb: Callable[[], object]) -
 
 
 def answering(below: Any) -> list[int]:
-    """Processes of a node that answer just now; Ray writes what they do where their command line was."""
-    raylet = below.all_processes["raylet"][0].process.pid
+    """Processes of a node that answer just now."""
+    return workers(below.all_processes["raylet"][0].process.pid, "_answer")
+
+
+def workers(raylet: int, doing: str) -> list[int]:
+    """Processes of a node that do this; Ray writes what they do where their command line was."""
     children = [pid for path in Path(f"/proc/{raylet}/task").glob("*/children") for pid in _read(path).split()]
-    return [int(pid) for pid in children if _read(Path("/proc", pid, "cmdline")).startswith("ray::_answer")]
+    return [int(pid) for pid in children if _read(Path("/proc", pid, "cmdline")).startswith(f"ray::{doing}")]
 
 
 def wait_until(condition: Callable[[], object]) -> None:

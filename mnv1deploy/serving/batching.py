@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,10 @@ class Batching:
 
     size: int = 8
     seconds: float = 0.0
+
+    def around(self, pool: Pool, compute: Callable[[Images], Logits]) -> Callable[[Images], Awaitable[Logits]]:
+        """What answers the pictures of a request, uint8 ``[N, H, W, C]``, by calls of ``compute`` in the pool."""
+        return Batches(pool, compute, self)
 
 
 @dataclass(eq=False)

@@ -13,7 +13,7 @@ from mnv1deploy import bundled, formats, images
 from mnv1deploy.classifier import BATCH, Classifier, Prediction
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import Images, Logits
-from mnv1deploy.serving.batching import Batches, Batching
+from mnv1deploy.serving.batching import Batching
 from mnv1deploy.serving.limits import Limits, RefusedError
 from mnv1deploy.serving.metrics import Metrics
 from mnv1deploy.serving.pool import Pool
@@ -42,7 +42,7 @@ class Model:
     ) -> None:
         self.name = name
         self._classifier, self._pool, self._limits = classifier, pool, limits
-        self._batches = Batches(pool, self._compute, batching) if batching.size > 1 else None
+        self._batches = batching.around(pool, self._compute) if batching.size > 1 else None
         self._reading = metrics.stage_seconds.labels(name, "read")
         self._computing = metrics.stage_seconds.labels(name, "compute")
         self._sizes, self._unreadable = metrics.batch_pictures.labels(name), metrics.unreadable.labels(name)
