@@ -34,7 +34,8 @@ from mnv1deploy.quantization import (
     quantize,
     ranges,
 )
-from mnv1deploy.quantization.ranges import BINS, METHODS, Observation, upper_bound
+from mnv1deploy.quantization.quantizer import Calibration
+from mnv1deploy.quantization.ranges import BINS, METHODS, SURVEYED, Observation, Survey, upper_bound
 from mnv1deploy.quantization.rounding import moments, rounded
 from mnv1deploy.spec import CIFAR, PAPER, Block, Normalization
 
@@ -99,6 +100,66 @@ def test_methods_on_a_distribution_with_an_outlier() -> None:
 
     assert squared_error(bounds["mse"]) == pytest.approx(min(map(squared_error, np.linspace(3, 40, 100))), rel=0.1)
     assert 3 < bounds["entropy"] < 10
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from([0.0, 0.5, 1.0]), st.floats(0, 3))
+def test_a_survey_keeps_what_the_percentile_needs_or_says_that_it_did_not(
+    seed: int, exponent: float, spread: float
+) -> None:
+    """Whatever the channels' scales, silent channels that wake up late and pictures brighter than all before them."""
+    random = np.random.default_rng(seed)
+    scales = np.exp(spread * random.standard_normal((30, 1, 5, 1, 1)) + 2 * random.standard_normal(5)[:, None, None])
+    before = torch.from_numpy(random.standard_normal((30, 2, 5, 12, 12)) * scales)
+    before[: random.integers(30), :, 0] = -1
+    seen = Survey(5, exponent, int(before.numel() * 1e-5) + 2)
+    for batch in before.contiguous():
+        batch = batch.contiguous(memory_format=torch.channels_last)
+        seen.add(batch, batch.relu())
+    found = seen.scaled()
+    if found is None:
+        return
+    scaled = before.flatten(0, 1) * seen.gain.view(-1, 1, 1)
+    channel_max = scaled.relu().amax((0, 2, 3)).numpy()
+    histogram = ranges._histogram(scaled.relu(), float(channel_max.max())).numpy()
+    np.testing.assert_allclose(found.channel_max, channel_max)
+    np.testing.assert_allclose(found.channel_mean, scaled.mean((0, 2, 3)).numpy(), atol=1e-12 * channel_max.max())
+    assert found.histogram.sum() == histogram.sum()
+    whole = Observation(found.channel_max, found.channel_mean, 0.0, histogram)
+    assert upper_bound(found, "percentile") == upper_bound(whole, "percentile")
+
+
+def test_a_survey_says_that_it_forgot_too_much() -> None:
+    """Channel 0 has many values like its largest, and channel 1 one; then channel 0 gets a far larger one."""
+    seen = Survey(2, 1.0, 3)
+    for largest, single in ((1.0, 1.0), (1.0, 0.5), (50.0, 0.5)):
+        batch = torch.full((1, 2, 9, 9), 0.5, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+        batch[:, 0], batch[:, 1, 0, 0], batch[:, 0, 0, 0] = 1.0, single, largest
+        seen.add(batch, batch)
+        assert (seen.scaled() is None) == (largest == 50)
+
+
+@pytest.mark.parametrize("activation", ["relu", "relu6"])
+def test_a_survey_finds_what_a_second_look_at_the_equalised_network_finds(
+    folded: MobileNetV1, activation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it forgot too much, the second look is what is used."""
+    spec = folded.spec.replace(activation=activation)
+    network = MobileNetV1(spec).folded()
+    network.load_state_dict(folded.state_dict())
+    images = datasets.calibration().images[:48]
+    one = Calibration.of(network, images, 0.5, SURVEYED)
+    two = Calibration.of(network, images, 0.5, METHODS)
+    monkeypatch.setattr(ranges, "MARGIN", 50.0)
+    fallen_back = Calibration.of(network, images, 0.5, SURVEYED)
+    for name in network.feature_layers:
+        once, twice = one.seen[name], two.seen[name]
+        np.testing.assert_array_equal(twice.histogram, fallen_back.seen[name].histogram)
+        np.testing.assert_allclose(once.channel_max, twice.channel_max, rtol=1e-12)
+        np.testing.assert_allclose(once.channel_mean, twice.channel_mean, atol=1e-12 * twice.max)
+        for method in SURVEYED:
+            assert upper_bound(once, method) == pytest.approx(upper_bound(twice, method), rel=1e-12)
+    assert (one.seen["stem"].histogram != two.seen["stem"].histogram).any()
 
 
 def test_unknown_methods_are_refused_by_name() -> None:

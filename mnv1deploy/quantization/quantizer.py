@@ -19,7 +19,7 @@ from mnv1deploy.quantization import ranges
 from mnv1deploy.quantization.grids import INPUT, Grid, Weights
 from mnv1deploy.quantization.layers import layer_output, parameters_of
 from mnv1deploy.quantization.ranges import METHODS, Method
-from mnv1deploy.quantization.rescaling import equalize, fold_normalization
+from mnv1deploy.quantization.rescaling import equalize, exponents, fold_normalization
 from mnv1deploy.quantization.rounding import moments, rounded, weight_scales
 from mnv1deploy.spec import Layer
 
@@ -113,13 +113,17 @@ class Calibration:
     seen: dict[str, ranges.Observation]
 
     @classmethod
-    def of(cls, network: MobileNetV1, images: NDArray[np.uint8], equalization: float) -> Calibration:
-        """Runs a folded network on the images; see :func:`quantize`."""
+    def of(
+        cls, network: MobileNetV1, images: NDArray[np.uint8], equalization: float, methods: Collection[Method]
+    ) -> Calibration:
+        """Runs a folded network on the images, for schemes with ranges by these methods; see :func:`quantize`."""
         network = copy.deepcopy(network).double()  # whose rounding no processor's order of additions changes
-        maxima = ranges.channel_maxima(network, images)
-        if equalization:
-            maxima = equalize(network, maxima, equalization)
-        seen = ranges.observe(network, images, maxima)
+        surveys = ranges.survey(network, images, exponents(network.spec, equalization))
+        equalize(network, {name: survey.gain for name, survey in surveys.items()})
+        seen = {name: found for name, survey in surveys.items() if (found := survey.scaled())}
+        if len(seen) < len(surveys) or not ranges.SURVEYED.issuperset(methods):
+            maxima = {name: (survey.channel_max * survey.gain).numpy() for name, survey in surveys.items()}
+            seen = ranges.observe(network, images, maxima)
         fold_normalization(network)
         return cls(images, network, seen)
 
@@ -148,7 +152,7 @@ def quantize(network: MobileNetV1, images: NDArray[np.uint8], source: str, schem
         source: what to call them in the manifest.
         scheme: how.
     """
-    return Calibration.of(network, images, scheme.equalization).quantize(source, scheme)
+    return Calibration.of(network, images, scheme.equalization, [scheme.ranges]).quantize(source, scheme)
 
 
 def _on_grid(grid: Grid) -> Callable[[nn.Module, Any, Tensor], Tensor]:

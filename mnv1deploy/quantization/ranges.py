@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Literal, get_args
@@ -15,15 +15,21 @@ from torch import Tensor
 
 from mnv1deploy.cost import pictures_at_once
 from mnv1deploy.network import MobileNetV1
+from mnv1deploy.quantization import rescaling
 from mnv1deploy.quantization.layers import outputs
 
 Method = Literal["minmax", "moving-average", "percentile", "entropy", "mse"]
 METHODS: tuple[Method, ...] = get_args(Method)
+SURVEYED = frozenset[Method](("minmax", "moving-average", "percentile"))
+"""Those that need no histogram of all values, and so no second look at the pictures; see Survey."""
 
 BATCH = 32
 BINS = 2048
 LEVELS = 256
 PERCENTILE = 99.999
+MARGIN = 0.75
+"""Values that are, after scaling, smaller than so much of the smallest above the percentile are soon forgotten."""
+
 MOMENTUM = 0.9
 
 
@@ -35,7 +41,8 @@ class Observation:
         channel_max: float64 ``[channels]``.
         channel_mean: float64 ``[channels]``, of the convolution itself, before the ReLU.
         moving_max: moving average of the batches' maxima, in steps of a tenth.
-        histogram: int64 ``[BINS]``, values above zero in bins of equal width up to the maximum.
+        histogram: int64 ``[BINS]``, values above zero in bins of equal width up to the maximum; of a
+            :class:`Survey` all but the largest in the first bin.
     """
 
     channel_max: NDArray[np.float64]
@@ -58,6 +65,93 @@ def batches(images: NDArray[np.uint8], most: int = BATCH) -> Iterator[Tensor]:
     """The images as uint8 tensors of at most ``most``."""
     for start in range(0, len(images), most):
         yield torch.from_numpy(np.ascontiguousarray(images[start : start + most]))
+
+
+class Survey:
+    """A convolution's output, after its ReLU, on pictures that are seen once, before its channels are scaled.
+
+    Of its values only those are kept that may be above the percentile after that: what was found of the maxima, and so
+    of the gains, says with some MARGIN which these are. :meth:`scaled` says whether they were.
+
+    Args:
+        channels: of the layer.
+        exponent: of :func:`rescaling.gains`.
+        most: how many values can be above the percentile, and one more.
+    """
+
+    def __init__(self, channels: int, exponent: float, most: int) -> None:
+        self.channel_max = torch.zeros(channels, dtype=torch.float64)
+        self._exponent, self._most, self._room = exponent, most, 4 * most
+        self._picture_max: list[Tensor] = []
+        self._sums, self._floor = (torch.zeros(channels, dtype=torch.float64) for _ in range(2))
+        self._positive = 0
+        self._parts: list[tuple[NDArray[np.float64], NDArray[np.int64]]] = []
+
+    @property
+    def gain(self) -> Tensor:
+        """What its channels are to be multiplied by, float64 ``[channels]``."""
+        return rescaling.gains(self.channel_max, self._exponent)
+
+    def add(self, before: Tensor, output: Tensor) -> None:
+        """Pictures' outputs before and after the activation, float64 ``[N, C, H, W]`` in channels_last."""
+        self._sums += before.mean((2, 3)).sum(0)
+        self._picture_max.append(output.amax((2, 3)))
+        self.channel_max = torch.maximum(self.channel_max, self._picture_max[-1].amax(0))
+        values = output.permute(0, 2, 3, 1)
+        self._positive += int(np.count_nonzero((values > 0).numpy()))
+        above = np.flatnonzero((values > self._floor).numpy())
+        self._parts.append((values.flatten().numpy()[above], above % len(self._floor)))
+        if sum(len(kept) for kept, _ in self._parts) > self._room:
+            self._forget()
+
+    def _forget(self) -> None:
+        values, channels = self._kept()
+        gain = self.gain
+        scaled = values * gain.numpy()[channels]
+        floor = torch.where(self.channel_max > 0, MARGIN * _largest(scaled, self._most) / gain, 0)
+        self._floor = torch.maximum(self._floor, floor)
+        some = values > self._floor.numpy()[channels]
+        self._parts = [(values[some], channels[some])]
+        self._room = max(self._room, 2 * int(some.sum()))
+
+    def _kept(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        values, channels = (np.concatenate(parts) for parts in zip(*self._parts, strict=True))
+        return values, channels
+
+    def scaled(self) -> Observation | None:
+        """What the output is with its channels multiplied by :attr:`gain`; None if too little of it was kept."""
+        gain, (values, channels) = self.gain, self._kept()
+        scaled = values * gain.numpy()[channels]
+        forgotten = self._positive - len(values)
+        if forgotten and (self._floor * gain).max() > _largest(scaled, self._most):
+            return None
+        channel_max = self.channel_max * gain
+        histogram = torch.bincount(_bins(torch.from_numpy(scaled), float(channel_max.max())), minlength=BINS)
+        histogram[0] += forgotten
+        picture_max = torch.cat(self._picture_max)
+        mean = self._sums / len(picture_max) * gain
+        moving = _moving_average((picture_max * gain).amax(1).tolist())
+        return Observation(channel_max.numpy(), mean.numpy(), moving, histogram.numpy())
+
+
+def _largest(values: NDArray[np.float64], number: int) -> float:
+    """The so-and-so-many-th largest."""
+    return float(np.partition(values, -number)[-number])
+
+
+@torch.inference_mode()
+def survey(network: MobileNetV1, images: NDArray[np.uint8], exponents: Mapping[str, float]) -> dict[str, Survey]:
+    """Every convolution's output on the images, by layer name; ``exponents`` are :func:`rescaling.exponents`."""
+    found = {}
+    for layer in network.spec.layers():
+        if layer.is_convolution:
+            values = len(images) * layer.out_channels * layer.out_size**2
+            most = min(int((1 - PERCENTILE / 100) * values) + 2, values)
+            found[layer.name] = Survey(layer.out_channels, exponents[layer.name], most)
+    for pixels in batches(images, pictures_at_once(network.spec, BATCH, 8)):
+        for name, before, output in outputs(network, pixels):
+            found[name].add(before, output)
+    return found
 
 
 @torch.inference_mode()
@@ -84,7 +178,7 @@ def observe(
         for name, before, output in outputs(network, pixels):
             sums[name] += before.double().mean((2, 3)).sum(0)
             maxima[name] += output.amax((1, 2, 3)).tolist()
-            histograms[name] += _histogram(output, max(float(channel_max[name].max()), 1e-30))
+            histograms[name] += _histogram(output, float(channel_max[name].max()))
     return {
         name: Observation(
             largest, (sums[name] / len(images)).numpy(), _moving_average(maxima[name]), histograms[name].numpy()
@@ -95,11 +189,15 @@ def observe(
 
 def _histogram(output: Tensor, top: float) -> Tensor:
     """int64 ``[BINS]``: the values above zero, in bins of equal width up to ``top``."""
-    # rounding may put the largest a bit above
-    bins = (output.double() / top).mul_(BINS).clamp_(max=BINS - 1).int()
-    counts = torch.bincount(bins.permute(0, 2, 3, 1).flatten(), minlength=BINS)
+    counts = torch.bincount(_bins(output, top).permute(0, 2, 3, 1).flatten(), minlength=BINS)
     counts[0] -= output.numel() - int(np.count_nonzero((output > 0).numpy()))
     return counts
+
+
+def _bins(values: Tensor, top: float) -> Tensor:
+    """int32: the bin of each, of BINS up to ``top``."""
+    # rounding may put the largest a bit above
+    return (values.double() / max(top, 1e-30)).mul_(BINS).clamp_(max=BINS - 1).int()
 
 
 def _moving_average(maxima: Sequence[float]) -> float:

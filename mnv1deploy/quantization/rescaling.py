@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mnv1deploy.network import MobileNetV1
 from mnv1deploy.quantization.layers import parameters_of
-from mnv1deploy.spec import Normalization
+from mnv1deploy.spec import ModelSpec, Normalization
 
 
 @torch.no_grad()
@@ -35,33 +33,40 @@ def fold_normalization(network: MobileNetV1) -> None:
     network.std.fill_(1 / scale)
 
 
-def equalize(
-    network: MobileNetV1, maxima: dict[str, NDArray[np.float64]], strength: float
-) -> dict[str, NDArray[np.float64]]:
-    """Scales channels in place; ReLU lets a positive factor through, so the logits stay what they are.
+def exponents(spec: ModelSpec, equalization: float) -> dict[str, float]:
+    """How far every convolution's channels are brought to one range, from 0 to 1; see Scheme.equalization."""
+    layers = [layer for layer in spec.layers() if layer.kind != "pool"]
+    return {
+        layer.name: 1.0 if equalization and reader.kind == "depthwise" else equalization
+        for layer, reader in pairwise(layers)
+    }
 
-    ReLU6 does not: its bound is scaled along. A channel that reaches it has the tensor's maximum and so keeps its
-    scale, and the others are brought no further than to 6, where the grid ends.
 
-    Returns the maxima that this leaves.
+def gains(channel_max: Tensor, exponent: float) -> Tensor:
+    """What to multiply channels by that have these maxima, float64 ``[channels]``."""
+    # a channel that is never positive has no range to bring anywhere
+    return torch.where(channel_max > 0, channel_max.max() / channel_max, 1).clamp(max=2**10) ** exponent
+
+
+@torch.no_grad()
+def equalize(network: MobileNetV1, gain: dict[str, Tensor]) -> None:
+    """Scales channels in place by :func:`gains`, float64 ``[channels]`` by layer name.
+
+    ReLU lets a positive factor through, so the logits stay what they are. ReLU6 does not: its bound is scaled along. A
+    channel that reaches it has the tensor's maximum and so keeps its scale, and the others are brought no further than
+    to 6, where the grid ends.
     """
-    found = dict(maxima)
     layers = [layer for layer in network.spec.layers() if layer.kind != "pool"]
     for layer, reader in pairwise(layers):
-        channel_max = torch.from_numpy(maxima[layer.name])
-        # a channel that is never positive has no range to bring anywhere
-        gain = torch.where(channel_max > 0, channel_max.max() / channel_max, 1).clamp(max=2**10)
-        gain = gain if reader.kind == "depthwise" else gain**strength
-        found[layer.name] = (channel_max * gain).numpy()
+        factor = gain[layer.name]
         weight, bias = parameters_of(network, layer)
-        weight.mul_(gain.view(-1, 1, 1, 1))
-        bias.mul_(gain)
+        weight.mul_(factor.view(-1, 1, 1, 1))
+        bias.mul_(factor)
         if layer.activation == "relu6":
-            network.get_submodule(layer.name).add_module("act", _Clip(gain))
+            network.get_submodule(layer.name).add_module("act", _Clip(factor))
         weight, _ = parameters_of(network, reader)
         shape = (-1, 1, 1, 1) if reader.kind == "depthwise" else (1, -1, *[1] * (weight.ndim - 2))
-        weight.div_(gain.view(shape))
-    return found
+        weight.div_(factor.view(shape))
 
 
 class _Clip(nn.Module):

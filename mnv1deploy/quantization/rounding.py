@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mnv1deploy.quantization.grids import Grid
-from mnv1deploy.quantization.layers import OFFSETS, padded, shifted
+from mnv1deploy.quantization.layers import OFFSETS, padded
 from mnv1deploy.spec import Layer
 
 PAIR = 128
@@ -108,26 +108,41 @@ def _depthwise_sums(layer: Layer, x: Tensor, sums: Tensor, products: Tensor) -> 
     """
     stride, size = layer.stride, layer.out_size
     plane = padded(layer, x).permute(0, 2, 3, 1)
-    exact = torch.float32 if size <= EXACT else torch.float64
     places = [((row % stride, column % stride), (row // stride, column // stride)) for row, column in OFFSETS]
+    phases = {phase: plane[:, phase[0] :: stride, phase[1] :: stride].contiguous() for phase, _ in places}
+    room = torch.empty(plane.numel())  # for all products in turn: new memory takes longer than they do
+    single = {phase: _window_sums(pixels, size) for phase, pixels in phases.items()}
+    pairs = plane.new_empty(len(OFFSETS), len(OFFSETS), layer.in_channels, dtype=torch.float64)
     alike: dict[tuple[int, ...], list[tuple[int, int]]] = defaultdict(list)
     for i, (phase, (row, column)) in enumerate(places):
-        sums[:, i] += shifted(layer, plane, *OFFSETS[i]).sum(2).sum((0, 1), dtype=torch.float64)
+        sums[:, i] += single[phase][column, row]
         for j, (other, (other_row, other_column)) in enumerate(places[i:], i):
             alike[(*phase, *other, other_row - row, other_column - column)].append((i, j))
-    for (row, column, other_row, other_column, down, right), pairs in alike.items():
-        starts = [places[i][1] for i, _ in pairs]
+    for (row, column, other_row, other_column, down, right), same in alike.items():
+        starts = [places[i][1] for i, _ in same]
         top, left = (min(axis) for axis in zip(*starts, strict=True))
         bottom, end = (max(axis) + size for axis in zip(*starts, strict=True))
-        first = plane[:, row::stride, column::stride][:, top:bottom, left:end]
-        second = plane[:, other_row::stride, other_column::stride]
-        both = first * second[:, top + down : bottom + down, left + right : end + right]
-        lines = {start: both[:, :, start - left :][:, :, :size].sum(2, dtype=exact) for _, start in set(starts)}
-        for (i, j), (line, start) in zip(pairs, starts, strict=True):
-            total = lines[start][:, line - top :][:, :size].sum((0, 1), dtype=torch.float64)
-            products[:, i, j] += total
-            if i != j:
-                products[:, j, i] += total
+        first = phases[row, column][:, top:bottom, left:end]
+        second = phases[other_row, other_column][:, top + down : bottom + down, left + right : end + right]
+        both = torch.mul(first, second, out=room[: first.numel()].view(first.shape))
+        totals = _window_sums(both, size)
+        for (i, j), (line, start) in zip(same, starts, strict=True):
+            pairs[i, j] = pairs[j, i] = totals[start - left, line - top]
+    products += pairs.permute(2, 0, 1)
+
+
+def _window_sums(plane: Tensor, size: int) -> Tensor:
+    """Sums of all windows of ``size`` x ``size`` in ``[N, rows, columns, C]``, float64 ``[columns, rows, C]``."""
+    lines = _neighbours(plane.transpose(0, 1), size, torch.float32 if size <= EXACT else torch.float64)
+    return _neighbours(lines.sum(1, dtype=torch.float64).transpose(0, 1), size, torch.float64)
+
+
+def _neighbours(x: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    """Sums of so many neighbours along the first axis: each is the one before, less its first and plus the next."""
+    sums = [x[:size].sum(0, dtype=dtype)]
+    for first, following in zip(x[:-size], x[size:], strict=True):
+        sums.append(sums[-1] - first + following)
+    return torch.stack(sums)
 
 
 def rounded(

@@ -149,7 +149,10 @@ def compare(
 ) -> Iterator[Trial]:
     """Quantises a folded network by each scheme, calibrated on ``images``, and measures the cost on ``data``."""
     pictures = _Pictures(network, data)
-    calibrated = {strength: Calibration.of(network, images, strength) for strength in {s.equalization for s in schemes}}
+    methods = {scheme.ranges for scheme in schemes}
+    calibrated = {
+        strength: Calibration.of(network, images, strength, methods) for strength in {s.equalization for s in schemes}
+    }
     for scheme in schemes:
         found = calibrated[scheme.equalization].quantize("", scheme)
         yield Trial(scheme, pictures.deviation(found.simulated()))
