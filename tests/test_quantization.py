@@ -102,7 +102,7 @@ def test_methods_on_a_distribution_with_an_outlier() -> None:
     assert 3 < bounds["entropy"] < 10
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(st.integers(0, 2**31), st.sampled_from([0.0, 0.5, 1.0]), st.floats(0, 3))
 def test_a_survey_keeps_what_the_percentile_needs_or_says_that_it_did_not(
     seed: int, exponent: float, spread: float
@@ -147,7 +147,7 @@ def test_a_survey_finds_what_a_second_look_at_the_equalised_network_finds(
     spec = folded.spec.replace(activation=activation)
     network = MobileNetV1(spec).folded()
     network.load_state_dict(folded.state_dict())
-    images = datasets.calibration().images[:48]
+    images = datasets.calibration().images[:16]
     one = Calibration.of(network, images, 0.5, SURVEYED)
     two = Calibration.of(network, images, 0.5, METHODS)
     monkeypatch.setattr(ranges, "MARGIN", 50.0)

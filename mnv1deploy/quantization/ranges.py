@@ -123,7 +123,8 @@ class Survey:
         gain, (values, channels) = self.gain, self._kept()
         scaled = values * gain.numpy()[channels]
         forgotten = self._positive - len(values)
-        if forgotten and (self._floor * gain).max() > _largest(scaled, self._most):
+        enough = len(scaled) >= self._most and bool((self._floor * gain).max() <= _largest(scaled, self._most))
+        if forgotten and not enough:
             return None
         channel_max = self.channel_max * gain
         histogram = torch.bincount(_bins(torch.from_numpy(scaled), float(channel_max.max())), minlength=BINS)
