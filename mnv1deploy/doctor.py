@@ -217,7 +217,7 @@ def _try(name: str, folder: Path) -> dict[str, Any]:
 def _not_here(entry: Format) -> dict[str, Any]:
     """Of an engine that offers nothing to run on."""
     if entry.name == "c":
-        return {"status": "not installed", "detail": "There is no C compiler: install gcc or clang."}
+        return {"status": "not installed", "detail": "There is no C compiler: install gcc or clang, or the extra c."}
     return {"status": "broken", "detail": f"{', '.join(entry.runners)} is installed and cannot be imported."}
 
 

@@ -22,6 +22,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from c_tracing import TracedC, TracedOnnx, emulated
+from conftest import shared
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -711,10 +712,29 @@ def test_a_networks_name_becomes_an_identifier(name: str, expected: str) -> None
 def test_without_a_compiler_it_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr("mnv1deploy.formats.c.is_installed", lambda _: False)
     assert formats.get("c").providers() == ()
     with pytest.raises(MnvError, match="C compiler") as error:
         formats.open_session(folder)
     assert "gcc or clang" in error.value.hint
+    assert "mnv1deploy[c]" in error.value.hint
+
+
+@pytest.mark.slow
+def test_where_there_is_no_compiler_pythons_ziglang_is_one(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ziglang")
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
+    expected = {name: open_on(small, name)(images) for name in opened(small).backends}
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("ZIG_GLOBAL_CACHE_DIR", str(shared("zig", lambda _: None)))
+    assert formats.get("c").providers()
+    for name, logits in expected.items():
+        np.testing.assert_array_equal(open_on(small, name)(images), logits, name)
+    assert len(list((tmp_path / "mnv1deploy" / "c").glob("*.so"))) == 1
 
 
 def test_what_cannot_be_opened_is_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -43,15 +44,22 @@ from mnv1deploy.formats.base import (
     refuse_provider,
 )
 from mnv1deploy.machine import processors
+from mnv1deploy.packages import install_hint, is_installed
 
 if TYPE_CHECKING:
     from mnv1deploy.network import MobileNetV1
     from mnv1deploy.quantization import Quantization
 
 COMPILERS = ("cc", "gcc", "clang")
+ZIG = (sys.executable, "-m", "ziglang", "cc")
+"""A whole compiler in a Python package, for machines that have none of their own."""
+
+TUNED = "-mtune=icelake-server"
+"""An order of instructions: gcc's default one is 3 % slower, on AMD too. Zig has other names for processors."""
+
 FLAGS: tuple[str, ...] = ("-std=c99", "-O3", "-fPIC", "-shared", "-pthread")
 if platform.machine() in ("x86_64", "AMD64"):
-    FLAGS += ("-mtune=icelake-server",)  # an order of instructions: gcc's default one is 3 % slower, on AMD too
+    FLAGS += (TUNED,)
 elif platform.machine() in ("aarch64", "arm64"):
     FLAGS += ("-mcpu=native",)  # brings in the kernels with dot products, which the compiler has to be told of
 
@@ -223,13 +231,19 @@ def _address(array: NDArray[Any]) -> int:
 
 
 def compiler() -> tuple[str, ...] | None:
-    """The C compiler's command: what $CC holds, read as a shell does, else the first of COMPILERS that is there."""
+    """The C compiler's command: what $CC holds, read as a shell does, else the first of COMPILERS, else ZIG.
+
+    None if nothing is there. On Windows it is never ZIG, since templates/session.c does not know its threads.
+    """
     try:
         commands = [shlex.split(os.environ["CC"])] if os.environ.get("CC") else [[name] for name in COMPILERS]
     except ValueError:  # a quotation without an end
         return None
     found = ((shutil.which(program), rest) for program, *rest in filter(None, commands))
-    return next(((path, *rest) for path, rest in found if path), None)
+    command = next(((path, *rest) for path, rest in found if path), None)
+    if not command and not os.environ.get("CC") and os.name == "posix" and is_installed("ziglang"):
+        return ZIG
+    return command
 
 
 def _compiled(path: Path, name: str) -> Path:
@@ -244,7 +258,8 @@ def _compiled(path: Path, name: str) -> Path:
             "Running a network in C from Python takes a C compiler, and there is none here.",
             f"CC names it, and holds {named}, which cannot be run."
             if named
-            else "Install gcc or clang: apt install gcc, dnf install gcc, or xcode-select --install on a Mac.",
+            else "Install gcc or clang: apt install gcc, dnf install gcc, or xcode-select --install on a Mac. "
+            f"Or a compiler for Python. {install_hint('c')}",
         )
     try:
         contents = [(path / file).read_bytes() for file in (f"{name}.h", f"{name}.c")]
@@ -253,9 +268,10 @@ def _compiled(path: Path, name: str) -> Path:
     except OSError as error:
         raise _incomplete(path, error) from error
     session = Template((TEMPLATES / "session.c").read_text("utf-8")).substitute(name=name, NAME=name.upper())
+    command = (*command, *(flag for flag in FLAGS if command != ZIG or flag != TUNED))
     # its version, and what it compiles for, which with -mcpu=native is this machine alone
-    _, macros, _ = _limited([*command, *FLAGS, "-dM", "-E", "-xc", os.devnull], 0)
-    parts = [*contents, session.encode(), macros.encode(), *map(os.fsencode, (*command, *FLAGS))]
+    _, macros, _ = _limited([*command, "-dM", "-E", "-xc", os.devnull], 0)
+    parts = [*contents, session.encode(), macros.encode(), *map(os.fsencode, command)]
     digest = sha256(b"\0".join(parts)).hexdigest()
     folder = _cache()
     for library in folder.glob(f"{digest}.*.so"):
@@ -265,7 +281,7 @@ def _compiled(path: Path, name: str) -> Path:
     with tempfile.TemporaryDirectory(prefix=".compiling-", dir=folder) as temporary:
         source, built = Path(temporary, "session.c"), Path(temporary, "network.so")
         source.write_text(session, "utf-8")
-        arguments = [*command, *FLAGS, f"-I{path}", str(path / f"{name}.c"), str(source), "-o", str(built)]
+        arguments = [*command, f"-I{path}", str(path / f"{name}.c"), str(source), "-o", str(built)]
         status, _, errors = _limited(arguments, sum(map(len, contents)))
         if status:
             reason = next((line for line in errors.splitlines() if "error" in line), errors.strip())
@@ -316,7 +332,7 @@ def _limited(command: Sequence[str], source_bytes: int) -> tuple[int, str, str]:
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        env={**os.environ, "LC_ALL": "C"},
+        env={"ZIG_GLOBAL_CACHE_DIR": str(cache_folder() / "zig"), **os.environ, "LC_ALL": "C"},
         start_new_session=True,
     ) as process:
         try:
