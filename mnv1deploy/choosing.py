@@ -292,7 +292,12 @@ def command(wanted: Wanted, choice: Choice) -> str:
 
 def nothing_fits(choices: Sequence[Choice]) -> MnvError:
     """What to say where no candidate fits: what the one that lacks least does not keep."""
-    closest = min(choices, key=lambda choice: len(choice.missing))
+
+    def lack(choice: Choice) -> tuple[object, ...]:
+        wanting = -choice.top1 if "accuracy" in choice.missing else 0.0
+        return len(choice.missing), wanting, _effort(choice)
+
+    closest = min(choices, key=lack)
     return MnvError(
         f"Nothing fits; {closest.candidate.name} lacks least: {' and '.join(closest.missing)}.",
         "Ask for less, or train a narrower network (mnv1 train --width) and name it with --checkpoint.",

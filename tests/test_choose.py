@@ -212,8 +212,9 @@ def test_the_command_prints_json_and_says_what_is_estimated(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (["--flash", "10K"], 1, "Nothing fits"),
-        (["--top1", "99%"], 1, "Nothing fits"),
+        (["--flash", "10K"], 1, "Nothing fits; width 0.125, untrained lacks least: flash."),
+        (["--latency", "1ms", "--on", "cortex-m4@80MHz"], 1, "width 0.125, untrained lacks least: latency."),
+        (["--top1", "99%"], 1, "Nothing fits; mobilenetv1_cifar10 lacks least: accuracy."),
         (["--latency", "5ms"], 1, "--on cortex-m4@80MHz"),
         (["--latency", "5ms", "--on", "cortex-m4"], 1, "needs the processor and its clock"),
         (["--latency", "5ms", "--on", "aarch64@1GHz"], 1, "--cycles-per-instruction"),
