@@ -343,12 +343,12 @@ def _first_line(command: Sequence[str]) -> str:
 
 
 def _packages() -> dict[str, str]:
-    """All packages that write or run formats, and what the base needs, where they are installed."""
+    """All packages that write or run formats, and what the base and the extras of users need, where installed."""
     entries = [formats.get(name) for name in formats.NAMES]
     named = [package for entry in entries for package in (*entry.runners, *entry.writers)]
-    own = [requirement.name for requirement, extra in _requirements() if not extra]
+    own = [requirement.name for requirement, extra in _requirements() if extra != "dev"]
     others = ("onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-ep-openvino")
-    found = versions(*dict.fromkeys((*own, *named, *others)))
+    found = versions(*{name.lower(): name for name in (*own, *named, *others)}.values())  # metadata may have MNN as mnn
     return {name: version for name, version in found.items() if name != "mnv1deploy"}
 
 

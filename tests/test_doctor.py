@@ -159,6 +159,17 @@ def test_a_report_names_no_user_and_no_path(monkeypatch: pytest.MonkeyPatch) -> 
     assert doctor._shareable(f"{Path.home()}/x") in ("~/x", f"{Path.home()}/x")
 
 
+def test_packages_of_the_extras_are_named_once_and_those_of_developers_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that fails is reported with the versions of its packages."""
+    from packaging.requirements import Requirement
+
+    own = [("numpy", ""), ("mnn", "mnn"), ("starlette", "serve"), ("ray", "ray"), ("mypy", "dev")]
+    monkeypatch.setattr(doctor, "_requirements", lambda: [(Requirement(name), extra) for name, extra in own])
+    named = doctor._packages()
+    assert {"numpy", "MNN", "starlette", "ray"} <= set(named)
+    assert {"mypy", "mnn"}.isdisjoint(named)
+
+
 def test_it_is_one_screen(capsys: pytest.CaptureFixture[str]) -> None:
     engines = tuple(Engine(name, "works", {"e": "1"}, ("CPUExecutionProvider",), "x", 1.0) for name in formats.NAMES)
     broken = Engine("onnx", "broken", {}, (), "died of SIGSEGV")

@@ -1,6 +1,7 @@
 """The web format where it is meant to run: Chromium, a worker, vite, tsc and node. One browser does it all."""
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -307,6 +308,7 @@ def test_the_page_of_a_server_sends_it_files(browser: "Browser", site: Path) -> 
             f"{answer.label}, {100 * answer.probability:.1f} %" for answer in expected
         ]
         assert page.locator("#seen").is_hidden()
+        assert re.fullmatch(r"\d+\.\d ms until the server's answer", page.inner_text("#time"))
         page.click("#camera")
         expect(page.locator("#name")).to_have_text("The camera")
         expect(page.locator("#label")).to_contain_text("cat, ")

@@ -24,14 +24,17 @@ async function ask(picture) {
 
 function show(picture, name, { pixels, answers, fitting, running }) {
   draw($("shown"), picture);
-  if (pixels instanceof Uint8Array) drawPixels($("seen"), pixels);
-  else $("seen").closest("figure").hidden = true; // the network is on a server
+  const here = pixels instanceof Uint8Array; // and not on a server
+  if (here) drawPixels($("seen"), pixels);
+  $("seen").closest("figure").hidden = !here;
   $("name").textContent = name;
   const [first] = answers;
   const text = `${first.label}, ${percent(first.probability)}`;
   if ($("label").textContent !== text) $("label").textContent = text;
   $("bars").replaceChildren(...answers.map(bar));
-  $("time").textContent = `${running.toFixed(1)} ms for the network, ${fitting.toFixed(1)} ms for its picture`;
+  $("time").textContent = here
+    ? `${running.toFixed(1)} ms for the network, ${fitting.toFixed(1)} ms for its picture`
+    : `${(fitting + running).toFixed(1)} ms until the server's answer`;
   $("answer").hidden = false;
 }
 
