@@ -1,8 +1,9 @@
 # make demo: an environment, then the main job on what is bundled. make test: the same environment, then the tests.
 PYTHON ?= python3
 BIN := .venv/bin
-# a process per core, which take tests from each other at the end; threads that spin would take the others' cores
-TESTS := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+# a process per core, which take tests from each other at the end; threads that spin would take the others' cores; of the
+# hundreds of processes that tests start none compiles Python again
+TESTS := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 .PHONY: demo test test-fast lint
 

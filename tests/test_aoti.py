@@ -45,16 +45,18 @@ def test_it_is_for_any_x86_cpu_with_avx2(file: Path) -> None:
     assert not any(name.endswith(".cpp") for name in names)
 
 
-def test_it_runs_where_there_is_only_torch(file: Path) -> None:
+def test_it_runs_where_there_is_only_torch(artifacts: dict[str, Path]) -> None:
     script = (
         "import sys, torch\n"
-        "module = torch._inductor.aoti_load_package(sys.argv[1])\n"
-        "for count in (1, 40):\n"
-        "    logits = module(torch.zeros(count, 32, 32, 3, dtype=torch.uint8))\n"
-        "    assert logits.shape == (count, 10) and logits.dtype == torch.float32\n"
+        "for file in sys.argv[1:]:\n"
+        "    module = torch._inductor.aoti_load_package(file)\n"
+        "    for count in (1, 40):\n"
+        "        logits = module(torch.zeros(count, 32, 32, 3, dtype=torch.uint8))\n"
+        "        assert logits.shape == (count, 10) and logits.dtype == torch.float32\n"
         "assert not {'mnv1deploy', 'onnx', 'torchvision'} & set(sys.modules)\n"
     )
-    subprocess.run([sys.executable, "-W", "ignore", "-c", script, file], check=True, capture_output=True)
+    command = [sys.executable, "-W", "ignore", "-c", script, *artifacts.values()]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def test_a_package_for_another_device_is_refused(file: Path, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import differences, export, run_silently
-from executorch.exir._serialize._program import deserialize_pte_binary
 
 from mnv1deploy import bundled, checkpoint, datasets, formats, verification
 from mnv1deploy.formats.executorch import MAX_BATCH
@@ -27,6 +26,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_one_delegate_has_the_network(files: dict[str, Path], precision: str) -> None:
+    from executorch.exir._serialize._program import deserialize_pte_binary
+
     program = deserialize_pte_binary(files[precision].read_bytes()).program
     plan = next(plan for plan in program.execution_plan if plan.name == "forward")
     assert [delegate.id for delegate in plan.delegates] == ["XnnpackBackend"]

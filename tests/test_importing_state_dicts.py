@@ -6,6 +6,7 @@ import pickle
 import re
 import subprocess
 import warnings
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -262,8 +263,13 @@ def test_files_of_other_libraries_are_called_by_name(tmp_path: Path) -> None:
             import_state_dict(tmp_path / name)
 
 
+@cache
+def tutorial_weights() -> dict[str, torch.Tensor]:
+    return trained_looking().state_dict()
+
+
 def changed(**changes: torch.Tensor | None) -> dict[str, torch.Tensor]:
-    weights = {**trained_looking().state_dict(), **{name.replace("__", "."): t for name, t in changes.items()}}
+    weights = {**tutorial_weights(), **{name.replace("__", "."): t for name, t in changes.items()}}
     return {name: tensor for name, tensor in weights.items() if tensor is not None}
 
 
