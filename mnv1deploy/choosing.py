@@ -156,10 +156,10 @@ class Wanted:
 
     @property
     def core(self) -> Core | None:
-        """What is known of its cycles."""
+        """What is known of its cycles; None of a target, whose processor is measured on another one's."""
         if self.cycles is not None:
             return Core(self.cycles, False, "the number that was given")
-        return CORES.get(self.processor)
+        return CORES.get(self.processor) if self.clock else None
 
 
 @dataclass(frozen=True)

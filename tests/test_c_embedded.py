@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -36,6 +37,7 @@ from mnv1deploy import bundled, checkpoint, datasets, formats
 from mnv1deploy.artifact import Provenance
 from mnv1deploy.c import generate
 from mnv1deploy.c.backends import NAMES
+from mnv1deploy.c.cycles import CORES
 from mnv1deploy.c.fitting import needs
 from mnv1deploy.c.plan import plan, plans
 from mnv1deploy.camera import Camera
@@ -146,6 +148,51 @@ def test_assembler_finds_its_registers(small: Path, program: str, processor: str
         command += ["-Wall", "-Wextra", "-Werror", "-c", "-o", os.devnull, "network.c"]
         done = subprocess.run(command, cwd=small, capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, ""), command
+
+
+INSTRUCTION = r"\n +([0-9a-f]+):\t(\S+)(?:\t([^\n]*))?"
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("Cortex-M0", "-mcpu=cortex-m0"),
+        ("Cortex-M3", "-mcpu=cortex-m3"),
+        ("Cortex-M4", "-mcpu=cortex-m4 -mfloat-abi=hard"),
+    ],
+)
+def test_estimates_of_cycles_are_of_the_innermost_loop_that_is_compiled(
+    small: Path, name: str, options: str, tmp_path: Path
+) -> None:
+    """Of table 3-1 of the core's manual: a branch that is taken reloads the pipeline, loads follow loads at once."""
+    for program in ("arm-none-eabi-gcc", "arm-none-eabi-objdump"):
+        if not shutil.which(program):
+            pytest.skip(f"not installed: {program}; scripts/install_emulators brings it")
+    compiled = tmp_path / "network.o"
+    command = ["arm-none-eabi-gcc", "-std=c99", "-mthumb", *options.split(), "-O2", "-c", "network.c", "-o", compiled]
+    subprocess.run(command, cwd=small, check=True)
+    command = ["arm-none-eabi-objdump", "-d", "--no-show-raw-insn", compiled]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = re.findall(INSTRUCTION, listing)
+    rows = [(int(address, 16), mnemonic.partition(".")[0], rest) for address, mnemonic, rest in found]
+    loops = []
+    for end, (address, mnemonic, target) in enumerate(rows):
+        if mnemonic in ("bne", "bcc", "bhi", "blt", "bgt", "bls", "beq") and int(target.split()[0], 16) < address:
+            start = next(place for place, row in enumerate(rows) if row[0] == int(target.split()[0], 16))
+            body = [row[1] for row in rows[start : end + 1]]
+            if not any(mnemonic.startswith("b") for mnemonic in body[:-1]):
+                loops.append(body)
+    body = max(loops, key=lambda body: sum(mnemonic in ("muls", "mla", "smlad") for mnemonic in body))
+    cycles, before = 0, ""
+    for mnemonic in body:
+        if mnemonic == "ldrd" or mnemonic == body[-1]:
+            cycles += 3
+        elif mnemonic.startswith(("ldr", "str")):
+            cycles += 1 if before.startswith("ldr") and name != "Cortex-M0" else 2
+        else:
+            cycles += 2 if mnemonic == "mla" and name == "Cortex-M3" else 1
+        before = mnemonic
+    assert cycles / len(body) == pytest.approx(CORES[name].per_instruction, rel=0.01)
 
 
 @pytest.mark.parametrize("options", ["-ffast-math", "-mfpmath=387 -m32"])

@@ -45,7 +45,7 @@ class Needs:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        told = ("processor", "options", "compiler", "kernels")
+        told = ("processor", "options", "compiler", "kernels", "code")
         facts = asdict(self.build)
         return {**{name: facts[name] for name in told}, "flash": self.flash, "ram": self.ram}
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnv1deploy import benchmark, choosing, formats
 from mnv1deploy.artifact import File, Manifest, hashes, read_checkpoint_metadata, require_mobilenetv1
+from mnv1deploy.c.counting import instructions
 from mnv1deploy.c.fitting import fitting_plan, needs
 from mnv1deploy.c.plan import footprint
 from mnv1deploy.errors import MnvError
@@ -49,7 +50,14 @@ def exported_as_dicts(exported: Sequence[Exported], latency: dict[Path, float]) 
 def _memory(item: Exported) -> dict[str, Any]:
     """Of C, by processor and compiler, and whether that fits the device that it was written for."""
     buffers = fitting_plan(item.spec, item.device)
-    programs = [{**row.to_dict(), "fits": row.fit(item.device)} for row in needs(item.spec, buffers)]
+    programs = [
+        {
+            **row.to_dict(),
+            "instructions": asdict(counted) if (counted := instructions(item.spec, row.build)) else None,
+            "fits": row.fit(item.device),
+        }
+        for row in needs(item.spec, buffers)
+    ]
     return {**asdict(footprint(item.spec, buffers.scratch)), "programs": programs}
 
 

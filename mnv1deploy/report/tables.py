@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnv1deploy.artifact import Accuracy, Proof, manifest_path, network_kind
 from mnv1deploy.benchmark import machine_line
+from mnv1deploy.c.counting import Count, instructions
 from mnv1deploy.c.fitting import STACK, fitting_plan, needs
 from mnv1deploy.c.plan import footprint
 from mnv1deploy.errors import MnvError
@@ -177,24 +178,34 @@ def _show_memory(item: Exported) -> None:
         show_line(f"It is planned with fewer rows at a time, which saves {saved:,} bytes of RAM and takes longer.")
     rows = needs(item.spec, buffers)
     show_table(
-        ["processor", "options", "kernels", ">flash", ">RAM", "fits"],
+        ["processor", "options", "kernels", ">code", ">flash", ">RAM", ">instructions", "fits"],
         [
             (
                 row.build.processor,
                 row.build.options,
                 row.build.kernels,
+                f"{row.build.code:,}",
                 f"{row.flash:,}",
                 f"{row.ram:,}",
+                _millions(instructions(item.spec, row.build)),
                 "yes" if row.fit(item.device) else "no",
             )
             for row in rows
         ],
-        spare=("kernels",),
+        spare=("kernels", "code"),
         captions=[
-            f"bytes of a whole program, with one picture and {STACK:,} bytes of stack, by {rows[0].build.compiler}; "
-            "flash within some hundred bytes. A camera's frame and code come on top."
+            f"flash, RAM: bytes of a whole program, with one picture and {STACK:,} bytes of stack, by "
+            f"{rows[0].build.compiler}; flash within some hundred bytes. A camera's frame and code come on top.",
+            "code: bytes of it that are the network's instructions, counted in the bundled network.",
+            "instructions: for a picture, counted under emulation; ~ is estimated from counts. Fewer rows at a time "
+            "take up to a tenth more.",
         ],
     )
+
+
+def _millions(count: Count | None) -> str:
+    """Of instructions, and whether they are an estimate; "" where nothing is known."""
+    return f"{'' if count.is_measured else '~ '}{count.instructions / 1e6:.1f} M" if count else ""
 
 
 def show_bench(results: Sequence[Result], refused: dict[str, MnvError]) -> None:
