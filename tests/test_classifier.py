@@ -48,6 +48,15 @@ def test_every_kind_of_source_gives_the_same_answer(classifier: mnv1.Classifier)
     assert len({classifier.predict(source) for source in sources}) == 1
 
 
+def test_arrays_at_the_networks_size_get_a_prediction_each(classifier: mnv1.Classifier) -> None:
+    pictures = datasets.sample().images[:3]
+    found = classifier.predict_array(pictures, top=2)
+    assert [answer.label for answer in found] == [classifier.predict(picture).label for picture in pictures]
+    assert [len(answer.top) for answer in found] == [2, 2, 2]
+    with pytest.raises(MnvError, match=r"uint8 \[N, 32, 32, 3\]"):
+        classifier.predict_array(pictures[0])
+
+
 def test_many_pictures_keep_their_order_and_report_the_broken(classifier: mnv1.Classifier, tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no")
