@@ -2,12 +2,11 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import program
 from conftest import export
 
 from mnv1deploy import bundled, checkpoint, datasets, formats
@@ -71,7 +70,8 @@ def test_without_a_manifest_a_bit_turned_over_is_refused_or_answered(name: str, 
     path = artifact(name, tmp_path / "whole")
     manifest_path(path).unlink()
     damaged = [flipped(path, tmp_path / str(seed), seed) for seed in range(FLIPS)]
-    done = subprocess.run([sys.executable, "-c", TRIES, *map(str, damaged)], capture_output=True, text=True)
+    (tmp_path / "tries.py").write_text(TRIES)
+    done = program(tmp_path / "tries.py", *damaged, cwd=tmp_path)
     answers = [json.loads(line[7:]) for line in done.stdout.splitlines() if line.startswith("answer ")]
     assert [path for path, _ in answers] == list(map(str, damaged)), done.stderr[-2000:]
     assert done.returncode == 0, done.stderr[-2000:]
