@@ -318,7 +318,7 @@ def test_every_count_of_instructions_is_committed() -> None:
 def test_cortex_m_runs_other_networks(spec: ModelSpec, name: str, tmp_path: Path) -> None:
     need(name)
     folder = write(spec, tmp_path)
-    images = datasets.resized(datasets.calibration(), spec.pixels).images[:4]
+    images = datasets.resized(datasets.calibration(), spec.pixels).images[:2]
     run = run_cortex_m(folder, images, name, tmp_path / "board", "RAM=128K")
     check(run, folder, images)
     told = next(row for row in needs(spec, plan(spec)) if (row.build.processor, row.build.options) == (name, "-O2"))
@@ -441,7 +441,7 @@ def test_a_failure_ends_the_emulator(odd: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", LINUX)
 def test_a_processor_runs_the_kernels_that_are_for_it(network: Path, odd: Path, name: str, tmp_path: Path) -> None:
     need(name)
-    images = datasets.calibration().images[:32]
+    images = datasets.calibration().images[:8]
     for folder in (network, odd):
         run = run_linux(built(folder, name, tmp_path), images, name)
         check(run, folder, images)
@@ -483,7 +483,7 @@ def test_arms_vectors_are_clean_under_sanitizers(network: Path, name: str) -> No
 @pytest.mark.parametrize("name", LINUX)
 def test_optimisation_and_contraction_change_no_bit(network: Path, name: str, tmp_path: Path) -> None:
     need(name)
-    images = datasets.calibration().images[32:64]
+    images = datasets.calibration().images[8:16]
     for options in (["-O3", "-std=gnu11", "-ffp-contract=fast"], ["-Os", "-std=c11"]):
         check(run_linux(built(network, name, tmp_path, *options), images, name), network, images)
 
