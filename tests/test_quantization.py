@@ -139,6 +139,16 @@ def test_a_survey_says_that_it_forgot_too_much() -> None:
         assert (seen.scaled() is None) == (largest == 50)
 
 
+def test_a_survey_does_not_keep_all_values_of_a_layer_that_is_at_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranges, "KEPT", 100)
+    seen = Survey(2, 1.0, 3)
+    for _ in range(3):
+        batch = torch.full((1, 2, 9, 9), 6, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+        seen.add(batch, batch)
+        assert sum(len(values) for values, _ in seen._parts) == 0
+    assert seen.scaled() is None
+
+
 @pytest.mark.parametrize("activation", ["relu", "relu6"])
 def test_a_survey_finds_what_a_second_look_at_the_equalised_network_finds(
     folded: MobileNetV1, activation: str, monkeypatch: pytest.MonkeyPatch

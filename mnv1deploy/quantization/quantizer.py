@@ -23,6 +23,9 @@ from mnv1deploy.quantization.rescaling import equalize, exponents, fold_normaliz
 from mnv1deploy.quantization.rounding import moments, rounded, weight_scales
 from mnv1deploy.spec import Layer
 
+IN_CACHE = 2**15
+"""So many values in float64 stay in a core's own cache, 256 KiB, while one operation after the other is done."""
+
 
 @dataclass(frozen=True)
 class Scheme:
@@ -192,19 +195,31 @@ def _round(
         found[layer.name] = Weights(values.astype(np.int8).reshape(original.shape), scales, bias.astype(np.int32))
         if output_grid:
             integers = torch.from_numpy(values).view_as(original)
-            factor, offset = (torch.from_numpy(x).view(-1, 1, 1) for x in (sum_scale, bias * sum_scale))
+            factor, offset = map(torch.from_numpy, (sum_scale, bias * sum_scale))
             for number, x in enumerate(inputs):
-                reals = _sums(layer, x, integers, grid).mul_(factor).add_(offset).clamp_(min=0)
-                inputs[number] = output_grid.integers(reals)
+                inputs[number] = _rectified(_sums(layer, x, integers, grid), factor, offset, output_grid)
             grid = output_grid
     return found
 
 
 def _sums(layer: Layer, inputs: Tensor, weight: Tensor, grid: Grid) -> Tensor:
-    """What a layer adds up, in integers, float64 ``[N, C, H, W]``; float32 holds them exactly while they are small."""
+    """What a layer adds up, in integers, ``[N, C, H, W]``: float64, or float32 where it holds them exactly."""
     small = weight.flatten(1).abs().sum(1).max() * 255 < 2**24
     dtype = torch.float32 if small else torch.float64
-    return layer_output(layer, inputs.to(dtype).sub_(grid.zero_point), weight.to(dtype), None).double()
+    return layer_output(layer, inputs.to(dtype).sub_(grid.zero_point), weight.to(dtype), None)
+
+
+def _rectified(sums: Tensor, factor: Tensor, offset: Tensor, grid: Grid) -> Tensor:
+    """A layer's sums ``[N, C, H, W]`` in reals, on the grid of its output, which ends at zero like its ReLU: uint8.
+
+    So many at a time that a cache holds them through all the steps.
+    """
+    rows = sums.permute(0, 2, 3, 1).flatten(0, 2)
+    result = torch.empty(rows.shape, dtype=torch.uint8)
+    at_once = max(1, IN_CACHE // rows.shape[1])
+    for some, found in zip(rows.split(at_once), result.split(at_once), strict=True):
+        found.copy_(grid.integers((some * factor).add_(offset)))
+    return result.view(len(sums), *sums.shape[2:], -1).permute(0, 3, 1, 2)
 
 
 def _network_of(network: MobileNetV1, activations: dict[str, Grid], weights: dict[str, Weights]) -> MobileNetV1:

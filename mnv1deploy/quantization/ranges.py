@@ -27,8 +27,11 @@ BATCH = 32
 BINS = 2048
 LEVELS = 256
 PERCENTILE = 99.999
-MARGIN = 0.75
+MARGIN = 0.9
 """Values that are, after scaling, smaller than so much of the smallest above the percentile are soon forgotten."""
+
+KEPT = 2**21
+"""Values of a layer that are kept at most: where more are nearly alike, as at a ReLU6's bound, none are."""
 
 MOMENTUM = 0.9
 
@@ -85,7 +88,7 @@ class Survey:
         self._picture_max: list[Tensor] = []
         self._sums, self._floor = (torch.zeros(channels, dtype=torch.float64) for _ in range(2))
         self._positive = 0
-        self._parts: list[tuple[NDArray[np.float64], NDArray[np.int64]]] = []
+        self._parts: list[tuple[NDArray[np.float64], NDArray[np.int32]]] = []
 
     @property
     def gain(self) -> Tensor:
@@ -100,7 +103,7 @@ class Survey:
         values = output.permute(0, 2, 3, 1)
         self._positive += int(np.count_nonzero((values > 0).numpy()))
         above = np.flatnonzero((values > self._floor).numpy())
-        self._parts.append((values.flatten().numpy()[above], above % len(self._floor)))
+        self._parts.append((values.flatten().numpy()[above], (above % len(self._floor)).astype(np.int32)))
         if sum(len(kept) for kept, _ in self._parts) > self._room:
             self._forget()
 
@@ -111,10 +114,13 @@ class Survey:
         floor = torch.where(self.channel_max > 0, MARGIN * _largest(scaled, self._most) / gain, 0)
         self._floor = torch.maximum(self._floor, floor)
         some = values > self._floor.numpy()[channels]
+        if np.count_nonzero(some) > KEPT:
+            self._floor.fill_(math.inf)
+            some[:] = False
         self._parts = [(values[some], channels[some])]
-        self._room = max(self._room, 2 * int(some.sum()))
+        self._room = max(self._room, 2 * np.count_nonzero(some))
 
-    def _kept(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    def _kept(self) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
         values, channels = (np.concatenate(parts) for parts in zip(*self._parts, strict=True))
         return values, channels
 
