@@ -217,8 +217,9 @@ def _rectified(sums: Tensor, factor: Tensor, offset: Tensor, grid: Grid) -> Tens
     rows = sums.permute(0, 2, 3, 1).flatten(0, 2)
     result = torch.empty(rows.shape, dtype=torch.uint8)
     at_once = max(1, IN_CACHE // rows.shape[1])
-    for some, found in zip(rows.split(at_once), result.split(at_once), strict=True):
-        found.copy_(grid.integers((some * factor).add_(offset)))
+    for start in range(0, len(rows), at_once):
+        some = slice(start, start + at_once)
+        result[some] = grid.integers((rows[some] * factor).add_(offset))
     return result.view(len(sums), *sums.shape[2:], -1).permute(0, 3, 1, 2)
 
 

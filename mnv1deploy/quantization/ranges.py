@@ -118,7 +118,7 @@ class Survey:
             self._floor.fill_(math.inf)
             some[:] = False
         self._parts = [(values[some], channels[some])]
-        self._room = max(self._room, 2 * np.count_nonzero(some))
+        self._room = max(self._room, 2 * int(np.count_nonzero(some)))
 
     def _kept(self) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
         values, channels = (np.concatenate(parts) for parts in zip(*self._parts, strict=True))
