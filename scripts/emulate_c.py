@@ -1,6 +1,7 @@
 """Runs the generated C on emulated processors: what it takes of flash and RAM, and how many instructions.
 
     python scripts/emulate_c.py artifacts/network_int8.c      # mnv1 export --format c --quantize int8 --name network
+    python scripts/emulate_c.py artifacts/network_int8.c --layers Cortex-M55
 
 Needs the packages that scripts/install_emulators names; scripts/measure.py makes the table of docs/formats/c.md of the
 rows, and --write mnv1deploy/data/instructions.json, which `mnv1 export` and `choose` know, and with whose counts the
@@ -33,12 +34,14 @@ from mnv1deploy.c.frames import write as write_frames
 from mnv1deploy.c.measured import TABLE
 from mnv1deploy.c.plan import plan
 from mnv1deploy.camera import Camera
+from mnv1deploy.cost import cost
 from mnv1deploy.network import MobileNetV1
 from mnv1deploy.quantization import quantize
 from mnv1deploy.spec import CIFAR
 
 ROOT = Path(__file__).parents[1]
 BOARD = ROOT / "examples" / "cortex-m"
+LAYERS = Path(__file__).with_name("emulate_layers.c")
 
 
 @dataclass(frozen=True)
@@ -178,12 +181,7 @@ def run_cortex_m(network: Path, images: NDArray[np.uint8], name: str, folder: Pa
 
     With PROGRAM=camera ``images`` are frames, and instructions those of making a picture of the last one.
     """
-    shutil.copytree(BOARD, folder, ignore=shutil.ignore_patterns("build"))
-    (folder / ("frames.raw" if "PROGRAM=camera" in settings else "pictures.rgb")).write_bytes(images.tobytes())
-    make = ["make", "--silent", f"NETWORK={network.resolve()}", "BUILD=build", *CORTEX_M[name].settings, *settings]
-    subprocess.run([*make, "firmware"], cwd=folder, check=True)
-    output = subprocess.run([*make, "run"], cwd=folder, check=True, capture_output=True, text=True, timeout=300).stdout
-    *lines, last = output.splitlines()
+    *lines, last = _on_board(network, images, name, folder, *settings)
     ticks, stack, backend = map(int, re.findall(r"\d+", last))
     text = (folder / "build" / "firmware.map").read_text().partition("Linker script and memory map")[2]
     whole = {section: int(size, 16) for section, size in re.findall(r"^(\.\w+)\s+0x\w+\s+(0x\w+)", text, re.MULTILINE)}
@@ -196,6 +194,17 @@ def run_cortex_m(network: Path, images: NDArray[np.uint8], name: str, folder: Pa
         instructions=ticks * 1000 // CORTEX_M[name].megahertz,
         backend=backends.NAMES[backend],
     )
+
+
+def _on_board(network: Path, images: NDArray[np.uint8], name: str, folder: Path, *settings: str) -> list[str]:
+    """The lines that the program writes."""
+    shutil.copytree(BOARD, folder, ignore=shutil.ignore_patterns("build"))
+    shutil.copy(LAYERS, folder)
+    (folder / ("frames.raw" if "PROGRAM=camera" in settings else "pictures.rgb")).write_bytes(images.tobytes())
+    make = ["make", "--silent", f"NETWORK={network.resolve()}", "BUILD=build", *CORTEX_M[name].settings, *settings]
+    subprocess.run([*make, "firmware"], cwd=folder, check=True)
+    done = subprocess.run([*make, "run"], cwd=folder, check=True, capture_output=True, text=True, timeout=300)
+    return done.stdout.splitlines()
 
 
 def build_linux(network: Path, name: str, folder: Path, *flags: str) -> Path:
@@ -311,6 +320,24 @@ def rows(network: Path) -> Iterator[dict[str, Any]]:
             yield _row(name, "-O2", run, count_instructions(program, images[-1], name))
 
 
+def layer_rows(network: Path, name: str) -> Iterator[dict[str, Any]]:
+    """What every layer takes of a Cortex-M; that of a depthwise one is in the pointwise one's where they are one."""
+    ticks: dict[str, int] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        settings = ("PROGRAM=emulate_layers", "OPTIMIZE=-O2 -DNETWORK_TRACE")
+        for line in _on_board(network, pictures()[-1:], name, Path(temporary) / "board", *settings):
+            layer, count = line.split()
+            ticks[layer] = ticks.get(layer, 0) + int(count)
+    spec = Provenance.from_json((network / PROVENANCE).read_text("utf-8")).spec
+    multiply_adds = 0
+    for row in cost(spec).layers:
+        multiply_adds += row.multiply_adds
+        if row.name in ticks:
+            instructions = ticks[row.name] * 1000 // CORTEX_M[name].megahertz
+            yield {"processor": name, "layer": row.name, "multiply_adds": multiply_adds, "instructions": instructions}
+            multiply_adds = 0
+
+
 WIDTHS = (0.25, 0.5, 0.75)
 """Of the bundled network, whose counts are kept besides. Instructions hardly depend on weights: these are random."""
 
@@ -394,7 +421,12 @@ def main() -> None:
     parser.add_argument(
         "--write", action="store_true", help="the counts and sizes to mnv1deploy/data/instructions.json"
     )
+    parser.add_argument("--layers", choices=CORTEX_M, help="only what every layer takes, on one processor")
     arguments = parser.parse_args()
+    if arguments.layers:
+        for row in layer_rows(arguments.network, arguments.layers):
+            print(row, flush=True)
+        return
     counts: dict[str, dict[str, Any]] = {}
     for row in rows(arguments.network):
         print(row, flush=True)

@@ -468,6 +468,24 @@ def plans_table(runs: Runs) -> str:
     )
 
 
+def layers_table(runs: Runs) -> str:
+    """A row per layer: instructions for each of its multiply-adds, and their part of all."""
+    rows = {(row["processor"], row["layer"]): row for row in runs["layers"][0]["results"]}
+    processors, names = (list(dict.fromkeys(key)) for key in zip(*rows, strict=True))
+    order = [layer.name for layer in CIFAR.layers()]
+    whole = {p: sum(row["instructions"] for (of, _), row in rows.items() if of == p) for p in processors}
+
+    def cells(layer: str, processor: str) -> Iterator[str]:
+        row = rows.get((processor, layer))
+        yield f"{row['instructions'] / 1e3:,.0f}" if row else ""
+        yield f"{row['instructions'] / row['multiply_adds']:.2f}" if row and row["multiply_adds"] else ""
+        yield f"{100 * row['instructions'] / whole[processor]:.0f} %" if row else ""
+
+    header = " | ".join(["layer", *(f">{name}: thousands | >a multiply-add | >part" for name in processors)])
+    listed = sorted(names, key=order.index)
+    return table(header, [[f"`{name}`", *(cell for p in processors for cell in cells(name, p))] for name in listed])
+
+
 def cameras_table(runs: Runs) -> str:
     """A row per kind of frame."""
     results = runs["cameras"][0]["results"]
@@ -1021,6 +1039,7 @@ FIGURES: dict[str, Callable[[Runs], str]] = {
     "loadgen.rules": loadgen_rules,
     "loadgen.machine": machine("loadgen"),
     "tiny": tiny_table,
+    "emulation.layers": layers_table,
     "cameras": cameras_table,
     "emulation.cortex-m4": microcontroller,
     "plan": plan_table,

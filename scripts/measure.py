@@ -223,6 +223,17 @@ def emulation() -> Answer:
     return results, ["python scripts/emulate_c.py artifacts/network_int8.c"]
 
 
+def layers() -> Answer:
+    """What every layer of the C takes of a kind of microcontroller each."""
+    import emulate_c
+
+    with tempfile.TemporaryDirectory() as folder:
+        mnv1("export", "--format", "c", "--quantize", "int8", "--name", "network", "--output", folder)
+        kinds = emulate_c.PLANNED
+        results = [row for name in kinds for row in emulate_c.layer_rows(Path(folder) / "network_int8.c", name)]
+    return results, [f"python scripts/emulate_c.py artifacts/network_int8.c --layers {name}" for name in kinds]
+
+
 def plans() -> Answer:
     """What the C takes of RAM and instructions with each of its plans."""
     import emulate_c
@@ -418,7 +429,7 @@ MEASUREMENTS: dict[str, Callable[[], Answer]] = {
     measure.__name__: measure
     for measure in (
         *(loadgen, tiny, ladder),
-        *(artifacts, latency, throughput, sizes, backends, profile, emulation, plans, cameras),
+        *(artifacts, latency, throughput, sizes, backends, profile, emulation, layers, plans, cameras),
         *(schemes, evidence, few_pictures, trained, tried, classes, confidence, robustness, tuned),
         *(imports, fine_tuning, equalization, old_onnxruntime, platforms, commands, web, serve, many),
     )

@@ -27,6 +27,7 @@ from emulate_c import (
     compiler_version,
     count_instructions,
     lacking,
+    layer_rows,
     pictures,
     run_camera,
     run_cortex_m,
@@ -41,6 +42,7 @@ from mnv1deploy.c.cycles import CORES
 from mnv1deploy.c.fitting import needs
 from mnv1deploy.c.plan import plan, plans
 from mnv1deploy.camera import Camera
+from mnv1deploy.cost import cost
 from mnv1deploy.device import Device
 from mnv1deploy.images import read
 from mnv1deploy.network import MobileNetV1
@@ -414,6 +416,16 @@ def test_the_count_of_instructions_is_the_same_every_time(odd: Path, tmp_path: P
     image = datasets.calibration().images[:1]
     first, second = (run_cortex_m(odd, image, "Cortex-M4", tmp_path / folder).instructions for folder in "ab")
     assert first == second
+
+
+@pytest.mark.parametrize("name", ["Cortex-M4", "Cortex-M55"])
+def test_the_layers_take_together_what_the_network_does(odd: Path, name: str, tmp_path: Path) -> None:
+    need(name)
+    rows = list(layer_rows(odd, name))
+    whole = run_cortex_m(odd, pictures()[-1:], name, tmp_path / "board").instructions
+    assert sum(row["instructions"] for row in rows) == pytest.approx(whole, rel=0.02)
+    assert sum(row["multiply_adds"] for row in rows) == cost(ODD).multiply_adds
+    assert [row["layer"] for row in rows][-2:] == ["pool", "classifier"]
 
 
 def test_what_does_not_fit_does_not_link(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
