@@ -112,7 +112,7 @@ def test_a_survey_keeps_what_the_percentile_needs_or_says_that_it_did_not(
     scales = np.exp(spread * random.standard_normal((30, 1, 5, 1, 1)) + 2 * random.standard_normal(5)[:, None, None])
     before = torch.from_numpy(random.standard_normal((30, 2, 5, 12, 12)) * scales)
     before[: random.integers(30), :, 0] = -1
-    seen = Survey(5, exponent, int(before.numel() * 1e-5) + 2)
+    seen = Survey(60, 5, exponent, int(before.numel() * 1e-5) + 2)
     for batch in before.contiguous():
         batch = batch.contiguous(memory_format=torch.channels_last)
         seen.add(batch, batch.relu())
@@ -131,7 +131,7 @@ def test_a_survey_keeps_what_the_percentile_needs_or_says_that_it_did_not(
 
 def test_a_survey_says_that_it_forgot_too_much() -> None:
     """Channel 0 has many values like its largest, and channel 1 one; then channel 0 gets a far larger one."""
-    seen = Survey(2, 1.0, 3)
+    seen = Survey(3, 2, 1.0, 3)
     for largest, single in ((1.0, 1.0), (1.0, 0.5), (50.0, 0.5)):
         batch = torch.full((1, 2, 9, 9), 0.5, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
         batch[:, 0], batch[:, 1, 0, 0], batch[:, 0, 0, 0] = 1.0, single, largest
@@ -141,7 +141,7 @@ def test_a_survey_says_that_it_forgot_too_much() -> None:
 
 def test_a_survey_does_not_keep_all_values_of_a_layer_that_is_at_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranges, "KEPT", 100)
-    seen = Survey(2, 1.0, 3)
+    seen = Survey(3, 2, 1.0, 3)
     for _ in range(3):
         batch = torch.full((1, 2, 9, 9), 6, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
         seen.add(batch, batch)

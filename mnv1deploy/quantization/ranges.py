@@ -77,15 +77,18 @@ class Survey:
     of the gains, says with some MARGIN which these are. :meth:`scaled` says whether they were.
 
     Args:
+        pictures: how many there will be.
         channels: of the layer.
         exponent: of :func:`rescaling.gains`.
         most: how many values can be above the percentile, and one more.
     """
 
-    def __init__(self, channels: int, exponent: float, most: int) -> None:
+    def __init__(self, pictures: int, channels: int, exponent: float, most: int) -> None:
         self.channel_max = torch.zeros(channels, dtype=torch.float64)
         self._exponent, self._most, self._room = exponent, most, 4 * most
-        self._picture_max: list[Tensor] = []
+        # whole at once: small results kept between large ones that go would keep the memory of those from its return
+        self._picture_max = torch.zeros(pictures, channels, dtype=torch.float64)
+        self._seen = 0
         self._sums, self._floor = (torch.zeros(channels, dtype=torch.float64) for _ in range(2))
         self._positive = 0
         self._parts: list[tuple[NDArray[np.float64], NDArray[np.int32]]] = []
@@ -98,8 +101,10 @@ class Survey:
     def add(self, before: Tensor, output: Tensor) -> None:
         """Pictures' outputs before and after the activation, float64 ``[N, C, H, W]`` in channels_last."""
         self._sums += before.mean((2, 3)).sum(0)
-        self._picture_max.append(output.amax((2, 3)))
-        self.channel_max = torch.maximum(self.channel_max, self._picture_max[-1].amax(0))
+        largest = self._picture_max[self._seen : self._seen + len(output)]
+        largest.copy_(output.amax((2, 3)))
+        self._seen += len(output)
+        torch.maximum(self.channel_max, largest.amax(0), out=self.channel_max)
         values = output.permute(0, 2, 3, 1)
         self._positive += int(np.count_nonzero((values > 0).numpy()))
         above = np.flatnonzero((values > self._floor).numpy())
@@ -135,9 +140,8 @@ class Survey:
         channel_max = self.channel_max * gain
         histogram = torch.bincount(_bins(torch.from_numpy(scaled), float(channel_max.max())), minlength=BINS)
         histogram[0] += forgotten
-        picture_max = torch.cat(self._picture_max)
-        mean = self._sums / len(picture_max) * gain
-        moving = _moving_average((picture_max * gain).amax(1).tolist())
+        mean = self._sums / len(self._picture_max) * gain
+        moving = _moving_average((self._picture_max * gain).amax(1).tolist())
         return Observation(channel_max.numpy(), mean.numpy(), moving, histogram.numpy())
 
 
@@ -154,7 +158,7 @@ def survey(network: MobileNetV1, images: NDArray[np.uint8], exponents: Mapping[s
         if layer.is_convolution:
             values = len(images) * layer.out_channels * layer.out_size**2
             most = min(int((1 - PERCENTILE / 100) * values) + 2, values)
-            found[layer.name] = Survey(layer.out_channels, exponents[layer.name], most)
+            found[layer.name] = Survey(len(images), layer.out_channels, exponents[layer.name], most)
     for pixels in batches(images, pictures_at_once(network.spec, BATCH, 8)):
         for name, before, output in outputs(network, pixels):
             found[name].add(before, output)
