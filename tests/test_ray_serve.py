@@ -3,6 +3,8 @@
 import http.client
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -13,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 from load_serve import expected, free_port
 from PIL import Image
 from test_ray import wait_until, workers
@@ -27,35 +28,52 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray's o
 CLIENTS, PICTURES = 4, 400
 
 
+SERVING = """
+import sys, ray
+from ray import serve
+from mnv1deploy.serving.ray import app
+ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])})
+serve.run(app({"replicas": "2"}))
+print("raylet", ray._private.worker._global_node.all_processes["raylet"][0].process.pid, flush=True)
+sys.stdin.read()
+serve.shutdown()
+ray.shutdown()
+"""
+"""A process of its own: one that has had a cluster may crash with another."""
+
+
 @pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    """Where two replicas are served."""
-    from ray import serve  # not above, where its warnings are errors and it would keep the collection waiting
-
-    from mnv1deploy.serving.ray import app
-
-    found = free_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_worker_niceness", "0")  # else, beside anything that computes, they hardly start
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        try:
-            ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-            serve.start(http_options={"host": "127.0.0.1", "port": found})
-            serve.run(app({"replicas": "2"}))
-            yield found
-        finally:
-            serve.shutdown()
-            ray.shutdown()
+def served() -> Iterator[tuple[int, int]]:
+    """Where two replicas are served, and the process that has started theirs."""
+    port = free_port()
+    # niceness: else, beside anything that computes, they hardly start
+    environment = {**os.environ, "RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    command = [sys.executable, "-W", "ignore", "-c", SERVING, str(port)]
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin and process.stdout
+        raylet = next(int(line.split()[1]) for line in process.stdout if line.startswith("raylet"))
+        yield port, raylet
+        process.stdin.close()
 
 
-def replicas() -> list[int]:
+@pytest.fixture
+def port(served: tuple[int, int]) -> int:
+    return served[0]
+
+
+def replicas(raylet: int) -> list[int]:
     """The processes that answer."""
-    node = ray._private.worker._global_node
-    return workers(node.all_processes["raylet"][0].process.pid, "ServeReplica")
+    return workers(raylet, "ServeReplica")
 
 
-def test_every_picture_has_its_own_answer_once_though_a_replica_is_killed(port: int, tmp_path: Path) -> None:
+def test_every_picture_has_its_own_answer_once_though_a_replica_is_killed(
+    served: tuple[int, int], tmp_path: Path
+) -> None:
     """A request that was at the killed one fails, its client asks again, and nobody else notices."""
+    port, raylet = served
     network = classifier.load(threads=1)
     files = [tmp_path / f"{number}.png" for number in range(PICTURES)]
     for file, image in zip(files, datasets.calibration().images, strict=False):
@@ -85,7 +103,7 @@ def test_every_picture_has_its_own_answer_once_though_a_replica_is_killed(port: 
                 if len(answers) == PICTURES // 4:
                     half.set()
 
-    before = replicas()
+    before = replicas(raylet)
     assert len(before) == 2
     with ThreadPoolExecutor(CLIENTS) as threads:
         clients = [threads.submit(client) for _ in range(CLIENTS)]
@@ -95,7 +113,7 @@ def test_every_picture_has_its_own_answer_once_though_a_replica_is_killed(port: 
             one.result()
     assert answers == {file: expected(network, file.read_bytes()) for file in files}
     assert sum(failures.values()) <= CLIENTS, failures
-    wait_until(lambda: len(set(replicas()) - {before[0]}) == 2)
+    wait_until(lambda: len(set(replicas(raylet)) - {before[0]}) == 2)
 
 
 def test_the_protocol_is_that_of_one_machine(port: int) -> None:

@@ -34,7 +34,8 @@ torch 2.11 has no ``march`` yet: what it writes is for CPUs like the exporting m
 class AOTIFormat(Format):
     """``.pt2``: machine code for this operating system and kind of CPU; the provenance is in its metadata.
 
-    int8 is for x86. Bytes are the same only with the same TORCHINDUCTOR_CACHE_DIR, and int8's on the same kind of CPU.
+    int8 is for x86. Bytes are the same only with the same TORCHINDUCTOR_CACHE_DIR, and int8's never: torch writes bytes
+    of its packed weights' descriptions that it has not set.
 
     Args:
         provider: that it is compiled for; for CUDA, on the kind of card that it is for, in fp32 or fp16.
@@ -71,7 +72,10 @@ class AOTIFormat(Format):
 
         device = DEVICES[self._provider]
         images = torch.zeros(2, *network.spec.pixels.shape, dtype=torch.uint8, device=device)
-        options: dict[str, Any] = {"aot_inductor.metadata": {METADATA_KEY: provenance.to_json()}}
+        options: dict[str, Any] = {
+            "aot_inductor.metadata": {METADATA_KEY: provenance.to_json()},
+            "cpp.dynamic_threads": True,  # as many as where it runs, not as where it is exported
+        }
         module: Any = (network.half() if provenance.precision == "fp16" else network).to(device).eval()
         if _ON_X86:
             options |= {f"cpp.{name}": value for name, value in _X86.items() if hasattr(inductor.cpp, name)}
