@@ -72,10 +72,7 @@ class AOTIFormat(Format):
 
         device = DEVICES[self._provider]
         images = torch.zeros(2, *network.spec.pixels.shape, dtype=torch.uint8, device=device)
-        options: dict[str, Any] = {
-            "aot_inductor.metadata": {METADATA_KEY: provenance.to_json()},
-            "cpp.dynamic_threads": True,  # as many as where it runs, not as where it is exported
-        }
+        options: dict[str, Any] = {"aot_inductor.metadata": {METADATA_KEY: provenance.to_json()}}
         module: Any = (network.half() if provenance.precision == "fp16" else network).to(device).eval()
         if _ON_X86:
             options |= {f"cpp.{name}": value for name, value in _X86.items() if hasattr(inductor.cpp, name)}
