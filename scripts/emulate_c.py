@@ -37,7 +37,7 @@ from mnv1deploy.camera import Camera
 from mnv1deploy.cost import cost
 from mnv1deploy.network import MobileNetV1
 from mnv1deploy.quantization import quantize
-from mnv1deploy.spec import CIFAR
+from mnv1deploy.spec import CIFAR, ModelSpec
 
 ROOT = Path(__file__).parents[1]
 BOARD = ROOT / "examples" / "cortex-m"
@@ -57,6 +57,10 @@ class CortexM:
     settings: tuple[str, ...]
     megahertz: int
     backend: str
+
+    def instructions(self, ticks: int) -> int:
+        """That the emulator runs in so many ticks of the board's clock."""
+        return ticks * 1000 // self.megahertz
 
 
 CORTEX_M = {
@@ -191,7 +195,7 @@ def run_cortex_m(network: Path, images: NDArray[np.uint8], name: str, folder: Pa
         flash=whole[".text"] + whole[".data"],
         ram=whole[".stack"] + whole[".data"] + whole[".bss"],
         stack=stack,
-        instructions=ticks * 1000 // CORTEX_M[name].megahertz,
+        instructions=CORTEX_M[name].instructions(ticks),
         backend=backends.NAMES[backend],
     )
 
@@ -320,6 +324,11 @@ def rows(network: Path) -> Iterator[dict[str, Any]]:
             yield _row(name, "-O2", run, count_instructions(program, images[-1], name))
 
 
+def spec_of(network: Path) -> ModelSpec:
+    """Of an exported folder."""
+    return Provenance.from_json((network / PROVENANCE).read_text("utf-8")).spec
+
+
 def layer_rows(network: Path, name: str) -> Iterator[dict[str, Any]]:
     """What every layer takes of a Cortex-M; that of a depthwise one is in the pointwise one's where they are one."""
     ticks: dict[str, int] = {}
@@ -328,12 +337,11 @@ def layer_rows(network: Path, name: str) -> Iterator[dict[str, Any]]:
         for line in _on_board(network, pictures()[-1:], name, Path(temporary) / "board", *settings):
             layer, count = line.split()
             ticks[layer] = ticks.get(layer, 0) + int(count)
-    spec = Provenance.from_json((network / PROVENANCE).read_text("utf-8")).spec
     multiply_adds = 0
-    for row in cost(spec).layers:
+    for row in cost(spec_of(network)).layers:
         multiply_adds += row.multiply_adds
         if row.name in ticks:
-            instructions = ticks[row.name] * 1000 // CORTEX_M[name].megahertz
+            instructions = CORTEX_M[name].instructions(ticks[row.name])
             yield {"processor": name, "layer": row.name, "multiply_adds": multiply_adds, "instructions": instructions}
             multiply_adds = 0
 
@@ -385,7 +393,7 @@ CAMERAS = [f"320x240:{format}" for format in ("grey", "rgb888", "rgb565", "yuyv"
 
 def run_camera(network: Path, frames: NDArray[np.uint8], camera: Camera, folder: Path) -> Run:
     """Of a network and the frames of a camera, uint8 ``[N, bytes]``, which it need not have been exported for."""
-    spec = Provenance.from_json((network / PROVENANCE).read_text("utf-8")).spec
+    spec = spec_of(network)
     shutil.copytree(network, folder / "network")
     write_frames(folder / "network", camera, spec, "a network", plan(spec).scratch)
     settings = ("PROGRAM=camera", f"RAM={64 + camera.frame_bytes // 1024}K")

@@ -21,7 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -203,13 +203,20 @@ def backends() -> Answer:
     ]
 
 
+@contextlib.contextmanager
+def exported_c() -> Iterator[Path]:
+    """The bundled network's C, in a folder that goes afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        mnv1("export", "--format", "c", "--quantize", "int8", "--name", "network", "--output", folder)
+        yield Path(folder) / "network_int8.c"
+
+
 def profile() -> Answer:
     """What every layer of the C takes on this processor, and the least that it could, in microseconds."""
     import profile_c
 
-    with tempfile.TemporaryDirectory() as folder:
-        mnv1("export", "--format", "c", "--quantize", "int8", "--name", "network", "--output", folder)
-        results = list(profile_c.rows(Path(folder) / "network_int8.c"))
+    with exported_c() as network:
+        results = list(profile_c.rows(network))
     return results, ["python scripts/profile_c.py artifacts/network_int8.c"]
 
 
@@ -217,9 +224,8 @@ def emulation() -> Answer:
     """What the C takes on processors that are emulated."""
     import emulate_c
 
-    with tempfile.TemporaryDirectory() as folder:
-        mnv1("export", "--format", "c", "--quantize", "int8", "--name", "network", "--output", folder)
-        results = list(emulate_c.rows(Path(folder) / "network_int8.c"))
+    with exported_c() as network:
+        results = list(emulate_c.rows(network))
     return results, ["python scripts/emulate_c.py artifacts/network_int8.c"]
 
 
@@ -227,10 +233,9 @@ def layers() -> Answer:
     """What every layer of the C takes of a kind of microcontroller each."""
     import emulate_c
 
-    with tempfile.TemporaryDirectory() as folder:
-        mnv1("export", "--format", "c", "--quantize", "int8", "--name", "network", "--output", folder)
+    with exported_c() as network:
         kinds = emulate_c.PLANNED
-        results = [row for name in kinds for row in emulate_c.layer_rows(Path(folder) / "network_int8.c", name)]
+        results = [row for name in kinds for row in emulate_c.layer_rows(network, name)]
     return results, [f"python scripts/emulate_c.py artifacts/network_int8.c --layers {name}" for name in kinds]
 
 
@@ -257,9 +262,8 @@ def cameras() -> Answer:
     """What it takes of a Cortex-M4 to make the network's picture of a camera's frame."""
     import emulate_c
 
-    with tempfile.TemporaryDirectory() as folder:
-        mnv1("export", "--format", "c", "--quantize", "int8", "--name", "network", "--output", folder)
-        results = list(emulate_c.camera_rows(Path(folder) / "network_int8.c"))
+    with exported_c() as network:
+        results = list(emulate_c.camera_rows(network))
     return results, ["python scripts/emulate_c.py artifacts/network_int8.c"]
 
 

@@ -44,25 +44,25 @@ class Optimizers:
         device = network.mean.device
         # rates are tensors, so that a recorded step reads those of the day
         groups = [{**group, "lr": torch.tensor(rate, device=device)} for group in groups if group["params"]]
-        self._main: torch.optim.Optimizer = (
+        main: torch.optim.Optimizer = (
             torch.optim.SGD(groups, momentum=momentum, nesterov=momentum > 0, fused=True)
             if settings.optimizer == "sgd"
             else torch.optim.AdamW(groups, fused=True, capturable=device.type == "cuda")
         )
-        self._all: list[torch.optim.Optimizer] = [self._main]
+        self._all = [main]
         # Muon takes matrices; these share their memory with the convolutions' weights
         self._matrices = [(weight, _matrix(weight)) for weight in convolutions]
-        self._muon_factor = settings.muon / rate
         if self._matrices:
             muon_rate = torch.tensor(settings.muon, device=device)
-            self._all.append(Muon([matrix for _, matrix in self._matrices], muon_rate, settings.muon_decay))
+            muon = Muon([matrix for _, matrix in self._matrices], muon_rate, settings.muon_decay)
+            muon.param_groups[0]["factor"] = settings.muon / rate
+            self._all.append(muon)
 
     def set_rate(self, rate: float) -> None:
         """Every learning rate, in proportion, so that the main one is ``rate``."""
-        for group in self._main.param_groups:
-            group["lr"].fill_(rate * group["factor"])
-        for muon in self._all[1:]:
-            muon.param_groups[0]["lr"].fill_(rate * self._muon_factor)
+        for optimizer in self._all:
+            for group in optimizer.param_groups:
+                group["lr"].fill_(rate * group["factor"])
 
     def step(self, loss: Tensor, scaler: torch.amp.GradScaler) -> None:
         """Gradients of the loss, and one step along them."""
