@@ -20,6 +20,7 @@ import contextlib
 import io
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -198,9 +199,11 @@ def posts(pictures: Sequence[bytes], path: str, *, form: bool = False) -> list[b
 
 
 def free_port() -> int:
-    """One that nobody listens at."""
-    with socket.create_server((HOST, 0)) as listening:
-        return int(listening.getsockname()[1])
+    """One that nobody listens at, below those that systems hand out: such a one may be another's before it is used."""
+    while True:
+        port = random.randrange(20_000, 32_768)  # noqa: S311
+        with contextlib.suppress(OSError), socket.create_server((HOST, port)):
+            return port
 
 
 def start(command: Sequence[str], port: int) -> subprocess.Popen[bytes]:

@@ -7,7 +7,6 @@ whose exports take what the tests of a run share: integers, and what takes long 
 import atexit
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 import conftest
+from load_serve import free_port
 
 SERVER = """
 import importlib, json, os, runpy, sys, warnings
@@ -122,10 +122,7 @@ def program(file: Path, *arguments: object, cwd: Path) -> subprocess.CompletedPr
 
 def together(file: Path, *arguments: object, processes: int) -> None:
     """Runs a Python program in processes that find each other, as torchrun tells them to; it must succeed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(processes)}
     each = [{**meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
     done = _server(*TORCH).run([str(file), *map(str, arguments)], b"", None, each if processes > 1 else ({},))
     assert done.returncode == 0, done.stderr
