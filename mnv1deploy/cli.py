@@ -232,8 +232,12 @@ def predict(
         typer.Option(metavar="FILE|-", help="Write a CSV file, or CSV to standard output.", show_default=False),
     ] = None,
     parquet: Annotated[
-        Path | None,
-        typer.Option(help="Write a Parquet file; until all is answered, FILE.jsonl beside it.", show_default=False),
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Write a Parquet file; until all is answered, FILE.jsonl beside it.",
+            show_default=False,
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a file that a run which was ended left; to the byte the same.")
@@ -266,7 +270,7 @@ def predict(
     ] = None,
 ) -> None:
     """Say what is in pictures."""
-    from mnv1deploy import bundled, formats, images, many
+    from mnv1deploy import bundled, decoding, formats, images, many
     from mnv1deploy.classifier import load
     from mnv1deploy.report import answers, rows
 
@@ -285,8 +289,10 @@ def predict(
         if not parquet:
             raise typer.BadParameter("--ray writes Parquet; name a folder for it with --parquet.")
         _refuse(ctx, "with --ray", "resume", "sort", "workers", "provider")
-        _predict_on_ray(ray, pictures, str(parquet), model, threads=threads or 1, tta=tta, top=top)
+        _predict_on_ray(ray, pictures, parquet, model, threads=threads or 1, tta=tta, top=top)
         return
+    if parquet and decoding.is_address(parquet):
+        raise typer.BadParameter("--parquet takes an address with --ray alone.")
     paths = images.find(pictures)
     model = model or bundled.INT8
     console.show_notes(formats.notes(model))
@@ -302,7 +308,7 @@ def predict(
     workers = workers or many.default_workers(paths, classifier.session.provider)
     with ExitStack() as stack:
         if parquet:
-            log = stack.enter_context(rows.kept_as_parquet(parquet, resume=resume))
+            log = stack.enter_context(rows.kept_as_parquet(Path(parquet), resume=resume))
         elif json_lines or csv:
             form = rows.JsonLines() if json_lines else rows.Csv(min(top, len(classes)))
             log = stack.enter_context(rows.kept(output or csv, form, resume=resume))

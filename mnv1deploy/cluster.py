@@ -64,7 +64,7 @@ def find(inputs: Iterable[str]) -> list[str]:
     """As :func:`mnv1deploy.images.find`, of addresses of files and folders too.
 
     Raises:
-        MnvError: for a folder without a picture, an address that cannot be listed, or standard input.
+        MnvError: for a folder without a picture, an address that cannot be listed or has nothing, or standard input.
     """
     found: dict[str, None] = {}
     for given in inputs:
@@ -248,6 +248,17 @@ class _Remote:
         return bytes(content)
 
 
+@contextmanager
+def _refused(what: str) -> Iterator[None]:
+    """What storage raises, as a sentence; every package has kinds of its own, and one that lacks is named by fsspec."""
+    try:
+        yield
+    except MnvError:
+        raise
+    except Exception as error:
+        raise MnvError(f"{what}: {MnvError.reason(error)}.") from error
+
+
 def _is_remote(path: str) -> bool:
     return "://" in path and decoding.is_address(path) and not os.path.exists(path)
 
@@ -255,13 +266,14 @@ def _is_remote(path: str) -> bool:
 def _listed(address: str) -> list[str]:
     """The pictures below an address that is a folder's; of another the address itself."""
     fs = engine("pyarrow.fs", "ray")
-    try:
+    with _refused(f"{address} cannot be listed"):
         filesystem, path = _filesystem(address)
-        if filesystem.get_file_info(path).type != fs.FileType.Directory:
+        kind = filesystem.get_file_info(path).type
+        if kind != fs.FileType.Directory:
+            if kind == fs.FileType.NotFound and not images.is_picture(address):
+                raise MnvError(f"There is nothing at {address}.")
             return [address]
         below = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
-    except (OSError, ValueError, ImportError) as error:
-        raise MnvError(f"{address} cannot be listed: {MnvError.reason(error)}.") from error
     start = len(path.rstrip("/"))
     names = sorted(info.path[start:] for info in below if info.is_file and images.is_picture(info.base_name))
     shown = [name for name in names if not any(map(images.is_hidden, name.strip("/").split("/")))]
@@ -299,11 +311,16 @@ def _refuse_existing(folder: str) -> None:
 
 
 def _make(folder: str) -> None:
-    if not _is_remote(folder):
-        try:
-            os.makedirs(folder)
-        except OSError as error:
-            raise MnvError(f"Cannot write {folder}: {error.strerror}.") from error
+    """Before any picture is read: that a bucket is not there, or not one's own, is said at once."""
+    if _is_remote(folder):
+        with _refused(f"Cannot write to {folder}"):
+            filesystem, path = _filesystem(folder)
+            filesystem.create_dir(path.rstrip("/"))
+        return
+    try:
+        os.makedirs(folder)
+    except OSError as error:
+        raise MnvError(f"Cannot write {folder}: {error.strerror}.") from error
 
 
 def _end(folder: str, wanted: Iterable[str]) -> None:
@@ -326,17 +343,13 @@ def _names_in(folder: str) -> set[str]:
     if not _is_remote(folder):
         return set(os.listdir(folder))
     fs = engine("pyarrow.fs", "ray")
-    try:
+    with _refused(f"Cannot write to {folder}"):
         filesystem, path = _filesystem(folder)
         return {info.base_name for info in filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))}
-    except (OSError, ValueError, ImportError) as error:
-        raise MnvError(f"Cannot write to {folder}: {MnvError.reason(error)}.") from error
 
 
 def _put(address: str, content: bytes) -> None:
-    try:
+    with _refused(f"Cannot write {address}"):
         filesystem, path = _filesystem(address)
         with filesystem.open_output_stream(path) as stream:
             stream.write(content)
-    except (OSError, ValueError, ImportError) as error:
-        raise MnvError(f"Cannot write {address}: {MnvError.reason(error)}.") from error

@@ -217,7 +217,7 @@ def start(command: Sequence[str], port: int) -> subprocess.Popen[bytes]:
         with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1) as connection:
             connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             answer = connection.recv(100)
-            if answer.startswith((b"HTTP/1.1 200", b"HTTP/1.1 404")):  # LitServe says 503 while its workers start
+            if answer.startswith(b"HTTP/") and answer[9:12] != b"503":  # LitServe's answer while its workers start
                 return process
         if process.poll() is not None or time.monotonic() > end:
             raise SystemExit(f"{' '.join(command)} does not answer (exit code {process.returncode}).")
@@ -268,9 +268,14 @@ def processor_seconds(process: int) -> float:
     total = 0.0
     for folder in family(process):
         with contextlib.suppress(OSError):
-            user, system = (folder / "stat").read_text().rpartition(")")[2].split()[11:13]
-            total += (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+            total += processor_seconds_of(folder)
     return total
+
+
+def processor_seconds_of(folder: Path) -> float:
+    """What the process of a folder in /proc has had. Raises OSError if it has ended."""
+    user, system = (folder / "stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def mnv1_serve(port: int, *options: str) -> list[str]:
@@ -350,12 +355,6 @@ def other(
 ) -> Row:
     """The same file served by one of OTHERS; its answers are compared with those of the label that we give."""
     package = OTHERS[name][0]
-    version = subprocess.run(
-        [python, "-c", f"from importlib.metadata import version; print(version('{package}'))"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
     port = free_port()
     script = str(ROOT / "scripts" / f"{package}_service.py")
     command = [python, script, str(bundled.INT8), str(port), str(machine.processors())]
@@ -368,22 +367,27 @@ def other(
         return bool(label)
 
     requests = posts(pictures, "/predict", form=True)
-    row = loaded(f"{name} {version}", command, port, requests, right, connections, seconds)
+    row = loaded(f"{name} {version(python, package)}", command, port, requests, right, connections, seconds)
     return {**row, "agreement": round(agreed / max(1, agreed, row["answers"]), 4)}
 
 
 @contextlib.contextmanager
-def others_python(given: str | None) -> Iterator[str]:
-    """A Python that has OTHERS: the given one, or one of an environment that is removed afterwards."""
+def python_with(given: str | None, packages: Sequence[str]) -> Iterator[str]:
+    """A Python that has these packages: the given one, or one of an environment that is removed afterwards."""
     if given:
         yield given
         return
-    packages = ["onnxruntime", "pillow", *(package for needed in OTHERS.values() for package in needed)]
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["uv", "venv", "--quiet", "--python", sys.executable, folder], check=True)
         python = str(Path(folder, "bin", "python"))
         subprocess.run(["uv", "pip", "install", "--quiet", "--python", python, *packages], check=True)
         yield python
+
+
+def version(python: str, package: str) -> str:
+    """Of a package that this Python has."""
+    code = f"from importlib.metadata import version; print(version('{package}'))"
+    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def hostile_bodies(picture: bytes) -> dict[str, bytes]:
@@ -524,7 +528,8 @@ def rows(seconds: float = 60.0, connections: int = 64, python: str | None = None
     yield decoding(pictures, classifier, seconds / 3)
     yield serve("mnv1 serve")
     yield serve("mnv1 serve --batch 1", "--batch", "1", seconds=seconds / 3)
-    with others_python(python) as found:
+    packages = ["onnxruntime", "pillow", *(package for needed in OTHERS.values() for package in needed)]
+    with python_with(python, packages) as found:
         for name in OTHERS:
             yield other(name, found, pictures, labels, connections, seconds / 3)
     yield decoding(pictures, classifier, seconds / 3)

@@ -211,6 +211,7 @@ WRONG = [
     ["quantize-report", "--compare", "--plot", "x.png"],
     ["predict", "x.png", "--json", "--json-lines"],
     ["predict", "x.png", "--csv", "a", "--parquet", "b"],
+    ["predict", "x.png", "--parquet", "s3://bucket/b"],
     ["predict", "x.png", "--output", "x.jsonl"],
     ["predict", "x.png", "--resume"],
     ["predict", "x.png", "--csv", "-", "--resume"],

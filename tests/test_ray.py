@@ -3,6 +3,7 @@
 import http.server
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -169,9 +170,9 @@ def test_the_command_writes_a_folder_once(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Paths are those that were given, of the folder that the command was given in."""
+    """At an address here; paths are those that were given, of the folder that the command was given in."""
     monkeypatch.chdir(pictures.parent)
-    command = ["predict", pictures.name, "--ray", "auto", "--parquet", str(tmp_path / "answers")]
+    command = ["predict", pictures.name, "--ray", "auto", "--parquet", f"file://{tmp_path}/answers"]
     assert app(command, standalone_mode=False) == 1
     assert f"{PICTURES} pictures, {UNREADABLE} of them cannot be read" in capsys.readouterr().out
     whole = [{**row, "path": str(pictures.parent / row["path"])} for row in found(tmp_path / "answers")]
@@ -239,6 +240,16 @@ def test_what_is_no_picture_of_a_cluster_is_refused(tmp_path: Path) -> None:
         cluster.find([f"file://{tmp_path}"])
     with pytest.raises(MnvError, match="cannot be listed"):
         cluster.find(["nonsense://x/y"])
+    with pytest.raises(MnvError, match="There is nothing at"):
+        cluster.find([f"file://{tmp_path}/photos"])
+
+
+def test_the_package_that_an_address_takes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)  # as where it is not installed
+    address = "s3a://bucket/photos"  # which is not among Arrow's own
+    for refused in (cluster.find, lambda given: cluster.predict(["a.png"], given[0], OPEN, address="local", top=3)):
+        with pytest.raises(MnvError, match=r"Install s3fs to access S3\."):
+            refused([address])
 
 
 def test_a_ray_that_does_not_start_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
