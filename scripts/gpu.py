@@ -13,12 +13,15 @@ first one stopped. CIFAR-10 is looked for where ``mnv1 train`` looks for it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,19 +169,44 @@ def tests(where: Where) -> Any:
 
 def _trained(where: Where, recipe: str) -> Any:
     """A whole run of a recipe, or the rest of one that was stopped: its log, and what its checkpoint says."""
-    folder = where.results / recipe
-    options = ["--output", str(folder), "--device", where.device]
-    if (folder / "state.pt").exists():
-        options.append("--resume")
-    elif where.dry:
-        options += ["--epochs", "1", "--width", "0.25"]
-    else:
-        options += ["--recipe", recipe]
     began = time.perf_counter()
-    mnv1("train", *options)
+    folder = where.results / recipe
+    _side_by_side(where, {folder: ["--recipe", recipe, *(["--width", "0.25"] if where.dry else [])]})
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
     facts = mnv1("info", f"{folder}/checkpoint.safetensors", "--json")
     return {"seconds": time.perf_counter() - began, "log": log, "accuracy": facts["accuracy"]}
+
+
+def _side_by_side(where: Where, runs: Mapping[Path, Sequence[str]]) -> None:
+    """Whole runs of ``mnv1 train`` in these folders, which share the device; what was begun before is gone on with."""
+    small = ["--epochs", "1"] if where.dry else []
+    commands = [
+        ["train", "--output", str(folder), "--device", where.device]
+        + (["--resume"] if (folder / "state.pt").exists() else [*options, *small])
+        for folder, options in runs.items()
+    ]
+    for command in commands:
+        print("$ mnv1", *command, flush=True)
+    started = [
+        subprocess.Popen([sys.executable, "-m", "mnv1deploy.cli", *command], stdout=subprocess.DEVNULL)
+        for command in commands
+    ]
+    failed = [" ".join(command) for command, process in zip(commands, started, strict=True) if process.wait()]
+    if failed:
+        raise StepFailedError(f"mnv1 {' and '.join(failed)} failed")
+
+
+@contextlib.contextmanager
+def _shared_card() -> Iterator[None]:
+    """Where NVIDIA's Multi-Process Service can be had, kernels of several processes run at the same time."""
+    control = shutil.which("nvidia-cuda-mps-control")
+    if control:
+        subprocess.run([control, "-d"], check=False)
+    try:
+        yield
+    finally:
+        if control:
+            subprocess.run([control], input="quit\n", text=True, check=False)
 
 
 def train(where: Where) -> Any:
@@ -191,24 +219,34 @@ def best(where: Where) -> Any:
     return _trained(where, "best")
 
 
+def speed(where: Where) -> Any:
+    """Images per second of training with the optimizer and batch of ``best``, from labels; the first epochs compile."""
+    options = ["--epochs", "8", "--batch-size", "256", "--muon", "0.071", "--muon-decay", "0.02"]
+    folder = where.results / "speed"
+    _side_by_side(where, {folder: [*options, *(["--width", "0.25"] if where.dry else [])]})
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
+    return {"images_per_second": max(epoch["images_per_second"] for epoch in log), "log": log}
+
+
+HALF = ("--altered", "0.5", "--sharpness", "0.5", "--noise", "6")
+ROBUST = {"robust": (), "robust-1": ("--seed", "1"), "half": HALF, "half-1": ("--seed", "1", *HALF)}
+"""Runs of the recipe for photographs: as it is, and with more pictures altered, each of them less."""
+
+
 def robust(where: Where) -> Any:
-    """The recipe for photographs, its teachers included, and what corruptions do to it and to what is shipped."""
-    import numpy as np
-    import robustness
+    """The recipe for photographs: its teachers side by side, then ROBUST, which ``robustness.py judged`` compares."""
+    from mnv1deploy.training.settings import Settings
 
-    from mnv1deploy import bundled, datasets, formats
-
-    trained = _trained(where, "robust")
-    rows = {}
-    for name, path in (
-        ("shipped", bundled.CHECKPOINT),
-        ("robust", where.results / "robust" / "checkpoint.safetensors"),
-    ):
-        session = formats.open_session(path)
-        held_out = datasets.load_unseen(None, session.spec.pixels)
-        some = held_out.subset(np.arange(0, len(held_out), 100 if where.dry else 1), held_out.name)
-        rows[name] = list(robustness.corrupted(session, some))
-    return {**trained, "corruptions": rows}
+    folder = where.results / "robust"
+    teachers = {f"teacher-{seed}" if seed else "teacher": seed for seed in range(Settings.recipe("robust").teachers)}
+    told = ["--recipe", "robust", "--teacher", str(folder / "teacher"), *(["--width", "0.25"] if where.dry else [])]
+    with _shared_card():
+        _side_by_side(
+            where,
+            {folder / name: ["--recipe", "robust-teacher", "--seed", str(seed)] for name, seed in teachers.items()},
+        )
+        _side_by_side(where, {folder / name: [*told, *options] for name, options in ROBUST.items()})
+    return {name: mnv1("info", f"{folder / name}/checkpoint.safetensors", "--json") for name in (*teachers, *ROBUST)}
 
 
 def torchrun(where: Where) -> Any:
@@ -229,6 +267,7 @@ STEPS: dict[str, tuple[int, Callable[[Where], Any]]] = {
     "torch": (150, torch),
     "parity": (60, parity),
     "tests": (120, tests),
+    "speed": (60, speed),
     "train": (120, train),
     "tensorrt": (120, tensorrt),
     "torchrun": (60, torchrun),
@@ -254,11 +293,12 @@ def keep(where: Where) -> None:
             "results": [row for run in (*onnx, found["torch"]) for row in run.get("results", [])],
             "copied": [row for run in copied for row in run.get("results", [])],
             "parity": found["parity"],
+            "training": found["speed"]["images_per_second"],
         },
     )
 
 
-KEPT = ("machine", "onnx", "torch", "parity")
+KEPT = ("machine", "onnx", "torch", "parity", "speed")
 """The steps whose answers are figures of a page."""
 
 
@@ -279,14 +319,18 @@ def run_all(where: Where, names: list[str], seconds: float) -> bool:
         command += ["--dry-run"] if where.dry else []
         began = time.monotonic()
         with (where.results / f"{name}.log").open("w") as log:
-            try:
-                limit = min(left, STEPS[name][0] * (10 if where.dry else 1))
-                subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, timeout=limit, check=True)
-            except (subprocess.SubprocessError, OSError) as error:
-                good = False
-                answer.write_text(json.dumps({"error": str(error)}) + "\n", "utf-8")
-                print(f"{name}: {error}", flush=True)
-                continue
+            limit = min(left, STEPS[name][0] * (10 if where.dry else 1))
+            with subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True) as process:
+                try:
+                    error = f"exited with {process.returncode}" if process.wait(limit) else ""
+                except subprocess.TimeoutExpired:
+                    error = f"is not done in {limit:.0f} s"
+                    os.killpg(process.pid, signal.SIGKILL)  # what it has started, too
+        if error:
+            good = False
+            answer.write_text(json.dumps({"error": error}) + "\n", "utf-8")
+            print(f"{name}: {error}", flush=True)
+            continue
         print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
     return good
 

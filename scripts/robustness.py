@@ -2,6 +2,7 @@
 
     python scripts/robustness.py [ARTIFACT]     # also $MNV1_PHOTOGRAPHS, a folder of class folders of photographs
     python scripts/robustness.py tuned          # short runs of mnv1 train with its settings for other pictures
+    python scripts/robustness.py judged CHECKPOINT ...  # which of them to ship, by held-out pictures
 
 Corruptions: CIFAR-10's pictures made worse in the ways of CIFAR-10-C (Hendrycks and Dietterich, arXiv 1903.12261), two
 strengths of each, with definitions of our own; their mean is the mean corruption accuracy. Rules: what a photograph is
@@ -366,7 +367,12 @@ def judged(checkpoint: Path, held_out: Dataset, folder: str | None) -> dict[str,
 def main(names: list[str]) -> None:
     """Prints a line for each row."""
     folder = os.environ.get(VARIABLE)
-    for row in tuned(folder) if names == ["tuned"] else rows(*map(Path, names[:1]), folder=folder):
+    if names[:1] == ["judged"]:
+        held_out = datasets.load_unseen(None, formats.open_session(bundled.CHECKPOINT).spec.pixels)
+        found = ({"checkpoint": name, **judged(Path(name), held_out, folder)} for name in names[1:])
+    else:
+        found = tuned(folder) if names == ["tuned"] else rows(*map(Path, names[:1]), folder=folder)
+    for row in found:
         print(json.dumps(row), flush=True)
 
 
