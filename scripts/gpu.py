@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+RECIPES = ROOT / "mnv1deploy" / "training" / "recipes"
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,8 @@ def _trained(where: Where, recipe: str) -> Any:
     """A whole run of a recipe, or the rest of one that was stopped: its log, and what its checkpoint says."""
     began = time.perf_counter()
     folder = where.results / recipe
-    _side_by_side(where, {folder: ["--recipe", recipe, *(["--width", "0.25"] if where.dry else [])]})
+    small = ["--epochs", "1", "--width", "0.25"]
+    _side_by_side(where, {folder: small if where.dry else ["--recipe", recipe]})
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
     facts = mnv1("info", f"{folder}/checkpoint.safetensors", "--json")
     return {"seconds": time.perf_counter() - began, "log": log, "accuracy": facts["accuracy"]}
@@ -179,10 +182,9 @@ def _trained(where: Where, recipe: str) -> Any:
 
 def _side_by_side(where: Where, runs: Mapping[Path, Sequence[str]]) -> None:
     """Whole runs of ``mnv1 train`` in these folders, which share the device; what was begun before is gone on with."""
-    small = ["--epochs", "1"] if where.dry else []
     commands = [
         ["train", "--output", str(folder), "--device", where.device]
-        + (["--resume"] if (folder / "state.pt").exists() else [*options, *small])
+        + (["--resume"] if (folder / "state.pt").exists() else [*options])
         for folder, options in runs.items()
     ]
     for command in commands:
@@ -221,9 +223,11 @@ def best(where: Where) -> Any:
 
 def speed(where: Where) -> Any:
     """Images per second of training with the optimizer and batch of ``best``, from labels; the first epochs compile."""
-    options = ["--epochs", "8", "--batch-size", "256", "--muon", "0.071", "--muon-decay", "0.02"]
+    options = ["--batch-size", "256", "--muon", "0.071", "--muon-decay", "0.02"]
     folder = where.results / "speed"
-    _side_by_side(where, {folder: [*options, *(["--width", "0.25"] if where.dry else [])]})
+    _side_by_side(
+        where, {folder: [*options, *(["--epochs", "1", "--width", "0.25"] if where.dry else ["--epochs", "8"])]}
+    )
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
     return {"images_per_second": max(epoch["images_per_second"] for epoch in log), "log": log}
 
@@ -239,14 +243,28 @@ def robust(where: Where) -> Any:
 
     folder = where.results / "robust"
     teachers = {f"teacher-{seed}" if seed else "teacher": seed for seed in range(Settings.recipe("robust").teachers)}
-    told = ["--recipe", "robust", "--teacher", str(folder / "teacher"), *(["--width", "0.25"] if where.dry else [])]
+    of_teachers, recipe = "robust-teacher", "robust"
+    if where.dry:  # a run and its teachers have the settings of their recipes
+        of_teachers = _short(where, of_teachers)
+        recipe = _short(where, recipe, ("robust-teacher", of_teachers))
+    told = ["--recipe", recipe, "--teacher", str(folder / "teacher")]
     with _shared_card():
         _side_by_side(
-            where,
-            {folder / name: ["--recipe", "robust-teacher", "--seed", str(seed)] for name, seed in teachers.items()},
+            where, {folder / name: ["--recipe", of_teachers, "--seed", str(seed)] for name, seed in teachers.items()}
         )
         _side_by_side(where, {folder / name: [*told, *options] for name, options in ROBUST.items()})
     return {name: mnv1("info", f"{folder / name}/checkpoint.safetensors", "--json") for name in (*teachers, *ROBUST)}
+
+
+def _short(where: Where, recipe: str, *replaced: tuple[str, str]) -> str:
+    """A file with the recipe's settings for one epoch."""
+    text = (RECIPES / f"{recipe}.toml").read_text("utf-8")
+    text = re.sub("^epochs = .*", "epochs = 1", text, flags=re.MULTILINE)
+    for name, other in replaced:
+        text = text.replace(f'"{name}"', f'"{other}"')
+    path = where.results / f"{recipe}.toml"
+    path.write_text(text, "utf-8")
+    return str(path)
 
 
 def torchrun(where: Where) -> Any:
