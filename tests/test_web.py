@@ -3,6 +3,7 @@
 import itertools
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from mnv1deploy import datasets, formats, images
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import CUDA
 from mnv1deploy.formats.web import MODULES, WebFormat, WebSession
-from mnv1deploy.quantization import Quantization
+from mnv1deploy.quantization import INPUT, Quantization
 from mnv1deploy.quantization import integers as integer_arithmetic
 from mnv1deploy.spec import CIFAR, Block, Filter, ModelSpec, Pixels, Preprocessing
 
@@ -58,6 +59,16 @@ def test_any_network_has_the_integers_of_the_reference(spec: ModelSpec, tmp_path
     expected = np.stack([integer_arithmetic.run(quantization, picture)[1] for picture in pictures])
     for module in MODULES:
         np.testing.assert_array_equal(session_of(folder, module)(pictures).reshape(expected.shape), expected, module)
+
+
+def test_what_scales_beyond_22_bits_saturates(tmp_path: Path) -> None:
+    quantization, pictures = random_integers(CIFAR.replace(input_size=8, blocks=()), 1)
+    fine = {name: replace(grid, scale=grid.scale / 2**13) for name, grid in quantization.activations.items()}
+    quantization = replace(quantization, activations=fine | {INPUT: quantization.activations[INPUT]})
+    assert "#define SCALED_FIT_22_BITS 0" in (write("c", quantization, tmp_path) / "network.c").read_text()
+    expected = np.stack([integer_arithmetic.run(quantization, picture)[1] for picture in pictures])
+    found = session_of(write("web", quantization, tmp_path))(pictures)
+    np.testing.assert_array_equal(found.reshape(expected.shape), expected)
 
 
 def with_filter(filter: Filter, crop: float, size: int, colours: int, folder: Path) -> Path:

@@ -34,7 +34,7 @@ class Backend:
 
 
 BACKENDS = (
-    Backend("portable", "all", "always"),
+    Backend("portable", "all", "always, but where WebAssembly has SIMD"),
     Backend("avx2", "x86-64 since 2013", "gcc, clang, clang-cl, MSVC; chosen when it runs", "x86_64"),
     Backend(
         "avx_vnni",

@@ -186,6 +186,7 @@ def _values(
         "pool_factor": _float(pool_factor),
         "tie_window": _tie_window(convolutions, pool.kernel**2),
         "sums_fit": int(all(integers.largest < 2**23 for integers in convolutions)),
+        "scaled_fit": int(all((integers.sizes * integers.factors < 2**22).all() for integers in convolutions)),
         "enum": backends.enum(name),
         "table": backends.dispatch(),
         "backends": backends.table(),

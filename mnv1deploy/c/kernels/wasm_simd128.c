@@ -6,6 +6,7 @@
  */
 #if defined(__wasm_simd128__) && defined(__GNUC__) && !defined(NO_SIMD)
 #define WASM_SIMD128_KERNELS
+#undef PORTABLE_KERNELS /* a module with SIMD runs nowhere without */
 
 #include <wasm_simd128.h>
 
@@ -15,26 +16,29 @@ INLINE int16_t *words_simd128(uint8_t *between)
     return (int16_t *)(void *)(((uintptr_t)between + 7) & ~(uintptr_t)7);
 }
 
-/* Four sums, scaled, rounded to the nearest, halves to even, and saturated to 0..255, as requantize_in_float() does;
- * pmax and pmin are one instruction where max and min take several. */
+/* Four sums, scaled and rounded to the nearest, halves to even, as requantize_in_float() does; what narrows them
+ * saturates. */
 INLINE v128_t requantized_simd128(v128_t sums, v128_t factors)
 {
-    const v128_t units = wasm_f32x4_const_splat(8388608.0f); /* 2^23: floats are one apart, so the addition rounds */
+    const v128_t units = wasm_f32x4_const_splat(12582912.0f); /* 1.5 * 2^23: floats are one apart, so adding rounds */
     v128_t values = wasm_f32x4_mul(wasm_f32x4_convert_i32x4(sums), factors);
-    values = wasm_f32x4_pmin(wasm_f32x4_pmax(values, wasm_f32x4_const_splat(0.0f)), wasm_f32x4_const_splat(255.0f));
+    if (!SCALED_FIT_22_BITS) /* pmax and pmin are one instruction where max and min take several */
+        values = wasm_f32x4_pmin(wasm_f32x4_pmax(values, wasm_f32x4_const_splat(0.0f)), wasm_f32x4_const_splat(255.0f));
     return wasm_i32x4_sub(wasm_f32x4_add(values, units), units);
 }
 
-/* The sums of `height` pixels, `step` values apart, by four outputs, whose weights are `apart` bytes from four inputs to
- * the next. */
+/* The sums of `height` pixels, `step` values apart, by four outputs, whose weights are 64 bytes from four inputs to the
+ * next. */
 INLINE void accumulate_simd128(v128_t sums[4], const int16_t *in, int step, int inputs, const int8_t *weights,
                                const int32_t *biases, const int height)
 {
     const int16_t *end = in + inputs;
-    v128_t low[4], high[4];
+    v128_t low[4], high[4]; /* two sums of either of two outputs */
     int p;
-    UNROLL for (p = 0; p < height; p++)
-        low[p] = high[p] = wasm_i32x4_const_splat(0);
+    UNROLL for (p = 0; p < height; p++) {
+        low[p] = wasm_u64x2_load32x2(biases);
+        high[p] = wasm_u64x2_load32x2(biases + 2);
+    }
     for (; in != end; in += 4, weights += 64) {
         const v128_t first = wasm_i16x8_load8x8(weights), second = wasm_i16x8_load8x8(weights + 8);
         UNROLL for (p = 0; p < height; p++) {
@@ -43,36 +47,38 @@ INLINE void accumulate_simd128(v128_t sums[4], const int16_t *in, int step, int 
             high[p] = wasm_i32x4_add(high[p], wasm_i32x4_dot_i16x8(pixel, second));
         }
     }
-    UNROLL for (p = 0; p < height; p++) {
-        const v128_t even = wasm_i32x4_shuffle(low[p], high[p], 0, 2, 4, 6);
-        const v128_t odd = wasm_i32x4_shuffle(low[p], high[p], 1, 3, 5, 7);
-        sums[p] = wasm_i32x4_add(wasm_i32x4_add(even, odd), wasm_v128_load(biases));
-    }
-}
-
-INLINE void tile_simd128(const Layer *l, const int16_t *in, int step, int output, uint8_t *out, const int height)
-{
-    const v128_t factors = wasm_v128_load(l->factors + output);
-    v128_t sums[4];
-    int p;
-    accumulate_simd128(sums, in, step, padded(l->inputs, 4), weights_of(l, output), l->biases + output, height);
-    UNROLL for (p = 0; p < height; p++) {
-        v128_t bytes = requantized_simd128(sums[p], factors);
-        bytes = wasm_i16x8_narrow_i32x4(bytes, bytes);
-        wasm_v128_store32_lane(out + p * padded(l->outputs, 16), wasm_u8x16_narrow_i16x8(bytes, bytes), 0);
-    }
+    UNROLL for (p = 0; p < height; p++)
+        sums[p] = wasm_i32x4_add(wasm_i32x4_shuffle(low[p], high[p], 0, 2, 4, 6),
+                                 wasm_i32x4_shuffle(low[p], high[p], 1, 3, 5, 7));
 }
 
 static void pointwise_wasm_simd128(const Layer *l, uint8_t *in, int stride, uint8_t *out, int pixels)
 {
-    const int outputs = padded(l->outputs, 4), apart = padded(l->outputs, 16);
-    const int16_t *between = words_simd128(in);
-    int o, p;
+    const int inputs = padded(l->inputs, 4), outputs = padded(l->outputs, 4), apart = padded(l->outputs, 16);
+    int o, p, q;
     for (o = 0; o < outputs; o += 4) {
-        for (p = 0; p + 4 <= pixels; p += 4)
-            tile_simd128(l, between + p * stride, stride, o, out + p * apart + o, 4);
-        for (; p < pixels; p++)
-            tile_simd128(l, between + p * stride, stride, o, out + p * apart + o, 1);
+        const int8_t *weights = weights_of(l, o);
+        const int32_t *biases = l->biases + o;
+        const v128_t factors = wasm_v128_load(l->factors + o);
+        const int16_t *between = words_simd128(in);
+        uint8_t *target = out + o;
+        v128_t sums[4], bytes;
+        for (p = 0; p + 4 <= pixels; p += 4, between += 4 * stride, target += 4 * apart) {
+            accumulate_simd128(sums, between, stride, inputs, weights, biases, 4);
+            UNROLL for (q = 0; q < 4; q++)
+                sums[q] = requantized_simd128(sums[q], factors);
+            bytes = wasm_u8x16_narrow_i16x8(wasm_i16x8_narrow_i32x4(sums[0], sums[1]),
+                                            wasm_i16x8_narrow_i32x4(sums[2], sums[3]));
+            wasm_v128_store32_lane(target, bytes, 0);
+            wasm_v128_store32_lane(target + apart, bytes, 1);
+            wasm_v128_store32_lane(target + 2 * apart, bytes, 2);
+            wasm_v128_store32_lane(target + 3 * apart, bytes, 3);
+        }
+        for (; p < pixels; p++, between += stride, target += apart) {
+            accumulate_simd128(sums, between, stride, inputs, weights, biases, 1);
+            bytes = wasm_i16x8_narrow_i32x4(requantized_simd128(sums[0], factors), factors);
+            wasm_v128_store32_lane(target, wasm_u8x16_narrow_i16x8(bytes, bytes), 0);
+        }
     }
 }
 
@@ -91,47 +97,53 @@ static void patches_wasm_simd128(const Layer *l, const uint8_t *image, uint8_t *
     }
 }
 
-/* Column x of three rows of eight channels: in pairs the first two rows of channels 0 to 3, then of 4 to 7; the same of
- * the third row and zeros. */
+/* A column of three rows of eight channels, in 16 bits: the first two rows in pairs, of channels 0 to 3 and 4 to 7, and
+ * the third row. */
 typedef struct {
-    v128_t pairs[4];
+    v128_t low, high, third;
 } ColumnSimd128;
 
 INLINE ColumnSimd128 column_simd128(const Line lines[3], intptr_t x)
 {
-    const v128_t zero = wasm_i32x4_const_splat(0);
     const v128_t a = wasm_v128_load64_zero(lines[0].in + x * lines[0].step);
     const v128_t b = wasm_v128_load64_zero(lines[1].in + x * lines[1].step);
-    const v128_t c = wasm_u16x8_load8x8(lines[2].in + x * lines[2].step);
     const v128_t both = wasm_i8x16_shuffle(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
     ColumnSimd128 column;
-    column.pairs[0] = wasm_u16x8_extend_low_u8x16(both);
-    column.pairs[1] = wasm_u16x8_extend_high_u8x16(both);
-    column.pairs[2] = wasm_u32x4_extend_low_u16x8(c);
-    column.pairs[3] = wasm_i16x8_shuffle(c, zero, 4, 12, 5, 13, 6, 14, 7, 15);
+    column.low = wasm_u16x8_extend_low_u8x16(both);
+    column.high = wasm_u16x8_extend_high_u8x16(both);
+    column.third = wasm_u16x8_load8x8(lines[2].in + x * lines[2].step);
     return column;
 }
 
 /* What one output of eight channels needs besides its pixels. */
 typedef struct {
-    v128_t weights[3][4]; /* column; in the order of its pairs */
+    v128_t weights[5][2]; /* first two rows of each column; third row of the first two columns; of the last */
     v128_t biases[2], factors[2];
 } ChannelsSimd128;
 
-INLINE void output_simd128(int16_t *out, const ChannelsSimd128 *c, const ColumnSimd128 *left,
-                           const ColumnSimd128 *middle, const ColumnSimd128 *right)
+INLINE v128_t added_simd128(v128_t sum, v128_t pixels, v128_t weights)
 {
-    const ColumnSimd128 *columns[3] = {left, middle, right};
-    v128_t sums[2];
-    int k, q;
-    sums[0] = c->biases[0];
-    sums[1] = c->biases[1];
-    UNROLL for (k = 0; k < 3; k++)
-        UNROLL for (q = 0; q < 4; q++)
-            sums[q % 2] = wasm_i32x4_add(sums[q % 2], wasm_i32x4_dot_i16x8(columns[k]->pairs[q], c->weights[k][q]));
-    sums[0] = requantized_simd128(sums[0], c->factors[0]);
-    sums[1] = requantized_simd128(sums[1], c->factors[1]);
-    wasm_v128_store(out, wasm_i16x8_narrow_i32x4(sums[0], sums[1]));
+    return wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(pixels, weights));
+}
+
+INLINE void output_simd128(int16_t *out, const ChannelsSimd128 *c, ColumnSimd128 left, ColumnSimd128 middle,
+                           ColumnSimd128 right)
+{
+    const v128_t both = wasm_i16x8_shuffle(left.third, middle.third, 0, 8, 1, 9, 2, 10, 3, 11);
+    const v128_t others = wasm_i16x8_shuffle(left.third, middle.third, 4, 12, 5, 13, 6, 14, 7, 15);
+    v128_t low = added_simd128(c->biases[0], left.low, c->weights[0][0]);
+    v128_t high = added_simd128(c->biases[1], left.high, c->weights[0][1]);
+    low = added_simd128(low, middle.low, c->weights[1][0]);
+    high = added_simd128(high, middle.high, c->weights[1][1]);
+    low = added_simd128(low, right.low, c->weights[2][0]);
+    high = added_simd128(high, right.high, c->weights[2][1]);
+    low = added_simd128(low, both, c->weights[3][0]);
+    high = added_simd128(high, others, c->weights[3][1]);
+    low = added_simd128(low, wasm_u32x4_extend_low_u16x8(right.third), c->weights[4][0]);
+    high = added_simd128(high, wasm_u32x4_extend_high_u16x8(right.third), c->weights[4][1]);
+    low = wasm_i16x8_narrow_i32x4(requantized_simd128(low, c->factors[0]), requantized_simd128(high, c->factors[1]));
+    low = wasm_i16x8_max(low, wasm_i16x8_const_splat(0));
+    wasm_v128_store(out, wasm_i16x8_min(low, wasm_i16x8_const_splat(255)));
 }
 
 /* One row of outputs. Columns are loaded once: what was right of an output is in the middle of the next one, or with
@@ -141,7 +153,7 @@ INLINE void row_simd128(const Layer *l, const ChannelsSimd128 *c, const Line lin
 {
     const int last = l->in_size - 1, left = stride == 1 ? 1 : l->left;
     const v128_t zero = wasm_i32x4_const_splat(0);
-    const ColumnSimd128 none = {{zero, zero, zero, zero}};
+    const ColumnSimd128 none = {zero, zero, zero};
     ColumnSimd128 a = left ? none : column_simd128(lines, 0), b = none, d;
     int x;
     if (stride == 1)
@@ -151,19 +163,24 @@ INLINE void row_simd128(const Layer *l, const ChannelsSimd128 *c, const Line lin
         if (stride == 2)
             b = middle <= last ? column_simd128(lines, middle) : none;
         d = middle < last ? column_simd128(lines, middle + 1) : none;
-        output_simd128(out, c, &a, &b, &d);
+        output_simd128(out, c, a, b, d);
         a = stride == 1 ? b : d;
         b = d;
     }
 }
 
-/* Bytes 2 pair and 2 pair + 1 of the four weights of each of four channels, as words. */
-INLINE v128_t weights_simd128(const int8_t *in, int pair)
+/* The weights of four channels. */
+INLINE void weights_simd128(const int8_t *in, v128_t out[5][2], const int half)
 {
-    const v128_t bytes = wasm_v128_load(in), moved = pair ? bytes : wasm_i32x4_shl(bytes, 16);
-    const v128_t even = wasm_u32x4_shr(wasm_i32x4_shr(wasm_i32x4_shl(moved, 8), 8), 16);
-    const v128_t odd = wasm_i32x4_shr(moved, 24);
-    return wasm_v128_or(even, wasm_i32x4_shl(odd, 16));
+    v128_t third[3];
+    int k;
+    UNROLL for (k = 0; k < 3; k++) {
+        const v128_t a = wasm_i16x8_load8x8(in + 64 * k), b = wasm_i16x8_load8x8(in + 64 * k + 8);
+        out[k][half] = wasm_i32x4_shuffle(a, b, 0, 2, 4, 6);
+        third[k] = wasm_i32x4_shuffle(a, b, 1, 3, 5, 7); /* and zeros */
+    }
+    out[3][half] = wasm_v128_or(third[0], wasm_i32x4_shl(third[1], 16));
+    out[4][half] = third[2];
 }
 
 static void depthwise_wasm_simd128(const Layer *l, const uint8_t *in, uint8_t *out, int row, int rows)
@@ -173,11 +190,8 @@ static void depthwise_wasm_simd128(const Layer *l, const uint8_t *in, uint8_t *o
     int c, k, q, y;
     for (c = 0; c < channels; c += 8) {
         ChannelsSimd128 parameters;
-        for (k = 0; k < 3; k++)
-            for (q = 0; q < 4; q++)
-                parameters.weights[k][q] =
-                    weights_simd128(l->weights + (c / 16 * 3 + k) * 64 + (c % 16 + q % 2 * 4) * 4, q / 2);
         for (q = 0; q < 2; q++) {
+            weights_simd128(l->weights + c / 16 * 192 + (c % 16 + 4 * q) * 4, parameters.weights, q);
             parameters.biases[q] = wasm_v128_load(l->biases + c + 4 * q);
             parameters.factors[q] = wasm_v128_load(l->factors + c + 4 * q);
         }

@@ -40,6 +40,7 @@ $plan
 #define POOL_FACTOR $pool_factor /* one over the number of pixels that are averaged */
 #define TIE_WINDOW ${tie_window}u /* how far a product in integers may be from the float's, in units of 2^-32 */
 #define SUMS_FIT_23_BITS $sums_fit /* no sum of a convolution can reach 2^23 */
+#define SCALED_FIT_22_BITS $scaled_fit /* nor, scaled, 2^22 */
 
 const char *const ${name}_classes[${NAME}_CLASSES] = {
 $class_names

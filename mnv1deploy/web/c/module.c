@@ -287,6 +287,9 @@ void EXPORT(read_picture)(int width, int height)
 
 /* ---- What the compiler calls ----------------------------------------------------------------------------------------- */
 
+#undef memcpy
+#undef memset
+
 void *memcpy(void *restrict to, const void *restrict from, size_t count)
 {
     uint8_t *out = to;

@@ -1,5 +1,5 @@
-/* Of the C library what the network uses; module.c has it. */
+/* Of the C library what the network uses. The compiler makes loads and stores of a few bytes; module.c has the rest. */
 #include <stddef.h>
 
-void *memcpy(void *restrict to, const void *restrict from, size_t count);
-void *memset(void *to, int value, size_t count);
+#define memcpy __builtin_memcpy
+#define memset __builtin_memset
