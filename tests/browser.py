@@ -57,6 +57,11 @@ def chromium(*arguments: str) -> Iterator["Browser"]:
         browser.close()
 
 
+def firefox() -> str | None:
+    """The system's, by Debian's name or its own; None if there is none."""
+    return shutil.which("firefox-esr") or shutil.which("firefox")
+
+
 def npm(**packages: str) -> Path:
     """A folder with these packages of exactly these versions in its node_modules, installed once on a machine."""
     wanted = json.dumps({"private": True, "type": "module", "dependencies": packages}, sort_keys=True)

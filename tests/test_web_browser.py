@@ -1,4 +1,4 @@
-"""The web format where it is meant to run: Chromium, a worker, vite, tsc and node. One browser does it all."""
+"""The web format where it is meant to run: Chromium, Firefox, a worker, vite, tsc and node."""
 
 import json
 import re
@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import browser as browsers
 import numpy as np
@@ -39,6 +39,7 @@ EXAMPLES = ROOT / "examples"
 PHOTOGRAPHS = ("cat.png", "airplane.webp", "truck.jpg")
 PACKAGES = {"axe-core": "4.14.1", "typescript": "5.9.3", "vite": "6.4.6"}
 RUNTIMES = {"bun": "1.4.5", "deno": "2.9.6"}
+DRIVER = {"puppeteer-core": "24.43.1"}
 
 NO_ICON = '<link rel="icon" href="data:,">'
 
@@ -161,11 +162,16 @@ LOGITS = """async ([name, module]) => {
 
 @pytest.mark.parametrize("module", [None, "mobilenetv1-plain.wasm"])
 def test_the_photographs_have_pythons_logits(page: "Page", address: str, site: Path, module: str | None) -> None:
-    session = formats.open_session(site / "net_int8.web")
     page.goto(f"{address}/plain.html")
-    for name in PHOTOGRAPHS:
+    check_logits({name: page.evaluate(LOGITS, [name, module]) for name in PHOTOGRAPHS}, site)
+
+
+def check_logits(answers: dict[str, Any], site: Path) -> None:
+    """That a browser says of the photographs what Python does."""
+    session = formats.open_session(site / "net_int8.web")
+    assert list(answers) == list(PHOTOGRAPHS)
+    for name, found in answers.items():
         (expected,) = session(images.read(EXAMPLES / name, session.spec.pixels)[None])
-        found = page.evaluate(LOGITS, [name, module])
         logits = np.array(found["logits"], np.float32)
         if name.endswith(".png"):
             np.testing.assert_array_equal(logits, expected)
@@ -231,6 +237,47 @@ def test_other_runtimes_have_pythons_logits(runtime: list[str], site: Path, tmp_
     program = browsers.npm(**RUNTIMES) / "node_modules" / ".bin" / runtime[0]
     found = json.loads(run([str(program), *runtime[1:], "main.mjs"], tmp_path))
     assert found == [True, *session(pixels)[0].tolist()]
+
+
+IN_FIREFOX = """
+import puppeteer from "puppeteer-core";
+const [executablePath, address, logits, pictures, files] = process.argv.slice(1);
+const camera = { "media.navigator.streams.fake": true, "media.navigator.permission.disabled": true };
+const browser = await puppeteer.launch({ browser: "firefox", executablePath, extraPrefsFirefox: camera });
+try {
+  const page = await browser.newPage();
+  const said = [];
+  page.on("console", (message) => said.push(message.text()));
+  page.on("pageerror", (error) => said.push(error.message));
+  await page.goto(`${address}/net_int8.web/index.html`);
+  await page.waitForFunction("document.querySelector('#status').textContent === ''");
+  const found = {};
+  for (const name of JSON.parse(pictures))
+    found[name] = await page.evaluate(`(${logits})(${JSON.stringify([name, null])})`);
+  await (await page.$("#files")).uploadFile(...JSON.parse(files));
+  await page.waitForFunction("document.querySelector('#status').className === 'wrong'");
+  const text = (selector) => page.$eval(selector, (element) => element.innerText);
+  const [label, status] = [await text("#label"), await text("#status")];
+  await page.click("#camera");
+  await page.waitForFunction("document.querySelector('#name').textContent === 'The camera'");
+  console.log(JSON.stringify({ found, label, status, said }));
+} finally {
+  await browser.close();
+}
+"""
+
+
+@pytest.mark.skipif(not browsers.firefox(), reason="no Firefox; scripts/install_browser brings it")
+def test_firefox_has_pythons_logits_and_shows_the_page(address: str, site: Path) -> None:
+    files = [str(site / name) for name in ("cat.png", "notes.txt", "broken.png")]
+    words = [str(browsers.firefox()), address, LOGITS, json.dumps(PHOTOGRAPHS), json.dumps(files)]
+    command = ["node", "--input-type=module", "-e", IN_FIREFOX, *words]
+    answer = json.loads(run(command, browsers.npm(**DRIVER)))
+    check_logits(answer["found"], site)
+    assert answer["label"].startswith("cat, ")
+    # unlike Chromium it decodes what there is of a picture that is cut short
+    assert answer["status"] == "2 of 3 pictures.\nnotes.txt cannot be decoded as a picture here."
+    assert answer["said"] == []
 
 
 def test_the_page_answers_and_says_what_it_cannot_decode(page: "Page", address: str, site: Path) -> None:
