@@ -22,6 +22,7 @@ from mnv1deploy.artifact import Manifest, Precision, Provenance, hashes
 from mnv1deploy.files import staged
 from mnv1deploy.formats.base import Session
 from mnv1deploy.formats.shared import SharedSession
+from mnv1deploy.formats.torch_session import TorchSession
 from mnv1deploy.network import MobileNetV1
 from mnv1deploy.quantization import DEFAULT, Quantization, Scheme, quantize
 
@@ -152,6 +153,14 @@ def compiled_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def unoptimised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Generated C is compiled without optimising, which changes no bit and takes a third of the time."""
+    from mnv1deploy.formats import c
+
+    monkeypatch.setattr(c, "FLAGS", tuple("-O0" if flag == "-O3" else flag for flag in c.FLAGS))
+
+
 def quantize_once(network: MobileNetV1, images: np.ndarray, source: str, scheme: Scheme = DEFAULT) -> Quantization:
     """Has the arguments of quantize and its result, from :func:`quantized`."""
     found = copy.deepcopy(quantized(network, images, scheme))
@@ -210,15 +219,23 @@ compute_logits = verification.logits
 def logits_once(
     session: Session, images: np.ndarray, on_batch: Callable[[int], None] = lambda count: None
 ) -> np.ndarray:
-    """Has the arguments of verification.logits and its result; Micro's kernels take 10 ms a picture, once a file."""
-    if not (isinstance(session, SharedSession) and session.path.name.endswith(find_format("tflm").suffix)):
+    """Has the arguments of verification.logits and its result, computed once for what takes long.
+
+    That are Micro's kernels, 10 ms a picture, and checkpoints, with which every export is compared.
+    """
+    if isinstance(session, SharedSession) and session.path.name.endswith(find_format("tflm").suffix):
+        key = hashlib.sha256(session.path.read_bytes()).hexdigest()
+    elif isinstance(session, TorchSession) and isinstance(session._module, MobileNetV1) and session._device == "cpu":
+        key = _fingerprint(session._module)
+    else:
         return compute_logits(session, images, on_batch)
 
     def make(folder: Path) -> None:
-        np.save(folder / "logits.npy", compute_logits(session, images, on_batch))
+        np.save(folder / "logits.npy", compute_logits(session, images))
 
-    parts = [hashlib.sha256(part).hexdigest() for part in (session.path.read_bytes(), images.tobytes())]
-    found: np.ndarray = np.load(shared("|".join(["logits", *parts]), make) / "logits.npy")
+    pictures = hashlib.sha256(images.tobytes()).hexdigest()
+    found: np.ndarray = np.load(shared("|".join(["logits", key, pictures]), make) / "logits.npy")
+    on_batch(len(images))
     return found
 
 

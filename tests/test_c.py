@@ -131,7 +131,7 @@ SAME = CIFAR.replace(padding="same", activation="relu6", stem=Block(20, 2))
 
 
 @pytest.mark.slow
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
 @example(spec=GREY.replace(input_size=9, stem=Block(3, 2), padding="same"), seed=1)
 @example(spec=SAME.replace(input_size=8, blocks=()), seed=2)
 @example(spec=SAME.replace(input_size=33, blocks=(Block(70, 2), Block(17, 2))), seed=3)
@@ -235,6 +235,7 @@ def test_sessions_share_a_batch_among_threads(folder: Path) -> None:
         np.testing.assert_array_equal(alone(np.repeat(images, 2, axis=1)[:, ::2]), expected)
 
 
+@pytest.mark.usefixtures("unoptimised")
 @pytest.mark.parametrize("spec", [SAME.replace(input_size=33, blocks=(Block(70, 2), Block(17, 1))), GREY])
 def test_threads_share_the_rows_of_a_large_picture(
     spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -380,6 +381,7 @@ def binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("unoptimised")
 def test_weights_in_a_file_give_the_same_bits_and_take_a_byte_each(small: Path, binary: Path) -> None:
     _, images = random_integers(SMALL, 1)
     np.testing.assert_array_equal(opened(binary, 1)(images), opened(small, 1)(images))
@@ -440,6 +442,7 @@ int main(void)
 """
 
 
+@pytest.mark.usefixtures("unoptimised")
 @pytest.mark.parametrize("way", ["taken in", "linked", "loaded", "embedded"])
 @pytest.mark.parametrize("language", ["c", "c++"])
 def test_weights_in_a_file_are_taken_in_or_linked_or_loaded(
@@ -477,6 +480,7 @@ def test_weights_in_a_file_are_taken_in_or_linked_or_loaded(
     np.testing.assert_array_equal(np.loadtxt(done.stdout.splitlines(), dtype=np.float32), opened(binary, 1)(image)[0])
 
 
+@pytest.mark.usefixtures("unoptimised")
 def test_weights_in_a_file_are_embedded_by_a_compiler_of_c23(binary: Path, tmp_path: Path) -> None:
     pytest.importorskip("ziglang")  # whose clang is new enough
     shutil.copytree(binary, tmp_path, dirs_exist_ok=True)
@@ -670,6 +674,7 @@ def test_weights_whose_products_could_overflow_16_bits_are_refused(kind: str, tm
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unoptimised")
 def test_names_of_any_characters_stay_names(integers: Quantization, tmp_path: Path) -> None:
     classes = ('"', "\\", "??/", "naïve", "*/ int x;", "a\nb", "%s", "$size", "7")
     network = copy.deepcopy(integers.network)

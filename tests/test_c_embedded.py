@@ -49,7 +49,7 @@ from mnv1deploy.network import MobileNetV1
 from mnv1deploy.quantization import quantize
 from mnv1deploy.spec import CIFAR, PAPER, Block, ModelSpec, Normalization
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_once")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_once", "unoptimised")]
 
 ODD = CIFAR.scaled(0.3).replace(normalization=Normalization((125.3, 123.0, 113.9), (63.0, 62.1, 66.7)))
 """Channels that are no multiple of 16, and a normalisation that is folded into the stem."""

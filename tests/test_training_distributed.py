@@ -134,6 +134,38 @@ def test_machines_without_a_disk_in_common_train_with_teachers_and_resume(tmp_pa
     assert not (tmp_path / "1").exists()
 
 
+FETCHING = """
+import sys, time
+from pathlib import Path
+from mnv1deploy.datasets import Cifar
+from mnv1deploy.errors import MnvError
+from mnv1deploy.training import distributed, start
+folder = Path(sys.argv[1])
+def download(self, target):
+    with (folder / "downloads").open("a") as file:
+        file.write(f"{distributed.rank()}\\n")
+    time.sleep(0.5)  # as long as the others have to do so too
+    (target / self.folder).mkdir(parents=True)  # not whole, as a full disk leaves it
+    return target / self.folder
+Cifar.download = download
+with distributed.joined():
+    try:
+        start.begin(folder / "run", None, download=folder / "data")
+    except MnvError as error:
+        (folder / f"told.{distributed.rank()}").write_text(error.message)
+"""
+
+
+def test_one_process_of_a_machine_downloads_and_what_fails_is_said_by_each(tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(FETCHING)
+    together(script, tmp_path, processes=2)
+    assert (tmp_path / "downloads").read_text() == "0\n"
+    told = [(tmp_path / f"told.{rank}").read_text() for rank in range(2)]
+    assert told[0] == told[1]
+    assert "CIFAR-10" in told[0] and "is not whole" in told[0]
+
+
 def test_a_share_of_one_picture_cannot_be_normalised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(MnvError, match="2 processes cannot share a batch of 2") as refused:

@@ -105,9 +105,14 @@ def from_first(make: Callable[[], Value]) -> Value:
 
 @contextmanager
 def first_of_machine() -> Iterator[None]:
-    """One process of each machine does it before the others do, and so downloads for them."""
+    """One process of each machine does it before the others do, and so downloads for them.
+
+    They do it after it failed too: each then says so, instead of waiting for one that is gone.
+    """
     if local_rank():
         wait()
-    yield
-    if not local_rank():
-        wait()
+    try:
+        yield
+    finally:
+        if not local_rank():
+            wait()
