@@ -612,6 +612,12 @@ def limits_table(runs: Runs) -> str:
     return table(f"{header} | >loss of accuracy", rows())
 
 
+def startup(runs: Runs) -> str:
+    """Of a whole process, and how many times a bare script's."""
+    ours, bare = (row["seconds"] for row in runs["startup"][0]["results"])
+    return f"{ours:.2f} s of processor time, {ours / bare:.2f} times"
+
+
 def few_pictures_table(runs: Runs) -> str:
     """A row per data set and start."""
     rows = (
@@ -1050,6 +1056,7 @@ FIGURES: dict[str, Callable[[Runs], str]] = {
     "evidence.enough": bundled_noise(max, worth="enough"),
     "evidence.two": bundled_noise(min, pictures="2 real pictures"),
     "limits": limits_table,
+    "startup": startup,
     "few_pictures": few_pictures_table,
     "fine_tuning": fine_tuning_table,
     "trained": runs_table,

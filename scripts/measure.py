@@ -158,7 +158,7 @@ def sizes() -> Answer:
         network = ("--untrained", "paper", "--width", str(width), "--input-size", str(size), "--quantize", "int8")
         with tempfile.TemporaryDirectory() as folder:
             one, every = f"{folder}/one", f"{folder}/every"
-            seconds, mebibytes = used("export", *network, "--format", "c", "--threads", "1", "--output", one)
+            seconds, mebibytes = used(*MNV1, "export", *network, "--format", "c", "--threads", "1", "--output", one)
             made = {"size": size, "width": width, "export_seconds": seconds, "export_mebibytes": mebibytes}
             mnv1("export", *network, "--format", formats, "--output", every)
             bench = mnv1("bench", *map(str, artifacts_in(every)), "--threads", "1")
@@ -173,8 +173,8 @@ def sizes() -> Answer:
     return results, commands
 
 
-def used(*arguments: str) -> tuple[float, float]:
-    """The processor time in seconds and the peak memory in MiB of a command and of the compilers that it started."""
+def used(*command: str) -> tuple[float, float]:
+    """The processor time in seconds and the peak memory in MiB of a program and of those that it started."""
     code = (
         "import resource, subprocess, sys\n"
         "status = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)\n"
@@ -182,10 +182,22 @@ def used(*arguments: str) -> tuple[float, float]:
         "print(used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)\n"
         "sys.exit(status)"
     )
-    command = [sys.executable, "-c", code, *MNV1, *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, cwd=ROOT, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command], stdout=subprocess.PIPE, cwd=ROOT, text=True, check=True
+    )
     seconds, mebibytes = map(float, done.stdout.split())
     return seconds, mebibytes
+
+
+def startup() -> Answer:
+    """One picture, from the start of the process to its end: the least processor time of ten turns, in seconds."""
+    picture = str(ROOT / "examples" / "cat.png")
+    programs = {
+        f"mnv1 predict {Path(picture).name}": (*MNV1, "predict", picture),
+        "python scripts/bare_predict.py examples/cat.png": (sys.executable, "scripts/bare_predict.py", picture),
+    }
+    turns = [{name: used(*command)[0] for name, command in programs.items()} for _ in range(10)]
+    return [{"program": name, "seconds": min(turn[name] for turn in turns)} for name in programs], list(programs)
 
 
 def backends() -> Answer:
@@ -432,7 +444,7 @@ def many() -> Answer:
 MEASUREMENTS: dict[str, Callable[[], Answer]] = {
     measure.__name__: measure
     for measure in (
-        *(loadgen, tiny, ladder),
+        *(startup, loadgen, tiny, ladder),
         *(artifacts, latency, throughput, sizes, backends, profile, emulation, layers, plans, cameras),
         *(schemes, evidence, few_pictures, trained, tried, classes, confidence, robustness, tuned),
         *(imports, fine_tuning, equalization, old_onnxruntime, platforms, commands, web, serve, many),
