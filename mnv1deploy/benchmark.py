@@ -41,6 +41,7 @@ REFERENCES = (PYTORCH, COMPILED)
 
 ROUNDS = 10
 WARM_UP_SECONDS = 0.3
+"""Or as long as is measured, if that is shorter."""
 PROFILED_CALLS = 500
 
 
@@ -248,7 +249,7 @@ def _race(
     workers = [*workers]
     times: dict[_Worker, list[NDArray[np.float64]]] = {worker: [] for worker in workers}
     for turn in range(-1, ROUNDS):
-        seconds = duration / ROUNDS if turn >= 0 else WARM_UP_SECONDS
+        seconds = duration / ROUNDS if turn >= 0 else min(WARM_UP_SECONDS, duration)
         for worker in np.roll(np.array(workers, object), turn):
             try:
                 answer = worker.ask(batch_size=batch_size, seconds=seconds)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -128,6 +129,19 @@ def read_member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
     if (size := archive.getinfo(name).file_size) > limit:
         raise ValueError(f"its {name} has {size:,} bytes, more than {limit:,}")
     return archive.read(name)
+
+
+def rewritten(archive: bytes, dropped: tuple[str, ...], change: Callable[[str, bytes], tuple[str, bytes]]) -> bytes:
+    """A zip archive, uncompressed and undated, without the files whose names end so, the others changed."""
+    import zipfile
+
+    result = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(archive)) as source, zipfile.ZipFile(result, "w", zipfile.ZIP_STORED) as target:
+        for name in source.namelist():
+            if not name.endswith(dropped):
+                kept, content = change(name, source.read(name))
+                target.writestr(zipfile.ZipInfo(kept), content)
+    return result.getvalue()
 
 
 def sha256(path: str | Path) -> str:

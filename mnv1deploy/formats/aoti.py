@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import platform
 import re
 import tempfile
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mnv1deploy import schema
 from mnv1deploy.artifact import METADATA_KEY, Precision, Provenance
 from mnv1deploy.errors import MnvError
-from mnv1deploy.files import read_member
+from mnv1deploy.files import read_member, rewritten
 from mnv1deploy.formats.base import CPU, CUDA, Format, refuse_provider
 from mnv1deploy.formats.torch_session import DEVICES, TorchSession, load_error, torch_device, torch_providers
 from mnv1deploy.packages import engine, silenced
@@ -154,16 +153,11 @@ def _reproducible(package: bytes) -> bytes:
 
     places = [str(Path(torch.__file__).parents[1]), tempfile.gettempdir(), str(Path.home())]
     path = re.compile(rb"(?:" + b"|".join(re.escape(place.encode()) for place in places) + rb")/[^\0\s:\"']*")
-    result = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(package)) as source, zipfile.ZipFile(result, "w", zipfile.ZIP_STORED) as target:
-        for name in source.namelist():
-            if name.endswith((".cpp", "/serialization_id")):
-                continue
-            content = source.read(name)
-            if name.endswith(".so"):
-                content = path.sub(_blank, content)
-            target.writestr(zipfile.ZipInfo(name), content)
-    return result.getvalue()
+
+    def change(name: str, content: bytes) -> tuple[str, bytes]:
+        return name, path.sub(_blank, content) if name.endswith(".so") else content
+
+    return rewritten(package, (".cpp", "/serialization_id"), change)
 
 
 def _blank(path: re.Match[bytes]) -> bytes:

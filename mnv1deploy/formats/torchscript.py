@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mnv1deploy import schema
 from mnv1deploy.artifact import METADATA_KEY, Precision, Provenance
 from mnv1deploy.errors import MnvError
-from mnv1deploy.files import read_member
+from mnv1deploy.files import read_member, rewritten
 from mnv1deploy.formats.base import CPU, CUDA, Format
 from mnv1deploy.formats.torch_session import TorchSession, load_error, torch_device, torch_providers
 from mnv1deploy.packages import engine, silenced
@@ -102,13 +102,9 @@ def _reproducible(archive: bytes) -> bytes:
     That is its debug records, which name source files, its serialization id, and the counter in the module's name.
     """
     counter = re.compile(rb"[./]___torch_mangle_\d+")
-    result = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(archive)) as source, zipfile.ZipFile(result, "w", zipfile.ZIP_STORED) as target:
-        for name in source.namelist():
-            if name.endswith((".debug_pkl", "/serialization_id")):
-                continue
-            content = source.read(name)
-            if name.endswith(("/data.pkl", ".py")):
-                content = counter.sub(b"", content)
-            target.writestr(zipfile.ZipInfo(counter.sub(b"", name.encode()).decode()), content)
-    return result.getvalue()
+
+    def change(name: str, content: bytes) -> tuple[str, bytes]:
+        kept = counter.sub(b"", name.encode()).decode()
+        return kept, counter.sub(b"", content) if name.endswith(("/data.pkl", ".py")) else content
+
+    return rewritten(archive, (".debug_pkl", "/serialization_id"), change)
