@@ -168,10 +168,10 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
             local = {"include_dashboard": False} if address == LOCAL else {}
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
     except Exception as error:  # of every kind, Exception itself among them where machines are too slow
-        raise MnvError(
-            f"There is no Ray at {address}: {MnvError.reason(error)}.",
-            f"Begin one with ray start --head, or try {LOCAL}, which is this machine alone.",
-        ) from error
+        hint = f"Begin one with ray start --head, or try {LOCAL}, which is this machine alone."
+        if address == LOCAL:
+            hint = "Try again when this machine has less to do, or with RAY_raylet_start_wait_time_s=300."
+        raise MnvError(f"There is no Ray at {address}: {MnvError.reason(error)}.", hint) from error
     try:
         yield
     finally:

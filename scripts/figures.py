@@ -20,6 +20,8 @@ from mnv1deploy.benchmark import processor
 from mnv1deploy.c import backends
 from mnv1deploy.c.cycles import CORES
 from mnv1deploy.c.plan import plan
+from mnv1deploy.classifier import BATCH
+from mnv1deploy.cluster import PART
 from mnv1deploy.cost import cost
 from mnv1deploy.report.tables import figure_text
 from mnv1deploy.spec import CIFAR, PAPER
@@ -919,6 +921,99 @@ def many_pictures(runs: Runs) -> str:
     return f"{row['pictures']:,} JPEGs of 500x375 and {row['bytes'] / 1000:.0f} KB"
 
 
+def memory_table(runs: Runs) -> str:
+    """A row per command and number of pictures: the most that its processes had."""
+
+    def rows() -> Iterator[list[str]]:
+        for row in runs["memory"][0]["results"]:
+            had = row["mebibytes"]
+            kinds = ("command", "worker", "gcs_server")
+            yield [
+                f"`{row['command']}`",
+                f"{row['pictures']:,}",
+                *(f"{had[kind]:,.0f}" if kind in had else "" for kind in kinds),
+            ]
+
+    return table(" | >pictures | >the command, MiB | >a worker | >Ray's `gcs_server`", rows())
+
+
+def bytes_per_picture(runs: Runs) -> dict[str, float]:
+    """By which the command's own process grows, by command."""
+    found: dict[str, list[Run]] = {}
+    for row in runs["memory"][0]["results"]:
+        found.setdefault(row["command"], []).append(row)
+    return {
+        command: 2**20
+        * (rows[-1]["mebibytes"]["command"] - rows[0]["mebibytes"]["command"])
+        / (rows[-1]["pictures"] - rows[0]["pictures"])
+        for command, rows in found.items()
+    }
+
+
+def memory_growth(runs: Runs) -> str:
+    """Of every command, bytes a picture."""
+    return " and ".join(f"{count:,.0f} bytes a picture (`{name}`)" for name, count in bytes_per_picture(runs).items())
+
+
+def nodes_table(runs: Runs) -> str:
+    """A row per number of nodes."""
+    found = runs["nodes"][0]["results"]
+
+    def rows() -> Iterator[list[str]]:
+        for row in found:
+            rate = row["images_per_second"]
+            yield [
+                str(row["nodes"]),
+                f"{rate:,.0f}",
+                f"{rate / found[0]['images_per_second']:.2f}",
+                f"{row['milliseconds']:.2f}",
+            ]
+
+    return table(">nodes | >pictures/s | >times one node | >processor ms a picture", rows())
+
+
+def nodes_pictures(runs: Runs) -> str:
+    """What was answered."""
+    row = runs["nodes"][0]["results"][0]
+    return f"{row['pictures']:,} JPEGs of 500x375 and {row['bytes'] / 1000:.0f} KB"
+
+
+BILLION = 10**9
+STORE = 12.5e9
+"""Bytes a second: 100 Gbit/s."""
+
+
+def billion(runs: Runs) -> str:
+    """What a billion pictures take, by one node's figures, and what is at its end first as processors are added."""
+    one = runs["nodes"][0]["results"][0]
+    rate, size = one["images_per_second"], one["bytes"]
+    per_part = PART * BATCH / rate  # seconds of one processor
+    limits = {
+        "storage": STORE / (rate * size),
+        "the process of the command": per_part / one["command_per_part"] * 1000,
+        "Ray itself": per_part / one["ray_per_part"] * 1000,
+    }
+    first = min(limits, key=lambda name: limits[name])
+    paths = BILLION * max(bytes_per_picture(runs).values()) / 1e9
+    command, ray = (f"{one[key]:.1f} ms" for key in ("command_per_part", "ray_per_part"))
+    return (
+        f"a billion pictures of {size / 1000:.0f} KB at {rate:,.0f} a second and processor are "
+        f"{BILLION / rate / 3600:,.0f} hours of one processor. Storage that gives 100 Gbit/s feeds "
+        f"{limits['storage']:,.0f} processors, which then take {BILLION * size / STORE / 3600:.1f} hours. For a part "
+        f"of {PART * BATCH:,} pictures the process of the command takes {command} of a processor and Ray's own "
+        f"processes {ray}, and so would be at their end with "
+        f"{limits['the process of the command']:,.0f} and {limits['Ray itself']:,.0f} processors. The bottleneck is "
+        f"{first}. Paths take {paths:,.0f} GB in one process"
+    )
+
+
+def stores_sentence(runs: Runs) -> str:
+    """Which servers, and how many rows."""
+    return " and ".join(
+        f"{row['rows']} rows of `{row['store']}://` by {row['server']}" for row in runs["stores"][0]["results"]
+    )
+
+
 # ---- The web
 
 
@@ -1074,6 +1169,14 @@ FIGURES: dict[str, Callable[[Runs], str]] = {
     "many": many_table,
     "many.machine": machine("many"),
     "many.pictures": many_pictures,
+    "memory": memory_table,
+    "memory.growth": memory_growth,
+    "memory.machine": machine("memory"),
+    "nodes": nodes_table,
+    "nodes.pictures": nodes_pictures,
+    "nodes.machine": machine("nodes"),
+    "nodes.billion": billion,
+    "stores": stores_sentence,
     "web": web_table,
     "web.beside": web_beside_others,
     "web.machine": machine("web"),

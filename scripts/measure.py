@@ -114,12 +114,12 @@ def throughput() -> Answer:
     return rows, ["mnv1 bench --threads 2 --batch-size 1024"]
 
 
-LOADGEN_SECONDS = 600
-"""MLPerf's rule; $MNV1_LOADGEN_SECONDS is another number, to try it."""
+LOADGEN_SECONDS = 30
+"""Of each of 16 runs; MLPerf's rule is 600, which $MNV1_LOADGEN_SECONDS can say."""
 
 
 def loadgen() -> Answer:
-    """MLPerf's scenarios by LoadGen: int8 on one thread in four engines."""
+    """MLPerf's scenarios by LoadGen: int8 on one thread in four engines, of ``artifacts``. A quarter of an hour."""
     seconds = os.environ.get("MNV1_LOADGEN_SECONDS", str(LOADGEN_SECONDS))
     suffixes = (".c", ".onnx", ".xml", ".tflite")
     chosen = [str(ARTIFACTS / f"mobilenetv1_cifar10_int8{suffix}") for suffix in suffixes]
@@ -427,10 +427,15 @@ def web() -> Answer:
 
 
 def serve() -> Answer:
-    """What mnv1 serve bears, beside what decoding alone allows and another server."""
+    """What mnv1 serve bears, beside decoding alone and other servers, which $MNV1_SERVICES, a Python, may have.
+
+    Five minutes; $MNV1_SERVE_SECONDS is what the longest part takes, 60 by default.
+    """
     import load_serve as script
 
-    return list(script.rows()), ["python scripts/load_serve.py"]
+    seconds = os.environ.get("MNV1_SERVE_SECONDS", "60")
+    found = list(script.rows(float(seconds), python=os.environ.get("MNV1_SERVICES")))
+    return found, [f"python scripts/load_serve.py --seconds {seconds}"]
 
 
 def many() -> Answer:
@@ -441,13 +446,48 @@ def many() -> Answer:
     return script.rows(count), [f"python scripts/predict_folder.py --pictures {count}"]
 
 
+def memory() -> Answer:
+    """What up to 200,000 pictures take of memory, on one machine and by Ray."""
+    import scale as script
+
+    return list(script.memory()), ["python scripts/scale.py memory"]
+
+
+def nodes() -> Answer:
+    """JPEGs by Ray on one and two nodes of one processor each; $MNV1_PICTURES says how many, 12,000 by default."""
+    import scale as script
+
+    count = int(os.environ.get("MNV1_PICTURES", script.NODES_PICTURES))
+    return list(script.nodes(count)), [f"python scripts/scale.py nodes --pictures {count}"]
+
+
+def stores() -> Answer:
+    """Pictures and answers in object stores; $MNV1_STORES is a Python that has their servers, if not a new one."""
+    import stores as script
+
+    return list(script.rows(os.environ.get("MNV1_STORES"))), ["python scripts/stores.py"]
+
+
 MEASUREMENTS: dict[str, Callable[[], Answer]] = {
     measure.__name__: measure
     for measure in (
         *(startup, loadgen, tiny, ladder),
         *(artifacts, latency, throughput, sizes, backends, profile, emulation, layers, plans, cameras),
         *(schemes, evidence, few_pictures, trained, tried, classes, confidence, robustness, tuned),
-        *(imports, fine_tuning, equalization, old_onnxruntime, platforms, commands, web, serve, many),
+        *(
+            imports,
+            fine_tuning,
+            equalization,
+            old_onnxruntime,
+            platforms,
+            commands,
+            web,
+            serve,
+            many,
+            memory,
+            nodes,
+            stores,
+        ),
     )
 }
 
