@@ -39,6 +39,9 @@ COMPILER_SECONDS = 600
 TEMPLATES = (".json", ".md", ".html")
 """Suffixes of the package's files that are filled in; the others are the same for every network."""
 
+PRELOAD = '\n    <link rel="preload" href="mobilenetv1.wasm" as="fetch" crossorigin />'
+"""Of the page: the network is asked for at once, and not when the scripts that load it have come."""
+
 
 class WebFormat(Format):
     """A folder: two WebAssembly modules, an ES module with its types, ``package.json``, and a page."""
@@ -199,6 +202,7 @@ def _write_package(path: Path, name: str, provenance: Provenance) -> None:
         "classes": len(spec.classes),
         "checkpoint": provenance.checkpoint_sha256,
         "bytes": count,
+        "preload": PRELOAD,
     }
     for file in sorted(PACKAGE.iterdir()):
         text = file.read_text("utf-8")

@@ -257,7 +257,7 @@ def _page(classifiers: Mapping[str, Classifier]) -> list[BaseRoute]:
             return [Mount("/", StaticFiles(directory=getattr(classifier.session, "path"), html=True))]  # noqa: B009
     spec = next(iter(classifiers.values())).spec
     about = f"{spec.name}: {len(spec.classes)} classes. Pictures are sent to this server."
-    values = {"title": html.escape(spec.name), "about": html.escape(about), "size": spec.input_size}
+    values = {"title": html.escape(spec.name), "about": html.escape(about), "size": spec.input_size, "preload": ""}
     text = Template((PACKAGE / "index.html").read_text("utf-8")).substitute(values)
 
     async def page(request: Request) -> Response:
