@@ -348,10 +348,14 @@ def tiny_table(runs: Runs) -> str:
 # ---- The C
 
 
+def sizes_rows(runs: Runs) -> list[Run]:
+    """Of the networks of other sizes; none until they are measured."""
+    return runs["sizes"][0]["results"] if "sizes" in runs else []
+
+
 def sizes_table(runs: Runs) -> str:
     """A row per engine, two columns per size of the network; empty until it is measured."""
-    (run, *_) = runs.get("sizes") or [{"results": []}]
-    rows = {(row["size"], row["width"], row["format"], row["threads"]): row for row in run["results"]}
+    rows = {(row["size"], row["width"], row["format"], row["threads"]): row for row in sizes_rows(runs)}
     networks = list(dict.fromkeys((size, width) for size, width, _, _ in rows))
     engines = list(dict.fromkeys((format_, threads) for *_, format_, threads in rows))
 
@@ -369,14 +373,10 @@ def sizes_table(runs: Runs) -> str:
 
 def sizes_export(runs: Runs) -> str:
     """What the export to C of each takes; empty until it is measured."""
-    (run, *_) = runs.get("sizes") or [{"results": []}]
     said = {
-        (
-            row["size"],
-            row["width"],
-        ): f"{row['export_seconds']:.0f} s of one processor and {row['export_mebibytes']:,.0f} "
-        f"MiB at {row['size']} x {row['size']} pixels and width {row['width']}"
-        for row in run["results"]
+        (row["size"], row["width"]): f"{row['export_seconds']:.0f} s of one processor and "
+        f"{row['export_mebibytes']:,.0f} MiB at {row['size']} x {row['size']} pixels and width {row['width']}"
+        for row in sizes_rows(runs)
     }
     return "; ".join(said.values())
 

@@ -150,27 +150,10 @@ def ladder() -> Answer:
 
 
 def sizes() -> Answer:
-    """A larger and a smaller network of random weights: what their export takes, and the p50 of every engine."""
-    formats = "c,onnx,openvino,litert,executorch,ncnn,mnn"
-    results: list[Run] = []
-    commands = []
-    for size, width in ((224, 1.0), (96, 0.25)):
-        network = ("--untrained", "paper", "--width", str(width), "--input-size", str(size), "--quantize", "int8")
-        with tempfile.TemporaryDirectory() as folder:
-            one, every = f"{folder}/one", f"{folder}/every"
-            seconds, mebibytes = used(*MNV1, "export", *network, "--format", "c", "--threads", "1", "--output", one)
-            made = {"size": size, "width": width, "export_seconds": seconds, "export_mebibytes": mebibytes}
-            mnv1("export", *network, "--format", formats, "--output", every)
-            bench = mnv1("bench", *map(str, artifacts_in(every)), "--threads", "1")
-            both = mnv1("bench", *map(str, Path(every).glob("*.c")), "--threads", "2")
-            for row in bench["results"]:
-                manifest = Manifest.read(Path(every) / row["artifact"])
-                assert manifest
-                facts = {"format": manifest.provenance.format, "bytes": manifest.bytes, "p50": 1000 * row["p50"]}
-                results.append({**made, **facts, "threads": 1})
-            results += [{**made, "format": "c", "threads": 2, "p50": 1000 * row["p50"]} for row in both["results"]]
-        commands += [f"mnv1 export {' '.join(network)} --format {formats}", "mnv1 bench artifacts/* --threads 1"]
-    return results, commands
+    """A larger and a smaller network: what their export takes, and the p50 of every engine."""
+    import sizes as script
+
+    return [row for network in script.NETWORKS for row in script.rows(*network)], ["python scripts/sizes.py"]
 
 
 def used(*command: str) -> tuple[float, float]:

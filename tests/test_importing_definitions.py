@@ -152,6 +152,31 @@ def test_a_definition_that_is_in_no_table_is_told_by_its_statistics(
     assert differ(theirs, found.network, NORMALIZATIONS[normalization]) < 1e-4
 
 
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (torch.nn.functional.silu, "network with SiLU, not relu"),
+        (torch.nn.functional.gelu, "network with GELU, not relu"),
+        (torch.cos, None),
+    ],
+)
+def test_activations_of_other_networks_show_in_the_statistics(
+    function: Callable[[Tensor], Tensor], message: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def forward(layer: definitions.Convolved, x: Tensor) -> Tensor:
+        return function(layer.norm(layer.convolution(torch.nn.functional.pad(x, layer.pads))))
+
+    monkeypatch.setattr(definitions.Convolved, "forward", forward)
+    torch.manual_seed(0)
+    theirs = definitions.MARVIS.network(1000, 0.25).trained(NORMALIZATIONS["imagenet"], 32)
+    path = write(theirs.state(), tmp_path / "network.pth")
+    if message is None:
+        assert "fit no" in import_file(path, Options(input_size=32)).doubts[0][0]
+    else:
+        with pytest.raises(MnvError, match=message):
+            import_file(path, Options(input_size=32))
+
+
 def test_each_choice_is_judged_under_those_before_it(tmp_path: Path) -> None:
     """The activation was judged under the commonest normalisation, before the right one was found."""
     torch.manual_seed(0)

@@ -63,6 +63,7 @@ def network(
     ends: tuple[str, ...] = (),
     entry: str = "",
     pads: bool = False,
+    window: int = 0,
     blocks: tuple[tuple[int, int], ...] = BLOCKS,
     names: tuple[str, ...] = (),
 ) -> onnx.ModelProto:
@@ -131,7 +132,7 @@ def network(
         graph.add("Conv", graph.floats(-1, 1, len(CLASSES), inputs, 1, 1), graph.floats(-1, 1, len(CLASSES)))
         graph.add("Flatten")
     else:
-        graph.add("AveragePool", kernel_shape=[size, size])
+        graph.add("AveragePool", kernel_shape=[window or size] * 2)
         graph.add("Reshape", graph.constant(np.array([-1, inputs])))
         graph.add("Gemm", graph.floats(-1, 1, len(CLASSES), inputs), graph.floats(-1, 1, len(CLASSES)), transB=1)
     for kind in ends:
@@ -303,9 +304,10 @@ def test_onnx_in_integers_comes_in_as_the_floats_that_they_mean(form: str, per_c
         (lambda: network(activation="LeakyRelu"), "LeakyReLU"),
         (lambda: network(activation="HardSwish"), "HardSwish"),
         (lambda: network(activation="open Clip"), "a clip to -inf .. 6"),
+        (lambda: network(window=5), "averages over 5x5 of the 8x8 places"),
         (lambda: onnx.load(bundled.INT8), "an int8 artifact of mnv1deploy"),
     ],
-    ids=["residual", "leaky", "hard-swish", "open-clip", "ours"],
+    ids=["residual", "leaky", "hard-swish", "open-clip", "window", "ours"],
 )
 def test_onnx_of_another_kind_is_refused(model: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(MnvError, match=message):

@@ -229,6 +229,26 @@ def test_of_two_networks_in_one_state_dict_it_is_asked_which(prefix: str, tmp_pa
     assert np.array_equal(tensors.arrays["fc.weight"], theirs.fc.weight.detach().numpy())
 
 
+@pytest.mark.parametrize(("own", "name"), [("", "the rest"), ("model.", "model"), ("module.net.", "module.net")])
+def test_an_average_may_have_another_prefix_than_the_weights(own: str, name: str, tmp_path: Path) -> None:
+    theirs = trained_looking()
+    both = {f"{own}{name}": tensor for name, tensor in theirs.state_dict().items()}
+    both |= {f"ema_model.module.{name}": tensor for name, tensor in TutorialNet().state_dict().items()}
+    torch.save(both, tmp_path / "weights.pt")
+    with pytest.raises(MnvError, match=f"2 sets of weights: {name}, ema_model.module"):
+        import_state_dict(tmp_path / "weights.pt")
+    tensors = pytorch.read(tmp_path / "weights.pt", name)
+    assert np.array_equal(tensors.arrays["fc.weight"], theirs.fc.weight.detach().numpy())
+
+
+def test_names_without_dots(tmp_path: Path) -> None:
+    theirs = trained_looking()
+    weights = {name.replace(".", "_"): tensor for name, tensor in theirs.state_dict().items()}
+    assert any(name.endswith("_num_batches_tracked") for name in weights)
+    torch.save(weights, tmp_path / "weights.pt")
+    assert same(import_state_dict(tmp_path / "weights.pt"), theirs)
+
+
 def test_parametrised_weight_normalisation_is_multiplied_out(tmp_path: Path) -> None:
     theirs = trained_looking()
     torch.nn.utils.parametrizations.weight_norm(theirs.fc, dim=0)
@@ -363,6 +383,10 @@ def test_import_warns_of_a_wrong_normalisation(tmp_path: Path) -> None:
     assert facts["accuracy"][0]["top1"] > 0.85
     assert tuple(facts["spec"]["classes"]) == CIFAR10_CLASSES
     assert facts["training"]["imported_from"] == "weights.pth"
+    told = mnv1("info", output).stdout
+    assert "imported from weights.pth" in told
+    assert re.search(r"^ +normalization unit: given$", told, re.MULTILINE)
+    assert re.search(r"^ +fingerprint, normalization: \w+ 0\.\d+, ", told, re.MULTILINE)
 
 
 def test_import_of_a_pickled_module_says_how_to_save_it(tmp_path: Path) -> None:

@@ -283,6 +283,27 @@ print(found.activations)
             np.testing.assert_array_equal(weights[name], found.values, name)
 
 
+def test_memory_grows_with_the_pictures_by_a_byte_a_value() -> None:
+    code = """
+import resource
+import numpy as np, torch
+from mnv1deploy.network import MobileNetV1
+from mnv1deploy.quantization import quantize
+from mnv1deploy.spec import PAPER
+torch.set_num_threads(1)
+network = MobileNetV1(PAPER.scaled(0.25).replace(input_size=96)).eval().folded()
+images = np.random.default_rng(0).integers(0, 256, (256, 96, 96, 3), np.uint8)
+for count in (64, 256):
+    quantize(network, images[:count], "noise")
+    print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    few, many = map(int, done.stdout.split())
+    layers = PAPER.scaled(0.25).replace(input_size=96).layers()
+    largest = max(layer.out_channels * layer.out_size**2 for layer in layers)
+    assert many - few < (256 - 64) * 4 * largest  # in float64, as it is computed, one layer alone takes 8
+
+
 def test_equalization_leaves_the_logits_and_narrows_the_ranges(folded: MobileNetV1, integers: Quantization) -> None:
     images = datasets.calibration().images
     some = torch.from_numpy(images[:100])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from string import Template
@@ -50,14 +51,14 @@ PICTURES = 3
 def picture(number: int, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     """What ``draw`` of packages/selftest.c draws: noise, then pixels that differ little from their neighbours."""
     state, colours = 1, shape[2]
-    values = np.empty(np.prod(shape), np.uint8)
-    for place in range(values.size):
+    values = bytearray(math.prod(shape))
+    for place in range(len(values)):
         state = (state * 1664525 + 1013904223) % 2**32
         value = state >> 24
         if number and place >= colours:
-            value = (int(values[place - colours]) + (value >> (3 + number))) % 256
+            value = (values[place - colours] + (value >> (3 + number))) % 256
         values[place] = value
-    return values.reshape(shape)
+    return np.frombuffer(values, np.uint8).reshape(shape)
 
 
 def write(folder: Path, quantization: Quantization, values: Mapping[str, object], *, camera: bool, blob: bool) -> None:

@@ -22,7 +22,7 @@ from mnv1deploy.importing.families import (
     given_normalization,
     normalization,
 )
-from mnv1deploy.importing.found import Found, Tensors
+from mnv1deploy.importing.found import Found, Tensors, no_mobilenetv1
 from mnv1deploy.network import MobileNetV1
 from mnv1deploy.spec import CIFAR10_CLASSES, Block, ModelSpec, Normalization, Preprocessing
 
@@ -220,6 +220,17 @@ def import_file(
                     f"normalisations contradict: {verdict}.",
                     f"Give --{verdict.option} {verdict.best}; or --{verdict.option} {verdict.chosen}, if you are sure.",
                 )
+    if unlike := [verdict.option for verdict in said if verdict.fits_none]:
+        doubts.append(
+            (
+                f"The statistics of its batch normalisations fit no {' and no '.join(unlike)} that is known: it may be "
+                "another kind of network, or trained on another kind of pictures.",
+                "Give some of the pictures that it was trained on with --pictures, and compare its answers with those "
+                "of the network where it was trained."
+                if options.pictures is None
+                else "Compare its answers with those of the network where it was trained.",
+            )
+        )
     stage("trying labelled pictures")
     fits = checks.try_normalizations(network)
     doubts += checks.doubts(network, fits)
@@ -251,7 +262,7 @@ def _decided(path: Path, verdict: fingerprint.Verdict, spec: ModelSpec) -> str:
     """The value that the statistics leave no doubt of. Raises MnvError where they do."""
     if error := fingerprint.refusal(verdict):
         raise MnvError(f"{path}: {error.message}", error.hint)
-    values = [name for name in verdict.distances if not name.startswith("LeakyReLU")]
+    values = [name for name in verdict.distances if name not in fingerprint.other_activations()]
     if verdict.option == "normalization" and spec.classes in families.OF_IMAGENET:
         values = [name for name in values if name not in families.OF_SMALL_PICTURES]
     clear = fingerprint.Verdict(
@@ -441,7 +452,15 @@ class _Resolved:
         if padding is None:
             padding = default
             self.facts.append(Fact("padding", str(padding), f"as in any {found.source}"))
-        return spec.replace(padding=padding)
+        spec = spec.replace(padding=padding)
+        pool = next(layer for layer in spec.layers() if layer.kind == "pool")
+        if found.pool not in (None, pool.in_size):
+            raise no_mobilenetv1(
+                self._path,
+                f"it averages over {found.pool}x{found.pool} of the {pool.in_size}x{pool.in_size} places that its last "
+                "block gives, and not over all",
+            )
+        return spec
 
     def _size(self) -> int | None:
         """Of the pictures, where the file's name has it, else the family's."""

@@ -101,7 +101,8 @@ def follow(
     linear: Linear | None = None
     affine: Affine | None = None
     padding: Padding | None = None
-    pooled = ended = False
+    pool: Pool | None = None
+    ended = False
     said = list(notes)
     for operation in operations:
         if padding and not isinstance(operation, Convolution):
@@ -114,9 +115,9 @@ def follow(
         elif isinstance(operation, Pad):
             padding = operation.amount
         elif isinstance(operation, Pool):
-            if not convolutions or pooled:
+            if not convolutions or pool:
                 raise no_mobilenetv1(path, f"{operation.name} pools where a MobileNetV1 does not")
-            pooled = True
+            pool = operation
         elif isinstance(operation, Linear):
             if linear is not None:
                 raise no_mobilenetv1(path, f"it has two linear layers, {linear.name} and {operation.name}")
@@ -126,7 +127,7 @@ def follow(
                 if operation.padding != (0, 0, 0, 0):
                     raise no_mobilenetv1(path, f"{operation.name} is padded twice")
                 operation, padding = replace(operation, padding=padding), None
-            if pooled:
+            if pool:
                 if operation.kernel != (1, 1) or operation.depthwise or linear is not None:
                     raise no_mobilenetv1(path, f"{operation.name} convolves after the pooling")
                 if operation.activation not in (None, "none"):
@@ -145,7 +146,7 @@ def follow(
                 affine = _after(affine, _as_affine(operation))
             elif operation.function != "none":
                 raise no_mobilenetv1(path, f"{operation.name} applies {operation.function} to the pixels")
-        elif pooled:
+        elif pool:
             if isinstance(operation, Activation) and operation.function == "none":
                 continue
             raise no_mobilenetv1(path, f"{operation.name} stands after the pooling")
@@ -153,7 +154,7 @@ def follow(
             convolutions[-1] = _then(path, convolutions[-1], operation)
     if linear is None:
         raise no_mobilenetv1(path, "no classifier follows its convolutions", "Export the whole network, not its body.")
-    if not pooled:
+    if not pool:
         raise no_mobilenetv1(path, "it does not average over the picture before the classifier")
     if convolutions and convolutions[-1].activation is None:
         convolutions[-1] = replace(convolutions[-1], activation="none")
@@ -176,6 +177,7 @@ def follow(
         quantized,
         half,
         takes,
+        pool.kernel,
     )
 
 

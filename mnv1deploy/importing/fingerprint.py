@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,20 @@ GOOD = 0.25
 _EARLY = 5
 """Convolutions by which normalisations are told apart: further on a batch normalisation has evened them out."""
 
-_SLOPES = (0.01, 0.1, 0.2)
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "relu6": F.relu6,
+    **{f"LeakyReLU ({slope})": partial(F.leaky_relu, negative_slope=slope) for slope in (0.01, 0.1, 0.2, 0.3)},
+    "SiLU": F.silu,
+    "hard swish": F.hardswish,
+    "GELU": F.gelu,
+    "Mish": F.mish,
+    "ELU": F.elu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "no activation": lambda x: x,
+}
+"""Those of networks whose weights have the same shapes; only the first two are a MobileNetV1's."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +87,11 @@ class Verdict:
         return best < GOOD and chosen > FACTOR * best + MARGIN
 
     @property
+    def fits_none(self) -> bool:
+        """Whether no value is believed: another kind of network, or of pictures."""
+        return self.distances[self.best] >= GOOD
+
+    @property
     def is_sure(self) -> bool:
         """Whether the best value fits, and no other one comes near it."""
         best, *others = self.distances.values()
@@ -80,7 +99,7 @@ class Verdict:
 
     def __str__(self) -> str:
         rows = ", ".join(f"{name} {distance:.3f}" for name, distance in list(self.distances.items())[:3])
-        if self.distances[self.best] >= GOOD:
+        if self.fits_none:
             return f"fits none: {rows}"
         near = [n for n, d in self.distances.items() if d <= FACTOR * self.distances[self.best] + MARGIN]
         if len(near) > 1:
@@ -142,7 +161,7 @@ def distance(found: Found, shown: NDArray[np.uint8], guess: Hypothesis, *, layer
             x = x * torch.from_numpy(norm.gamma).view(1, -1, 1, 1)
         if norm.beta is not None:
             x = x + torch.from_numpy(norm.beta).view(1, -1, 1, 1)
-        x = _activated(x, guess.activation)
+        x = _ACTIVATIONS[guess.activation](x)
         if number and number % 2 == 0 and skips and x.shape == entering.shape:
             x = x + entering
     return sum(distances) / len(distances)
@@ -157,14 +176,6 @@ def _convolved(x: Tensor, weight: Tensor, stride: int, padding: str, depthwise: 
             total = max((-(-size // stride) - 1) * stride + 3 - size, 0)
             x = F.pad(x, (total // 2, total - total // 2) * 2)
     return F.conv2d(x, weight, None, stride, groups=len(weight) if depthwise else 1)
-
-
-def _activated(x: Tensor, activation: str) -> Tensor:
-    if activation == "relu":
-        return x.relu()
-    if activation == "relu6":
-        return x.clamp(0, 6)
-    return F.leaky_relu(x, float(activation.rpartition(" ")[2].strip("()")))
 
 
 OPTIONS = ("normalization", "activation", "padding", "skip connections", "strides")
@@ -193,8 +204,7 @@ def judge(option: str, found: Found, spec: ModelSpec, shown: NDArray[np.uint8]) 
     elif option == "padding":
         own, guesses = spec.padding, {name: replace(chosen, padding=name) for name in ("symmetric", "same")}
     elif option == "activation":
-        names = ("relu", "relu6", *(f"LeakyReLU ({slope})" for slope in _SLOPES))
-        own, guesses = spec.activation, {name: replace(chosen, activation=name) for name in names}
+        own, guesses = spec.activation, {name: replace(chosen, activation=name) for name in _ACTIVATIONS}
     elif option == "skip connections":
         own, guesses = "none", {"none": chosen, "around blocks of stride 1": replace(chosen, residual=True)}
     else:
@@ -228,11 +238,16 @@ def _verdict(option: str, chosen: str, distances: Mapping[str, float]) -> Verdic
     return Verdict(option, chosen, best, ordered)
 
 
+def other_activations() -> tuple[str, ...]:
+    """Activations that are told by the statistics and that no MobileNetV1 has."""
+    return tuple(_ACTIVATIONS)[2:]
+
+
 def refusal(verdict: Verdict) -> MnvError | None:
     """The error for statistics that only another kind of network can have."""
     if not verdict.contradicts:
         return None
-    if verdict.best.startswith("LeakyReLU"):
+    if verdict.best in other_activations():
         return MnvError(
             f"The statistics of its batch normalisations are those of a network with {verdict.best}, not "
             f"{verdict.chosen} ({verdict}).",

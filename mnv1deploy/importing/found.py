@@ -88,6 +88,7 @@ class Found:
         quantized: whether the file's own arithmetic is integers, of which the floats here are the meaning.
         half: whether a graph computes in float16.
         takes: what a graph's input is of raw pixels, where the graph normalises them; None for normalised ones.
+        pool: height and width of what a graph averages over; None for all that there is.
     """
 
     source: str
@@ -102,6 +103,7 @@ class Found:
     quantized: bool = False
     half: bool = False
     takes: Normalization | None = None
+    pool: int | None = None
 
     @property
     def colours(self) -> int:

@@ -36,7 +36,7 @@ LEAVES = {
 """What the end of an array's name says it is, in PyTorch, Keras, TensorFlow-Slim and MXNet."""
 
 _NAME = re.compile(rf"(?:(.*)[./])?({'|'.join(LEAVES)})(:0)?")
-_MXNET_NAME = re.compile(r"(.*?)_(weight|bias|gamma|beta|(?:running|moving)_(?:mean|var))")
+_MXNET_NAME = re.compile(r"(.*?)_(weight|bias|gamma|beta|(?:running|moving)_(?:mean|var)|num_batches_tracked)")
 """A layer's name and what of it an array is: ``a.b.weight`` or ``a/b/weights:0``, and ``a_b_running_mean``."""
 
 _HARMLESS = re.compile(

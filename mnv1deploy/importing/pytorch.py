@@ -209,29 +209,29 @@ def _are_named(content: Sequence[Any]) -> bool:
 
 
 def _networks(content: Mapping[str, Any], name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The mapping, or each of several networks of the same parts in it: ``student.`` and ``teacher.``."""
-    parts: dict[str, dict[str, Any]] = {}
-    for key, value in content.items():
-        if isinstance(value, (Tensor, np.ndarray)):
-            first, _, rest = str(key).partition(".")
-            parts.setdefault(first, {})[rest] = value
-    if len(parts) == 1 and "" not in next(iter(parts.values())):
-        (first,) = parts
-        inside = list(_networks(parts[first], f"{name}.{first}" if name else first))
-        yield from inside if len(inside) > 1 else [(name, content)]
-        return
-    twins = [
-        part
-        for part, tensors in parts.items()
-        if any(_ndim(value) == 4 for value in tensors.values())
-        and any(tensors.keys() == other.keys() for key, other in parts.items() if key != part)
-    ]
-    # two of a network's own layers may have the same parts; a whole network also has a classifier
-    if len(twins) > 1 and all(any(_ndim(value) == 2 for value in parts[part].values()) for part in twins):
-        for part in twins:
-            yield f"{name}.{part}" if name else part, parts[part]
+    """The mapping, or each of several networks of the same layers in it: ``model.`` and ``ema.module.``."""
+    tensors = {str(key): value for key, value in content.items() if _ndim(value) >= 0}
+    prefixes = _before_the_same([key for key, value in tensors.items() if _ndim(value) == 2])
+    parts: dict[str, dict[str, Any]] = {prefix: {} for prefix in prefixes}
+    for key, value in tensors.items():
+        own = max((prefix for prefix in prefixes if key.startswith(prefix)), key=len, default=None)
+        if own is not None:
+            parts[own][key[len(own) :]] = value
+    kernels = [{key for key, value in part.items() if _ndim(value) == 4} for part in parts.values()]
+    if len(parts) > 1 and kernels[0] and all(names == kernels[0] for names in kernels):
+        for prefix, part in parts.items():
+            own = prefix.removesuffix(".") or "the rest"
+            yield f"{name}.{own}" if name else own, part
     else:
         yield name, content
+
+
+def _before_the_same(classifiers: Sequence[str]) -> list[str]:
+    """What stands before the longest end, in whole words, that the names of several classifiers have in common."""
+    words = [name.split(".") for name in classifiers]
+    shortest = min(map(len, words), default=0)
+    same = next((n for n in range(shortest) if len({parts[-1 - n] for parts in words}) > 1), shortest)
+    return ["".join(f"{word}." for word in parts[: len(parts) - same]) for parts in words]
 
 
 def _ndim(value: Any) -> int:

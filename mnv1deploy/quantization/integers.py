@@ -26,9 +26,8 @@ def run(
             values = _requantized(sums, np.full(1, factor, np.float32))
         else:
             weights = quantization.weights[layer.name]
-            sums = (
-                _sums(layer, values.astype(np.int64) - grid.zero_point, weights.values.astype(np.int64)) + weights.bias
-            )
+            sums = _sums(layer, values.astype(np.float64) - grid.zero_point, weights.values.astype(np.float64))
+            sums = sums.astype(np.int64) + weights.bias
             factors = np.float32(grid.scale) * weights.scales
             if layer.kind == "linear":
                 return found, sums.ravel().astype(np.float32) * factors
@@ -45,12 +44,15 @@ def _requantized(sums: NDArray[np.int64], factors: NDArray[np.float32]) -> NDArr
     return values
 
 
-def _sums(layer: Layer, values: NDArray[np.int64], weights: NDArray[np.int64]) -> NDArray[np.int64]:
-    """``[H, W, inputs]`` and ``[outputs, inputs or 1, rows, columns]`` -> ``[H, W, outputs]``."""
+def _sums(layer: Layer, values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``[H, W, inputs]`` and ``[outputs, inputs or 1, rows, columns]`` -> ``[H, W, outputs]``.
+
+    All are integers, which float64 holds and adds up exactly; numpy has no quick matrix product of int64.
+    """
     weights = weights.reshape(*weights.shape[:2], layer.kernel, layer.kernel)
     top, left, bottom, right = layer.padding
     padded = np.pad(values, ((top, bottom), (left, right), (0, 0)))
-    sums = np.zeros((layer.out_size, layer.out_size, layer.out_channels), np.int64)
+    sums = np.zeros((layer.out_size, layer.out_size, layer.out_channels))
     reach = (layer.out_size - 1) * layer.stride + 1
     for row in range(layer.kernel):
         for column in range(layer.kernel):

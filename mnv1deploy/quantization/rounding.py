@@ -51,10 +51,10 @@ def weight_scales(
 
 
 def _limit(layer: Layer, values: NDArray[np.float64], column: int) -> NDArray[np.float64] | int:
-    """How large the integers of a column of ``values`` may be, given those of the columns before it."""
+    """How large the integers of a column may be, given those before it, ``values`` ``[columns, out_channels]``."""
     if layer.kind == "conv":
         return PAIR // 2
-    return np.minimum(127, PAIR - np.abs(values[:, column - 1])) if column % 2 else 127
+    return np.minimum(127, PAIR - np.abs(values[column - 1])) if column % 2 else 127
 
 
 EXACT = 256
@@ -166,13 +166,16 @@ def rounded(
         factor = np.linalg.cholesky(inverse).transpose(0, 2, 1)
     for start in range(0, size, BLOCK):
         end = min(start + BLOCK, size)
-        errors = np.zeros((len(rest), end - start))
-        for column in range(start, end):
-            limit = _limit(layer, values, column)
-            values[:, column] = np.rint(rest[:, column]).clip(-limit, limit)
+        # columns lie in rows of their own here: apart by a power of two, they would push each other out of the cache
+        left = np.ascontiguousarray(rest[:, start:end].T)
+        block, errors = np.empty_like(left), np.empty_like(left)
+        for number, column in enumerate(range(start, end)):
+            limit = _limit(layer, block, number)
+            block[number] = np.rint(left[number]).clip(-limit, limit)
             if moments is not None:
-                error = errors[:, column - start] = (rest[:, column] - values[:, column]) / factor[:, column, column]
-                rest[:, column + 1 : end] -= error[:, None] * factor[:, column, column + 1 : end]
+                errors[number] = (left[number] - block[number]) / factor[:, column, column]
+                left[number + 1 :] -= errors[number] * factor[:, column, column + 1 : end].T
+        values[:, start:end] = block.T
         if end < size and moments is not None:
-            rest[:, end:] -= errors @ factor[0, start:end, end:]
+            rest[:, end:] -= np.ascontiguousarray(errors.T) @ factor[0, start:end, end:]
     return values

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -515,7 +516,9 @@ def show_info(facts: dict[str, Any]) -> None:
         rows.append(("memory", _memory(facts["flash"], facts["ram"])))
     for accuracy in facts.get("accuracy", []):
         rows.append(("accuracy", Accuracy(**accuracy)))
-    if facts.get("training"):
+    if "imported_from" in facts.get("training", {}):
+        rows += _imported_rows(facts["training"])
+    elif facts.get("training"):
         rows.append(("training", ", ".join(f"{key} {value}" for key, value in facts["training"].items())))
     if "checkpoint_sha256" in facts:
         rows.append(("checkpoint", facts["checkpoint_sha256"]))
@@ -542,6 +545,28 @@ def show_info(facts: dict[str, Any]) -> None:
     show_facts(rows)
 
 
+def _imported_rows(said: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    """What a checkpoint knows of the file that it came from; see :class:`mnv1deploy.importing.Imported`."""
+    yield "imported from", f"{said['imported_from']}, sha256 {said['sha256']}"
+    for fact in said["facts"]:
+        yield "", f"{fact['what']} {fact['value']}: {fact['how']}"
+    for verdict in said["fingerprint"]:
+        nearest = sorted(verdict["distances"].items(), key=lambda row: row[1])[:3]
+        distances = ", ".join(f"{name} {distance:.3f}" for name, distance in nearest)
+        yield "", f"fingerprint, {verdict['option']}: {distances} nats; 0 is the same"
+    if said["comparison"]:
+        yield "", _compared(said["comparison"])
+    yield from (("", note) for note in said["notes"])
+
+
+def _compared(found: Mapping[str, Any]) -> str:
+    kind = "integers" if found["quantized"] else "floats"
+    return (
+        f"{found['engine']} on the file's {kind}, {found['count']} pictures: {found['agreement']:.2%} the same class, "
+        f"logits within {found['largest']:.2g} standard deviations"
+    )
+
+
 def show_imported(path: Path, imported: Imported) -> None:
     """What an import decided and on what grounds, what the statistics say, and how it compares with the file."""
     rows = [(fact.what, fact.value, fact.how) for fact in imported.facts]
@@ -551,12 +576,7 @@ def show_imported(path: Path, imported: Imported) -> None:
     for note in imported.notes:
         show_line(note)
     if imported.proof:
-        found = imported.proof
-        kind = "integers" if found.quantized else "floats"
-        show_line(
-            f"{found.engine} on the file's {kind}, {found.count} pictures: {found.agreement:.2%} the same class, "
-            f"logits within {found.largest:.2g} standard deviations"
-        )
+        show_line(_compared(asdict(imported.proof)))
     show_line(f"{path}" + (f"  top-1 {imported.accuracy}" if imported.accuracy else ""))
 
 
