@@ -170,7 +170,7 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
     except Exception as error:  # of every kind, Exception itself among them where machines are too slow
         hint = f"Begin one with ray start --head, or try {LOCAL}, which is this machine alone."
         if address == LOCAL:
-            hint = "Try again when this machine has less to do, or with RAY_raylet_start_wait_time_s=300."
+            hint = "Try again when this machine has less to do."
         raise MnvError(f"There is no Ray at {address}: {MnvError.reason(error)}.", hint) from error
     try:
         yield
