@@ -232,9 +232,9 @@ def import_file(
             )
         )
     stage("trying labelled pictures")
-    fits = checks.try_normalizations(network)
-    doubts += checks.doubts(network, fits)
-    if not said and found.has_statistics is False and fits == {} and not found.is_graph:
+    trials = checks.try_normalizations(network)
+    doubts += checks.doubts(network, trials)
+    if not said and found.has_statistics is False and not trials and not found.is_graph:
         doubts.append(("Nothing could be checked: it has no statistics, no graph and no known classes.", ""))
     stage("comparing with the file's own engine")
     comparison = None
@@ -247,7 +247,7 @@ def import_file(
         tuple(facts),
         tuple(said),
         comparison,
-        fits.get(checks.AS_GIVEN),
+        trials[checks.AS_GIVEN].accuracy if trials else None,
         tuple(notes),
         tuple(doubts),
         {"file": path.name, "sha256": sha256(path)},

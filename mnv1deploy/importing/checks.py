@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,6 +19,19 @@ from mnv1deploy.spec import CIFAR10_CLASSES, Normalization
 from mnv1deploy.verification import chance, logits
 
 AS_GIVEN = "as given"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a network makes of the bundled pictures under one normalisation.
+
+    Attributes:
+        answers: int64 ``[N]``, the class of each.
+        accuracy: how many of them are right.
+    """
+
+    answers: NDArray[np.int64]
+    accuracy: Accuracy
 
 
 def _pictures(network: MobileNetV1) -> datasets.Dataset | None:
@@ -39,8 +53,8 @@ def _predicted(network: MobileNetV1, images: NDArray[np.uint8], normalization: N
     return found
 
 
-def try_normalizations(network: MobileNetV1) -> dict[str, Accuracy]:
-    """Accuracy on the bundled training images under every normalisation in common use, and "as given".
+def try_normalizations(network: MobileNetV1) -> dict[str, Trial]:
+    """The bundled training images under every normalisation in common use, and "as given".
 
     A wrong normalisation costs accuracy without any error, and this is how it shows. Empty for a network that has
     not CIFAR-10's classes, in whatever order and spelling.
@@ -48,34 +62,30 @@ def try_normalizations(network: MobileNetV1) -> dict[str, Accuracy]:
     pictures = _pictures(network)
     if pictures is None or network.spec.colours != 3:
         return {}
-    return {
-        name: Accuracy(
-            float((_predicted(network, pictures.images, candidate) == pictures.labels).mean()),
-            len(pictures),
-            pictures.name,
-        )
-        for name, candidate in {AS_GIVEN: network.spec.normalization, **NORMALIZATIONS}.items()
-    }
+    trials = {}
+    for name, candidate in {AS_GIVEN: network.spec.normalization, **NORMALIZATIONS}.items():
+        answers = _predicted(network, pictures.images, candidate)
+        top1 = float((answers == pictures.labels).mean())
+        trials[name] = Trial(answers, Accuracy(top1, len(pictures), pictures.name))
+    return trials
 
 
-def doubts(network: MobileNetV1, fits: Mapping[str, Accuracy]) -> list[tuple[str, str]]:
+def doubts(network: MobileNetV1, trials: Mapping[str, Trial]) -> list[tuple[str, str]]:
     """What looks wrong with a network, given :func:`try_normalizations`: sentences and what to do about them."""
     pictures = _pictures(network)
-    if not fits or pictures is None:
+    if not trials or pictures is None:
         return []
-    own, best = fits[AS_GIVEN].top1, max(fits.values(), key=lambda fit: fit.top1).top1
+    given = trials[AS_GIVEN]
+    own, best = given.accuracy.top1, max(trial.accuracy.top1 for trial in trials.values())
     found = []
-    normalization = network.spec.normalization
-    swapped = _predicted(network, pictures.images[..., ::-1], normalization)
+    swapped = _predicted(network, pictures.images[..., ::-1], network.spec.normalization)
     blue_first = float((swapped == pictures.labels).mean())
-    better = {name: fit.top1 for name, fit in fits.items() if fit.top1 > own}
-    if better:  # beyond chance
-        given, *others = (
-            _predicted(network, pictures.images, candidate) == pictures.labels
-            for candidate in (normalization, *(NORMALIZATIONS[name] for name in better))
-        )
-        pairs = zip(better.items(), others, strict=True)
-        better = {name: top1 for (name, top1), right in pairs if top1 - own > chance(right, given)}
+    right = {name: trial.answers == pictures.labels for name, trial in trials.items()}
+    better = {
+        name: trial.accuracy.top1
+        for name, trial in trials.items()
+        if trial.accuracy.top1 > own and trial.accuracy.top1 - own > chance(right[name], right[AS_GIVEN])
+    }
     if blue_first > max(own + 0.02, best):  # then a normalisation that fits better only makes up for the colours
         found.append(
             (
@@ -93,7 +103,7 @@ def doubts(network: MobileNetV1, fits: Mapping[str, Accuracy]) -> list[tuple[str
             )
         )
     if best < 0.3:
-        answers = _predicted(network, pictures.images, normalization)
+        answers = given.answers
         counts = np.zeros((len(CIFAR10_CLASSES),) * 2, int)
         np.add.at(counts, (answers, pictures.labels), 1)
         order = counts.argmax(1)

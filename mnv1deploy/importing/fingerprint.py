@@ -147,20 +147,19 @@ def distance(found: Found, shown: NDArray[np.uint8], guess: Hypothesis, *, layer
         if number % 2:
             entering, skips = x, guess.residual and stride == 1
         x = _convolved(x, torch.from_numpy(convolution.weight), stride, guess.padding, convolution.depthwise)
-        if convolution.bias is not None:
-            x = x + torch.from_numpy(convolution.bias).view(1, -1, 1, 1)
         norm = convolution.norm
         assert norm is not None
         epsilon = 1e-5 if norm.epsilon is None else norm.epsilon
         kept_mean, kept = torch.from_numpy(norm.mean), torch.from_numpy(norm.variance) + epsilon
-        seen_mean, seen = x.mean((0, 2, 3)), x.var((0, 2, 3)) + epsilon
+        if convolution.bias is not None:  # which moves the mean alone
+            kept_mean = kept_mean - torch.from_numpy(convolution.bias)
+        seen, seen_mean = torch.var_mean(x, (0, 2, 3))
+        seen = seen + epsilon
         divergence = (seen / kept + (seen_mean - kept_mean) ** 2 / kept - 1 - (seen / kept).log()) / 2
         distances.append(min(divergence.nan_to_num(1.0).median().item(), 1.0))
-        x = (x - kept_mean.view(1, -1, 1, 1)) / kept.sqrt().view(1, -1, 1, 1)
-        if norm.gamma is not None:
-            x = x * torch.from_numpy(norm.gamma).view(1, -1, 1, 1)
-        if norm.beta is not None:
-            x = x + torch.from_numpy(norm.beta).view(1, -1, 1, 1)
+        scale = kept.rsqrt() if norm.gamma is None else torch.from_numpy(norm.gamma) / kept.sqrt()
+        shift = -kept_mean * scale if norm.beta is None else torch.from_numpy(norm.beta) - kept_mean * scale
+        x = x.mul_(scale.view(1, -1, 1, 1)).add_(shift.view(1, -1, 1, 1))
         x = _ACTIVATIONS[guess.activation](x)
         if number and number % 2 == 0 and skips and x.shape == entering.shape:
             x = x + entering
