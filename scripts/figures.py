@@ -901,24 +901,29 @@ def many_table(runs: Runs) -> str:
     """A row per contestant, and how many times the first plain loop's pictures it answers."""
     found = runs["many"][0]["results"]
     plain = next(row for row in found if row["contestant"].startswith("a plain loop"))
+    return rates_table(found, " | >pictures/s | >times the plain loop", "contestant", plain)
+
+
+def rates_table(found: list[Run], header: str, name: str, one: Run) -> str:
+    """A row for each of ``found`` by its ``name``: pictures a second, how many times those of ``one``, and its work."""
 
     def rows() -> Iterator[list[str]]:
         for row in found:
-            times = row["images_per_second"] / plain["images_per_second"]
-            yield [
-                row["contestant"],
-                f"{row['images_per_second']:,.0f}",
-                f"{times:.2f}",
-                f"{row['milliseconds']:.2f}",
-            ]
+            rate = row["images_per_second"]
+            times = rate / one["images_per_second"]
+            yield [str(row[name]), f"{rate:,.0f}", f"{times:.2f}", f"{row['milliseconds']:.2f}"]
 
-    return table(" | >pictures/s | >times the plain loop | >processor ms a picture", rows())
+    return table(f"{header} | >processor ms a picture", rows())
 
 
-def many_pictures(runs: Runs) -> str:
-    """What was answered."""
-    row = runs["many"][0]["results"][0]
-    return f"{row['pictures']:,} JPEGs of 500x375 and {row['bytes'] / 1000:.0f} KB"
+def answered_pictures(run: str) -> Callable[[Runs], str]:
+    """What was answered in a run."""
+
+    def text(runs: Runs) -> str:
+        row = runs[run][0]["results"][0]
+        return f"{row['pictures']:,} JPEGs of 500x375 and {row['bytes'] / 1000:.0f} KB"
+
+    return text
 
 
 def memory_table(runs: Runs) -> str:
@@ -958,24 +963,7 @@ def memory_growth(runs: Runs) -> str:
 def nodes_table(runs: Runs) -> str:
     """A row per number of nodes."""
     found = runs["nodes"][0]["results"]
-
-    def rows() -> Iterator[list[str]]:
-        for row in found:
-            rate = row["images_per_second"]
-            yield [
-                str(row["nodes"]),
-                f"{rate:,.0f}",
-                f"{rate / found[0]['images_per_second']:.2f}",
-                f"{row['milliseconds']:.2f}",
-            ]
-
-    return table(">nodes | >pictures/s | >times one node | >processor ms a picture", rows())
-
-
-def nodes_pictures(runs: Runs) -> str:
-    """What was answered."""
-    row = runs["nodes"][0]["results"][0]
-    return f"{row['pictures']:,} JPEGs of 500x375 and {row['bytes'] / 1000:.0f} KB"
+    return rates_table(found, ">nodes | >pictures/s | >times one node", "nodes", found[0])
 
 
 BILLION = 10**9
@@ -1168,12 +1156,12 @@ FIGURES: dict[str, Callable[[Runs], str]] = {
     "paper": paper_table,
     "many": many_table,
     "many.machine": machine("many"),
-    "many.pictures": many_pictures,
+    "many.pictures": answered_pictures("many"),
     "memory": memory_table,
     "memory.growth": memory_growth,
     "memory.machine": machine("memory"),
     "nodes": nodes_table,
-    "nodes.pictures": nodes_pictures,
+    "nodes.pictures": answered_pictures("nodes"),
     "nodes.machine": machine("nodes"),
     "nodes.billion": billion,
     "stores": stores_sentence,

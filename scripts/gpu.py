@@ -175,7 +175,7 @@ def _trained(where: Where, recipe: str) -> Any:
     folder = where.results / recipe
     small = ["--epochs", "1", "--width", "0.25"]
     _side_by_side(where, {folder: small if where.dry else ["--recipe", recipe]})
-    log = [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
+    log = _log(folder)
     facts = mnv1("info", f"{folder}/checkpoint.safetensors", "--json")
     return {"seconds": time.perf_counter() - began, "log": log, "accuracy": facts["accuracy"]}
 
@@ -196,6 +196,11 @@ def _side_by_side(where: Where, runs: Mapping[Path, Sequence[str]]) -> None:
     failed = [" ".join(command) for command, process in zip(commands, started, strict=True) if process.wait()]
     if failed:
         raise StepFailedError(f"mnv1 {' and '.join(failed)} failed")
+
+
+def _log(folder: Path) -> list[dict[str, Any]]:
+    """What a run says of each epoch."""
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
 
 
 @contextlib.contextmanager
@@ -228,7 +233,7 @@ def speed(where: Where) -> Any:
     _side_by_side(
         where, {folder: [*options, *(["--epochs", "1", "--width", "0.25"] if where.dry else ["--epochs", "8"])]}
     )
-    log = [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
+    log = _log(folder)
     return {"images_per_second": max(epoch["images_per_second"] for epoch in log), "log": log}
 
 

@@ -457,20 +457,8 @@ MEASUREMENTS: dict[str, Callable[[], Answer]] = {
         *(startup, loadgen, tiny, ladder),
         *(artifacts, latency, throughput, sizes, backends, profile, emulation, layers, plans, cameras),
         *(schemes, evidence, few_pictures, trained, tried, classes, confidence, robustness, tuned),
-        *(
-            imports,
-            fine_tuning,
-            equalization,
-            old_onnxruntime,
-            platforms,
-            commands,
-            web,
-            serve,
-            many,
-            memory,
-            nodes,
-            stores,
-        ),
+        *(imports, fine_tuning, equalization, old_onnxruntime, platforms, commands),
+        *(web, serve, many, memory, nodes, stores),
     )
 }
 

@@ -78,7 +78,7 @@ def peaks(command: Sequence[str], folder: Path) -> tuple[dict[str, float], float
         while process.poll() is None:
             for one in family(process.pid):
                 with contextlib.suppress(OSError, TypeError):
-                    kind = "command" if one.name == str(process.pid) else kind_of((one / "cmdline").read_bytes())
+                    kind = kind_of(one, process.pid)
                     peak = re.search(r"^VmHWM:\s+(\d+) kB", (one / "status").read_text(), re.MULTILINE)
                     most[kind] = max(most[kind], int(peak[1]) / 1024)  # type: ignore[index]
             time.sleep(0.5)
@@ -87,8 +87,11 @@ def peaks(command: Sequence[str], folder: Path) -> tuple[dict[str, float], float
     return dict(most), time.perf_counter() - begin
 
 
-def kind_of(line: bytes) -> str:
-    """What a process is, by its command line."""
+def kind_of(process: Path, command: int) -> str:
+    """What the process of a folder in /proc is, by its command line; ``command`` is the number of the first of all."""
+    if process.name == str(command):
+        return "command"
+    line = (process / "cmdline").read_bytes()
     program = line.partition(b"\0")[0]
     for name in ("gcs_server", "raylet"):  # whose lines name the workers' program too
         if program.endswith(name.encode()):
@@ -196,9 +199,7 @@ def processes() -> dict[int, tuple[str, float]]:
     found = {}
     for one in family(os.getpid()):
         with contextlib.suppress(OSError):
-            number = int(one.name)
-            kind = "command" if number == os.getpid() else kind_of((one / "cmdline").read_bytes())
-            found[number] = kind, processor_seconds_of(one)
+            found[int(one.name)] = kind_of(one, os.getpid()), processor_seconds_of(one)
     return found
 
 

@@ -9,15 +9,15 @@ Every row of the answers is compared with that of ``mnv1 predict`` on this machi
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pyarrow.fs
 from load_serve import HOST, ROOT, free_port, python_with, running, version
@@ -42,12 +42,10 @@ def pictures(folder: Path) -> None:
     (folder / "notes.txt").write_text("no picture either")
 
 
-def predicted(given: Sequence[str], environment: Mapping[str, str], *options: str) -> None:
-    done = subprocess.run(
-        [*PREDICT, *given, *options], env={**os.environ, **environment}, capture_output=True, text=True, check=False
-    )
+def predicted(given: str, *options: str) -> None:
+    done = subprocess.run([*PREDICT, given, *options], capture_output=True, text=True, check=False)
     if done.returncode != 1 or "Traceback" in done.stderr:  # one picture cannot be read
-        raise SystemExit(f"predict {given[0]} ended with exit code {done.returncode}:\n{done.stdout}{done.stderr}")
+        raise SystemExit(f"predict {given} ended with exit code {done.returncode}:\n{done.stdout}{done.stderr}")
 
 
 def plain(row: Mapping[str, Any], start: str) -> dict[str, Any]:
@@ -55,31 +53,18 @@ def plain(row: Mapping[str, Any], start: str) -> dict[str, Any]:
     return {**row, "path": row["path"].removeprefix(start), "error": bool(row.get("error"))}
 
 
-def at(address: str, environment: Mapping[str, str], folder: Path, expected: list[dict[str, Any]]) -> int:
+def at(address: str, folder: Path, expected: list[dict[str, Any]]) -> int:
     """Uploads, predicts there, and compares; how many rows."""
-    with mapped(environment):
-        filesystem, root = pyarrow.fs.FileSystem.from_uri(address)
-        pyarrow.fs.copy_files(str(folder), f"{root}/in", destination_filesystem=filesystem)
-        predicted([f"{address}/in"], environment, "--ray", "local", "--parquet", f"{address}/out")
-        with tempfile.TemporaryDirectory() as copied:
-            pyarrow.fs.copy_files(f"{root}/out", copied, source_filesystem=filesystem)
-            done, *files = sorted(Path(copied).iterdir())
-            found = [plain(row, f"{address}/in") for file in files for row in answers.read_parquet(file)]
+    filesystem, root = pyarrow.fs.FileSystem.from_uri(address)
+    pyarrow.fs.copy_files(str(folder), f"{root}/in", destination_filesystem=filesystem)
+    predicted(f"{address}/in", "--ray", "local", "--parquet", f"{address}/out")
+    with tempfile.TemporaryDirectory() as copied:
+        pyarrow.fs.copy_files(f"{root}/out", copied, source_filesystem=filesystem)
+        done, *files = sorted(Path(copied).iterdir())
+        found = [plain(row, f"{address}/in") for file in files for row in answers.read_parquet(file)]
     if found != expected or done.name != cluster.DONE:
         raise SystemExit(f"{address}: {len(found)} rows are not those of this machine.")
     return len(found)
-
-
-@contextlib.contextmanager
-def mapped(environment: Mapping[str, str]) -> Iterator[None]:
-    """Variables of this process's environment for a while."""
-    before = dict(os.environ)
-    os.environ.update(environment)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def rows(python: str | None = None) -> Iterator[dict[str, Any]]:
@@ -88,23 +73,26 @@ def rows(python: str | None = None) -> Iterator[dict[str, Any]]:
     with python_with(python, PACKAGES) as found, tempfile.TemporaryDirectory() as scratch:
         bin, folder = Path(found).parent, Path(scratch, "in")
         pictures(folder)
-        predicted([str(folder)], {}, "--parquet", str(Path(scratch, "local.parquet")))
+        predicted(str(folder), "--parquet", str(Path(scratch, "local.parquet")))
         expected = [plain(row, str(folder)) for row in answers.read_parquet(Path(scratch, "local.parquet"))]
         port = free_port()
         environment = {
             "AWS_ENDPOINT_URL": f"http://{HOST}:{port}",
             **{"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"},
         }
-        with running([str(bin / "moto_server"), "-H", HOST, "-p", str(port)], port), mapped(environment):
+        with (
+            running([str(bin / "moto_server"), "-H", HOST, "-p", str(port)], port),
+            patch.dict(os.environ, environment),
+        ):
             maker, _ = pyarrow.fs.FileSystem.from_uri("s3://?allow_bucket_creation=true")
             maker.create_dir(BUCKET)
-            count = at(f"s3://{BUCKET}", environment, folder, expected)
+            count = at(f"s3://{BUCKET}", folder, expected)
         yield {"store": "s3", "server": f"moto {version(found, 'moto')}", "rows": count}
         port = free_port()
         environment = {"CLOUD_STORAGE_EMULATOR_ENDPOINT": f"http://{HOST}:{port}"}
         options = (f"--host={HOST}", f"--port={port}", "--in-memory", f"--default-bucket={BUCKET}")
-        with running([str(bin / "gcp-storage-emulator"), "start", *options], port):
-            count = at(f"gs://anonymous@{BUCKET}", environment, folder, expected)
+        with running([str(bin / "gcp-storage-emulator"), "start", *options], port), patch.dict(os.environ, environment):
+            count = at(f"gs://anonymous@{BUCKET}", folder, expected)
         server = f"gcp-storage-emulator {version(found, 'gcp-storage-emulator')}"
         yield {"store": "gs", "server": server, "rows": count}
 
