@@ -259,23 +259,29 @@ def count_instructions(program: Path, image: NDArray[np.uint8], name: str) -> in
     command = [*LINUX[name].emulator, "-d", "in_asm,exec,nochain", str(program), str(file)]
     output, errors = subprocess.DEVNULL, subprocess.PIPE
     lengths: dict[int, int] = {}
+    traced: dict[bytes, int] = {}  # instructions by line, of which there are millions, and a few thousand different
     total, start, entry, before = 0, None, None, 0
-    with subprocess.Popen(command, stdout=output, stderr=errors, text=True, cwd=file.parent) as process:
+    with subprocess.Popen(command, stdout=output, stderr=errors, cwd=file.parent) as process:
         assert process.stderr
         for line in process.stderr:
-            if line.startswith("Trace"):  # Trace 0: host address [../address/..] function
-                address = int(line.split("/", 2)[1], 16)
-                if entry is None and line.endswith(" network_run\n"):
+            if line in traced:
+                total += traced[line]
+            elif line.startswith(b"Trace"):  # Trace 0: host address [../address/..] function
+                address = int(line.split(b"/", 2)[1], 16)
+                if entry is None and line.endswith(b" network_run\n"):
                     entry, before = address, total
                 elif address == entry:  # of the next picture
                     process.kill()
                     return total - before
                 total += lengths[address]
-            elif line.startswith("IN:"):
+                if address != entry:
+                    traced[line] = lengths[address]
+            elif line.startswith(b"IN:"):
                 start = None
-            elif line.startswith("0x"):  # 0xaddress:  code  instruction
+                traced.clear()  # an address may be translated again, to another length
+            elif line.startswith(b"0x"):  # 0xaddress:  code  instruction
                 if start is None:
-                    start = int(line.partition(":")[0], 16)
+                    start = int(line.partition(b":")[0], 16)
                     lengths[start] = 0
                 lengths[start] += 1
     raise AssertionError(f"{program} does not call network_run for both pictures")

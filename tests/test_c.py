@@ -219,11 +219,12 @@ def test_sums_that_no_float_holds_exactly_equal_onnxruntimes(tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_the_papers_network_equals_onnxruntime(tmp_path: Path) -> None:
-    """Its 13 blocks of up to 1,024 channels; one picture of 64 pixels instead of 224, since much is emulated."""
-    integers, images = random_integers(PAPER.replace(input_size=64), 1)
+    """Its 13 blocks of up to 1,024 channels; one picture of 33 pixels instead of 224, since much is emulated."""
+    integers, images = random_integers(PAPER.replace(input_size=33), 1)
     check_against_onnxruntime((integers, images[:1]), tmp_path)
 
 
+@pytest.mark.slow
 def test_sessions_share_a_batch_among_threads(folder: Path) -> None:
     images = datasets.calibration().images[:13]
     for backend in open_on(folder, "portable").backends:
@@ -235,6 +236,7 @@ def test_sessions_share_a_batch_among_threads(folder: Path) -> None:
         np.testing.assert_array_equal(alone(np.repeat(images, 2, axis=1)[:, ::2]), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unoptimised")
 @pytest.mark.parametrize("spec", [SAME.replace(input_size=33, blocks=(Block(70, 2), Block(17, 1))), GREY])
 def test_threads_share_the_rows_of_a_large_picture(
@@ -264,6 +266,7 @@ def test_threads_share_the_rows_of_a_large_picture(
     assert all(np.array_equal(answer, expected) for answer in answers)
 
 
+@pytest.mark.slow
 def test_the_documented_parallel_for_gives_the_same_logits(folder: Path, tmp_path: Path) -> None:
     page = (Path(__file__).parents[1] / "docs" / "formats" / "c.md").read_text("utf-8")
     example = page.partition("## One picture on several threads")[2].partition("```c")[2].partition("```")[0]
@@ -361,7 +364,7 @@ def test_it_compiles_without_a_warning(small: Path, compiler: str, options: list
     compile_silently([compiler, *STRICT, *options, "-c", "-o", os.devnull, "network.c"], small)
 
 
-@pytest.mark.parametrize("standard", ["c++11", "c++17", "gnu++20"])
+@pytest.mark.parametrize("standard", [pytest.param("c++11", marks=pytest.mark.slow), "c++17", "gnu++20"])
 def test_it_is_cpp_as_well(small: Path, compiler: str, standard: str) -> None:
     program = {"gcc": "g++", "clang": "clang++"}[compiler]
     # gcc's own headers of AVX-512 read what is not initialised, and clang dislikes C++ in .c files
@@ -381,6 +384,7 @@ def binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unoptimised")
 def test_weights_in_a_file_give_the_same_bits_and_take_a_byte_each(small: Path, binary: Path) -> None:
     _, images = random_integers(SMALL, 1)
@@ -443,8 +447,15 @@ int main(void)
 
 
 @pytest.mark.usefixtures("unoptimised")
-@pytest.mark.parametrize("way", ["taken in", "linked", "loaded", "embedded"])
-@pytest.mark.parametrize("language", ["c", "c++"])
+@pytest.mark.parametrize(
+    ("compiler", "language", "way"),
+    [
+        *((compiler, language, "taken in") for compiler in ("gcc", "clang") for language in ("c", "c++")),
+        # plain C, that no compiler has words of its own for
+        *(row for way in ("linked", "loaded", "embedded") for row in (("gcc", "c", way), ("clang", "c++", way))),
+    ],
+    indirect=["compiler"],
+)
 def test_weights_in_a_file_are_taken_in_or_linked_or_loaded(
     binary: Path, compiler: str, language: str, way: str, tmp_path: Path
 ) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import xmlschema
 from conftest import export_anew
 
 from mnv1deploy import datasets, formats, images
@@ -64,6 +63,7 @@ def with_camera(name: str) -> Format:
     return entry.for_device(Device(camera=CAMERA))
 
 
+@pytest.mark.slow
 def test_the_test_of_a_port_notices_a_changed_weight(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "main.c").write_text(MAIN.replace("CALL", "network_selftest(image, logits, scratch)"))
     source = (folder / "network.c").read_text()
@@ -87,6 +87,7 @@ def test_the_pictures_of_the_test_are_drawn_alike_in_c_and_in_python(folder: Pat
     assert words == logits.view(np.uint32).ravel().tolist()
 
 
+@pytest.mark.slow
 def test_cmake_builds_installs_and_finds_it(folder: Path, tmp_path: Path) -> None:
     """And what does not call the test of the port has none of it."""
     need("cmake")
@@ -147,6 +148,7 @@ add_subdirectory(FOLDER/zephyr component)
 """What stands in for each SDK: functions of its names that build a library with what they are given."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sdk", SDKS)
 def test_another_sdks_cmake_gets_what_it_needs(folder: Path, sdk: str, tmp_path: Path) -> None:
     need("cmake")
@@ -180,6 +182,7 @@ int main()
 """
 
 
+@pytest.mark.slow
 def test_the_arduino_library_and_its_sketch_compile_for_size(folder: Path, tmp_path: Path) -> None:
     """With a stand-in for its core."""
     (tmp_path / "main.cpp").write_text(ARDUINO)
@@ -243,6 +246,8 @@ def test_the_rust_crate_passes_its_own_test(folder: Path, tmp_path: Path) -> Non
 
 
 def test_the_pack_follows_its_schema_and_names_files_that_are_there(folder: Path) -> None:
+    import xmlschema
+
     description = folder / "mnv1deploy.network.pdsc"
     # Open-CMSIS-Pack-Spec's schema/PACK.xsd, under Apache License 2.0, as it says itself
     xmlschema.XMLSchema(Path(__file__).with_name("fixtures") / "PACK.xsd").validate(description)

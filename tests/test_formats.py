@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxsim
 import pytest
 import torch
 from artifact_hashes import NOT_REPRODUCIBLE, OWN_CODE, TABLE
@@ -71,8 +70,9 @@ def expected(network: MobileNetV1) -> np.ndarray:
         return network(torch.from_numpy(datasets.calibration().images)).numpy()
 
 
-@pytest.fixture(params=RUN_HERE, ids="-".join)
+@pytest.fixture(scope="module", params=RUN_HERE, ids="-".join)
 def session(request: pytest.FixtureRequest, artifacts: Artifacts) -> Session:
+    """Opened once for all tests; pytest sorts them by it."""
     return formats.open_session(artifacts[request.param], threads=1)
 
 
@@ -211,6 +211,8 @@ def test_onnx_says_no_later_version_than_old_onnxruntimes_know(artifacts: Artifa
 @pytest.mark.parametrize("trained", [True, False])
 def test_onnx_is_what_torch_and_onnxsim_make_of_the_network(trained: bool) -> None:
     """The same operators in the same order with the same attributes and weights, written by two others."""
+    import onnxsim
+
     grey = CIFAR.replace(
         colours=1,
         input_size=25,
@@ -407,9 +409,10 @@ def test_a_provider_is_used_or_refused(name: str, artifacts: Artifacts) -> None:
         if provider in available:
             session = formats.open_session(path, provider=provider)
             assert session.provider == provider
-            images = datasets.sample().images[:50]
-            cpu = formats.open_session(path)(images)
-            assert (session(images).argmax(1) == cpu.argmax(1)).mean() >= 0.98
+            if provider != CPU:
+                images = datasets.sample().images[:50]
+                cpu = formats.open_session(path)(images)
+                assert (session(images).argmax(1) == cpu.argmax(1)).mean() >= 0.98
         else:
             with pytest.raises(MnvError, match=f"{provider} is not available.*{CPU}"):
                 formats.open_session(path, provider=provider)

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-import torchvision
 from commands import mnv1
 from tutorial import TutorialNet, trained_looking
 
@@ -293,6 +292,13 @@ def changed(**changes: torch.Tensor | None) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in weights.items() if tensor is not None}
 
 
+def of_torchvision(name: str) -> dict[str, torch.Tensor]:
+    from torchvision import models
+
+    weights: dict[str, torch.Tensor] = models.get_model(name).state_dict()
+    return weights
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -302,24 +308,24 @@ def changed(**changes: torch.Tensor | None) -> dict[str, torch.Tensor]:
         ({"epoch": 3}, "holds no state dict"),
         (torch.zeros(3), "holds no state dict"),
         ({"x": torch.zeros(1)}, "holds no state dict"),
-        (torchvision.models.resnet18().state_dict(), "conv1, has the shape 64x3x7x7"),
-        (torchvision.models.mobilenet_v2().state_dict(), "MobileNetV2"),
-        (changed(fc__weight=None), "fc is no part of one|normalises without the statistics"),
-        (changed(fc__weight=torch.zeros(10, 500)), "fc takes 500 values"),
-        (changed(conv2_4__2__weight=torch.zeros(1)), "conv2_4.2 is what PReLU learns"),
-        (changed(fc2__weight=torch.zeros(3, 512)), "has 2 linear layers"),
-        (changed(fc__weight_fake_quant__scale=torch.ones(1)), "quantization-aware training"),
-        (changed(conv2_4__1__weight=torch.full((64,), torch.nan)), "not finite numbers"),
-        ({name: t for name, t in changed().items() if "conv2_8" not in name}, "takes 512 values"),
-        (changed(conv2_4__0__weight=torch.zeros(128, 1, 3, 3)), "2 filters for every channel"),
-        (changed(extra__weight=torch.zeros(3)), "extra is what PReLU learns"),
-        (changed(extra__table=torch.zeros(3, 4)), "extra.table is no part of one"),
+        (lambda: of_torchvision("resnet18"), "conv1, has the shape 64x3x7x7"),
+        (lambda: of_torchvision("mobilenet_v2"), "MobileNetV2"),
+        (lambda: changed(fc__weight=None), "fc is no part of one|normalises without the statistics"),
+        (lambda: changed(fc__weight=torch.zeros(10, 500)), "fc takes 500 values"),
+        (lambda: changed(conv2_4__2__weight=torch.zeros(1)), "conv2_4.2 is what PReLU learns"),
+        (lambda: changed(fc2__weight=torch.zeros(3, 512)), "has 2 linear layers"),
+        (lambda: changed(fc__weight_fake_quant__scale=torch.ones(1)), "quantization-aware training"),
+        (lambda: changed(conv2_4__1__weight=torch.full((64,), torch.nan)), "not finite numbers"),
+        (lambda: {name: t for name, t in changed().items() if "conv2_8" not in name}, "takes 512 values"),
+        (lambda: changed(conv2_4__0__weight=torch.zeros(128, 1, 3, 3)), "2 filters for every channel"),
+        (lambda: changed(extra__weight=torch.zeros(3)), "extra is what PReLU learns"),
+        (lambda: changed(extra__table=torch.zeros(3, 4)), "extra.table is no part of one"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_other_contents_are_refused(content: object, message: str, tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
-    torch.save(content, path)
+    torch.save(content() if callable(content) else content, path)
     with pytest.raises(MnvError, match=message):
         import_state_dict(path)
 

@@ -262,14 +262,15 @@ def test_the_bundled_integers_are_what_calibration_gives_here(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_no_instruction_set_changes_an_integer(integers: Quantization, tmp_path: Path) -> None:
+def test_no_instruction_set_changes_an_integer(folded: MobileNetV1, tmp_path: Path) -> None:
+    integers = quantized(folded, datasets.calibration().images[:64])
     code = """
 import sys
 import numpy as np
 from mnv1deploy import bundled, checkpoint, datasets
 from mnv1deploy.quantization import quantize
 pictures = datasets.calibration()
-found = quantize(checkpoint.load(bundled.CHECKPOINT).network.folded(), pictures.images, pictures.name)
+found = quantize(checkpoint.load(bundled.CHECKPOINT).network.folded(), pictures.images[:64], pictures.name)
 np.savez(sys.argv[1], **{name: weights.values for name, weights in found.weights.items()})
 print(found.activations)
 """
@@ -283,6 +284,7 @@ print(found.activations)
             np.testing.assert_array_equal(weights[name], found.values, name)
 
 
+@pytest.mark.slow
 def test_memory_grows_with_the_pictures_by_a_byte_a_value() -> None:
     code = """
 import resource
@@ -292,8 +294,8 @@ from mnv1deploy.quantization import quantize
 from mnv1deploy.spec import PAPER
 torch.set_num_threads(1)
 network = MobileNetV1(PAPER.scaled(0.25).replace(input_size=96)).eval().folded()
-images = np.random.default_rng(0).integers(0, 256, (256, 96, 96, 3), np.uint8)
-for count in (64, 256):
+images = np.random.default_rng(0).integers(0, 256, (128, 96, 96, 3), np.uint8)
+for count in (32, 128):
     quantize(network, images[:count], "noise")
     print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
@@ -301,7 +303,7 @@ for count in (64, 256):
     few, many = map(int, done.stdout.split())
     layers = PAPER.scaled(0.25).replace(input_size=96).layers()
     largest = max(layer.out_channels * layer.out_size**2 for layer in layers)
-    assert many - few < (256 - 64) * 4 * largest  # in float64, as it is computed, one layer alone takes 8
+    assert many - few < (128 - 32) * 4 * largest  # in float64, as it is computed, one layer alone takes 8
 
 
 def test_equalization_leaves_the_logits_and_narrows_the_ranges(folded: MobileNetV1, integers: Quantization) -> None:

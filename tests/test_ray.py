@@ -1,5 +1,7 @@
 """Pictures on many machines: a real Ray on loopback, whose workers and nodes are killed."""
 
+from __future__ import annotations
+
 import http.server
 import os
 import signal
@@ -10,18 +12,19 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import ray
 from PIL import Image
-from ray.cluster_utils import Cluster
 
 from mnv1deploy import classifier, cluster, datasets
 from mnv1deploy.classifier import Classifier
 from mnv1deploy.cli import app
 from mnv1deploy.errors import MnvError
 from mnv1deploy.report import rows
+
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray's own, of every kind
 
@@ -54,6 +57,9 @@ def expected(pictures: Path) -> list[rows.Row]:
 @pytest.fixture(scope="module")
 def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cluster, object]]:
     """A cluster of two nodes with a processor each."""
+    import ray
+    from ray.cluster_utils import Cluster
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_worker_niceness", "0")  # else, beside anything that computes, they hardly start
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
@@ -135,6 +141,8 @@ def test_what_one_machine_says_though_a_worker_and_a_node_are_killed(
     two_nodes: tuple[Cluster, object], pictures: Path, expected: list[rows.Row], tmp_path: Path
 ) -> None:
     """Nothing is lost, nothing doubled, the order kept; bit for bit."""
+    import ray
+
     made, other = two_nodes
     killed: list[int] = []
 
@@ -254,6 +262,7 @@ def test_the_package_that_an_address_takes_is_named(monkeypatch: pytest.MonkeyPa
 
 def test_a_ray_that_does_not_start_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray raises Exception itself where a machine is too slow for its own limit of time."""
+    import ray
 
     def init(**options: object) -> None:
         raise Exception("The node timed out during startup.")

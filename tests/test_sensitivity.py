@@ -1,12 +1,10 @@
 """What quantize-report measures: layer by layer and scheme by scheme, on real images."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from commands import mnv1
+from commands import mnv1, program
 from conftest import write_class_folders
 from PIL import Image
 
@@ -104,10 +102,10 @@ cli.main()
 def test_the_command_compares_schemes(tmp_path: Path) -> None:
     """The first two of them, which are compared in full above."""
     outputs = []
-    data = ["--data", write_class_folders(tmp_path, tuple(range(10)))]
+    data = ["--data", write_class_folders(tmp_path / "data", tuple(range(10)))]
+    (tmp_path / "two.py").write_text(TWO_SCHEMES)
     for arguments in (["--json"], data):
-        command = [sys.executable, "-W", "error", "-c", TWO_SCHEMES, "quantize-report", "--compare", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = program(tmp_path / "two.py", "quantize-report", "--compare", *arguments, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         outputs.append(done.stdout)
     found = json.loads(outputs[0])

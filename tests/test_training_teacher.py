@@ -80,6 +80,7 @@ def test_whitened_patches_are_uncorrelated_and_of_unit_variance() -> None:
     assert covariance.diag().median() > 0.5
 
 
+@pytest.mark.slow
 def test_a_teacher_is_measured_as_any_network_is(teacher: Path, tmp_path: Path) -> None:
     run = Run(CIFAR, PICTURES, TEACHER, shutil.copytree(teacher.parent, tmp_path / "run"), resume=True)
     evaluation = run.measure(PICTURES.subset(np.arange(100), "a test"))
@@ -88,6 +89,7 @@ def test_a_teacher_is_measured_as_any_network_is(teacher: Path, tmp_path: Path) 
     assert held_out["top1"] == run.best_accuracy
 
 
+@pytest.mark.slow
 def test_a_teachers_checkpoint_says_it_is_no_mobilenetv1(teacher: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """To info, and to whoever takes it for one: cost, predict, export, a run that is to start from it."""
     tables.show_info(as_json.info_as_dict(teacher))
@@ -97,6 +99,7 @@ def test_a_teachers_checkpoint_says_it_is_no_mobilenetv1(teacher: Path, capsys: 
             use(teacher)
 
 
+@pytest.mark.slow
 def test_answers_are_computed_once_and_kept(teacher: Path, tmp_path: Path) -> None:
     network = checkpoint.load_network(teacher, Teacher)
     answers = TeacherAnswers(network, tmp_path, {"teacher": "a"}, flip=False)
@@ -116,6 +119,7 @@ def test_answers_are_computed_once_and_kept(teacher: Path, tmp_path: Path) -> No
     assert len(list(tmp_path.iterdir())) == 2, "other facts, other files"
 
 
+@pytest.mark.slow
 def test_a_student_learns_the_teachers_answers(teacher: Path, tmp_path: Path) -> None:
     """Its loss is the cross-entropy with them, which is least, their entropy, where it answers the same."""
     run = Run(SMALL, PICTURES, replace(STUDENT, epochs=12, learning_rate=0.1), tmp_path)
@@ -135,6 +139,7 @@ def test_a_student_learns_the_teachers_answers(teacher: Path, tmp_path: Path) ->
     assert divergence(answers) < 0.7 * divergence(torch.zeros_like(answers))
 
 
+@pytest.mark.slow
 def test_views_come_round_again_each_followed_by_its_mirror_image(teacher: Path, tmp_path: Path) -> None:
     run = Run(SMALL, PICTURES, replace(STUDENT, views=4), tmp_path)
     run.fit(teachers=[teacher])
@@ -156,6 +161,7 @@ def test_views_come_round_again_each_followed_by_its_mirror_image(teacher: Path,
     assert not torch.equal(views[0][0](chosen).flip(2), views[1][0](chosen)), "where left and right matter"
 
 
+@pytest.mark.slow
 def test_answers_of_several_teachers_are_averaged(teacher: Path, tmp_path: Path) -> None:
     other = checkpoint.load_network(teacher, Teacher)
     with torch.no_grad():
@@ -173,6 +179,7 @@ def test_answers_of_several_teachers_are_averaged(teacher: Path, tmp_path: Path)
     torch.testing.assert_close(answers[1], 2 * answers[0], rtol=0.02, atol=0.05)
 
 
+@pytest.mark.slow
 def test_teachers_that_cannot_be(teacher: Path, tmp_path: Path) -> None:
     with pytest.raises(MnvError, match="name 1 for the number of teachers; given are 0"):
         Run(SMALL, PICTURES, STUDENT, tmp_path / "a").fit()

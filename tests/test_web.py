@@ -52,6 +52,7 @@ SPECS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_any_network_has_the_integers_of_the_reference(spec: ModelSpec, tmp_path: Path) -> None:
     quantization, pictures = random_integers(spec, 1)
@@ -89,6 +90,7 @@ CROPS: tuple[tuple[Filter, float, int, int], ...] = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("filter", "crop", "size", "colours"), CROPS, ids=[crop[0] for crop in CROPS])
 def test_pictures_of_any_size_become_pythons(
     filter: Filter, crop: float, size: int, colours: int, tmp_path: Path
