@@ -16,7 +16,7 @@ from mnv1deploy.confidence import probabilities
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import CPU, Images, Logits, Session
 from mnv1deploy.images import ImageSource
-from mnv1deploy.spec import ModelSpec
+from mnv1deploy.spec import Jpeg, ModelSpec
 
 BATCH = 32
 """Pictures in one call of the network. Of many, those are together that follow each other, so that whoever answers
@@ -53,18 +53,17 @@ class Classifier:
         session: of an artifact or checkpoint.
         tta: what logits are averaged over: "none", the picture itself; "mirror", its mirror image too, which takes
             twice the time; "crops", also both a pixel off in four directions, ten times.
+        jpeg: how JPEGs are decoded, "whole" or "scaled" (:class:`mnv1deploy.spec.Preprocessing`); None for what the
+            network's spec says.
 
     Raises:
-        MnvError: for another ``tta``.
+        MnvError: for another ``tta`` or ``jpeg``.
     """
 
-    def __init__(self, session: Session, *, tta: Tta = "none") -> None:
+    def __init__(self, session: Session, *, tta: Tta = "none", jpeg: Jpeg | None = None) -> None:
         self.session = averaged(session, tta)
-
-    @property
-    def spec(self) -> ModelSpec:
-        """Of the network inside."""
-        return self.session.spec
+        self.spec: ModelSpec = session.spec.with_jpeg(jpeg)
+        """Of the network inside, and how pictures become its pixels here."""
 
     def __call__(self, images: Images) -> Logits:
         """See the class. Raises MnvError for other arrays."""
@@ -166,7 +165,12 @@ class Classifier:
 
 
 def load(
-    path: str | Path = bundled.INT8, *, provider: str = CPU, threads: int | None = None, tta: Tta = "none"
+    path: str | Path = bundled.INT8,
+    *,
+    provider: str = CPU,
+    threads: int | None = None,
+    tta: Tta = "none",
+    jpeg: Jpeg | None = None,
 ) -> Classifier:
     """Opens any artifact or checkpoint; the bundled int8 ONNX by default.
 
@@ -174,9 +178,9 @@ def load(
         path: the file.
         provider: where to run it: "cpu", "cuda", or a provider's full name; used or refused, never replaced.
         threads: to compute with; None leaves it to the engine.
-        tta: see :class:`Classifier`.
+        tta, jpeg: see :class:`Classifier`.
 
     Raises:
-        MnvError: if it cannot be opened, or the provider is not there; for another ``tta``.
+        MnvError: if it cannot be opened, or the provider is not there; for another ``tta`` or ``jpeg``.
     """
-    return Classifier(formats.open_session(path, provider=provider, threads=threads), tta=tta)
+    return Classifier(formats.open_session(path, provider=provider, threads=threads), tta=tta, jpeg=jpeg)

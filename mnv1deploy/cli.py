@@ -175,6 +175,14 @@ TtaOption = Annotated[
         "neighbours a pixel off, too (ten times)."
     ),
 ]
+JpegOption = Annotated[
+    Literal["whole", "scaled"] | None,
+    typer.Option(
+        help="How JPEGs are decoded: scaled, at 1/2, 1/4 or 1/8 of their size where they are large, takes less time "
+        "and gives other pixels. Default: as the network's spec says, whole as a rule.",
+        show_default=False,
+    ),
+]
 RangesOption = Annotated[
     str | None,
     typer.Option(
@@ -220,6 +228,7 @@ def predict(
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many classes to name per picture.")] = 3,
     tta: TtaOption = "none",
+    jpeg: JpegOption = None,
     provider: ProviderOption = "cpu",
     threads: ThreadsOption = None,
     json: JsonOption = False,
@@ -289,14 +298,14 @@ def predict(
         if not parquet:
             raise typer.BadParameter("--ray writes Parquet; name a folder for it with --parquet.")
         _refuse(ctx, "with --ray", "resume", "sort", "workers", "provider")
-        _predict_on_ray(ray, pictures, parquet, model, threads=threads or 1, tta=tta, top=top)
+        _predict_on_ray(ray, pictures, parquet, model, threads=threads or 1, tta=tta, jpeg=jpeg, top=top)
         return
     if parquet and decoding.is_address(parquet):
         raise typer.BadParameter("--parquet takes an address with --ray alone.")
     paths = images.find(pictures)
     model = model or bundled.INT8
     console.show_notes(formats.notes(model))
-    opened = partial(load, model, provider=provider, tta=tta)
+    opened = partial(load, model, provider=provider, tta=tta, jpeg=jpeg)
     classifier = opened(threads=threads)
     classes = classifier.spec.classes
     sorter = None
@@ -337,7 +346,7 @@ def predict(
 
 
 def _predict_on_ray(
-    address: str, pictures: list[str], folder: str, model: Path | None, *, threads: int, tta: Any, top: int
+    address: str, pictures: list[str], folder: str, model: Path | None, *, threads: int, tta: Any, jpeg: Any, top: int
 ) -> None:
     from mnv1deploy import bundled, cluster, formats
     from mnv1deploy.classifier import load
@@ -345,7 +354,7 @@ def _predict_on_ray(
     paths = cluster.find(pictures)
     model = (model or bundled.INT8).absolute()
     console.show_notes(formats.notes(model))
-    opened = partial(load, model, threads=threads, tta=tta)
+    opened = partial(load, model, threads=threads, tta=tta, jpeg=jpeg)
     opened()  # what is wrong with it is said before a cluster is asked
     try:
         with console.progress("predicting", len(paths)) as advance:
@@ -375,6 +384,7 @@ def serve(
         "127.0.0.1"
     ),
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 8000,
+    jpeg: JpegOption = None,
     provider: ProviderOption = "cpu",
     threads: Annotated[
         str, typer.Option(metavar="N", help="Of one call of the network; auto leaves it to the engine.")
@@ -420,7 +430,7 @@ def serve(
     classifiers = {}
     for name, path in models.named(model or [str(bundled.INT8)]).items():
         console.show_notes(formats.notes(path))
-        classifiers[name] = load(path, provider=provider, threads=_threads(threads))
+        classifiers[name] = load(path, provider=provider, threads=_threads(threads), jpeg=jpeg)
     served = http.application(classifiers, limits=limits, workers=workers, batching=Batching(batch, batch_wait / 1000))
     server = Server(served, host=host, port=port, limits=limits)
     logs.to_standard_error(requests=log_requests)
@@ -583,6 +593,7 @@ def export(
             show_default=False,
         ),
     ] = None,
+    jpeg: JpegOption = None,
     checkpoint: CheckpointOption = None,
     calibration: CalibrationOption = None,
     skip_unreadable: SkipOption = False,
@@ -675,6 +686,7 @@ def export(
             data=data,
             scheme=quantization.Scheme.named(ranges),
             name=name,
+            jpeg=jpeg,
             threads=threads,
             device=Device(camera, weights, ram, flash),
             provider=provider,
@@ -752,6 +764,7 @@ def evaluate(
     download: DownloadOption = None,
     skip_unreadable: SkipOption = False,
     tta: TtaOption = "none",
+    jpeg: JpegOption = None,
     provider: ProviderOption = "cpu",
     threads: ThreadsOption = None,
     json: JsonOption = False,
@@ -765,7 +778,8 @@ def evaluate(
     model = model or bundled.INT8
     console.show_notes(formats.notes(model))
     session = formats.open_session(model, provider=provider, threads=threads)
-    dataset = datasets.load_test(data, session.spec.pixels, skip_unreadable=skip_unreadable, download=download)
+    pixels = session.spec.with_jpeg(jpeg).pixels
+    dataset = datasets.load_test(data, pixels, skip_unreadable=skip_unreadable, download=download)
     with console.progress("evaluating", len(dataset)) as advance:
         evaluation = verification.evaluate(averaged(session, tta), dataset, advance)
     if plot:

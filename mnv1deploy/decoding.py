@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import io
+import math
 import os
 import re
 import stat
@@ -64,6 +65,8 @@ _BITS_PER_SAMPLE, _ORIENTATION, _MAX_SAMPLE_VALUE = 258, 274, 281
 
 _MARKER = re.compile(rb"\xff[^\x00\xff]")  # as it starts with one byte, re looks for that 10 times as fast
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_SEQUENTIAL = frozenset({0xC0, 0xC1, 0xC9})
+"""Frames that are not progressive; the number of colours is the eighth byte behind the marker, of a scan the third."""
 _LONE_MARKERS = frozenset({0x01, *range(0xD0, 0xD9)})
 """Of JPEG (ITU-T T.81, annex B); those alone have no length after them: TEM, restarts, the start of the image."""
 
@@ -78,6 +81,14 @@ _OTHERS = (
     (b"PK\x03\x04", "It is a zip archive; unpack it first."),
     (b"\x1f\x8b", "It is a gzip archive; unpack it first."),
 )
+
+
+Box = tuple[float, float, float, float]
+"""Of an image the part that is the picture: left, top, right, bottom, in fractions of pixels.
+
+It is all of it, but for a JPEG that is decoded at a part of its size which does not divide its sides: there the last
+column and row reach beyond the picture.
+"""
 
 
 class _Budget:
@@ -149,10 +160,19 @@ class TooLargeError(Exception):
 
 
 @contextmanager
-def decoded(source: ImageSource, mode: str, most: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """A source as an upright image of ``mode``, "RGB" or "L"; of a file with several frames the first.
+def decoded(
+    source: ImageSource, mode: str, most: int = MAX_PIXELS, *, least_side: float = math.inf
+) -> Iterator[tuple[Image.Image, Box]]:
+    """A source as an upright image of ``mode``, "RGB" or "L", of a file with several frames the first; and its box.
 
     The memory that it takes counts as taken until the context is left.
+
+    Args:
+        source: the picture.
+        mode: what it becomes.
+        most: how many pixels it may have.
+        least_side: a JPEG is decoded at the least of 1, 1/2, 1/4 and 1/8 of its size at which it has so many pixels
+            on its shorter side.
 
     Raises:
         TooLargeError: for a picture of more than ``most`` pixels or beyond MAX_SIDE, or a file beyond MAX_BYTES.
@@ -162,15 +182,16 @@ def decoded(source: ImageSource, mode: str, most: int = MAX_PIXELS) -> Iterator[
         if isinstance(source, Image.Image):
             _check_size(source.size, most)
             with _pixels_in_flight.taken(source.width * source.height):
-                yield _eight_bit(source, mode, _Depth())
+                yield _all_of(_eight_bit(source, mode, _Depth()))
         elif isinstance(source, np.ndarray):
             image = _from_array(source)
             _check_size(image.size, most)
             with _pixels_in_flight.taken(image.width * image.height):
-                yield _eight_bit(image, mode, _Depth())
+                yield _all_of(_eight_bit(image, mode, _Depth()))
         else:
-            with _stream(source) as file, _open(file, most) as image:
-                yield _eight_bit(image, mode, _Depth.of(image, file))
+            with _stream(source) as file, _open(file, most, least_side) as (image, beyond):
+                upright = _eight_bit(image, mode, _Depth.of(image, file))
+                yield upright, _box(upright, _orientation(image), *beyond)
 
 
 @functools.cache
@@ -247,11 +268,14 @@ def _stream(source: Any) -> _File:
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(_not_a_picture(source))
     path = Path(source)
-    if is_address(str(source)) and not path.exists():
-        raise ValueError("It is an address, not a file; download it first, and name the file")
-    if path.is_dir():
-        raise IsADirectoryError("It is a folder")
-    raw = io.FileIO(path)
+    try:
+        raw = io.FileIO(path)
+    except OSError as error:
+        if is_address(str(source)) and not path.exists():
+            raise ValueError("It is an address, not a file; download it first, and name the file") from error
+        if path.is_dir():
+            raise IsADirectoryError("It is a folder") from error
+        raise
     facts = os.fstat(raw.fileno())
     if not stat.S_ISREG(facts.st_mode):  # a pipe, which cannot be read twice
         with raw:
@@ -282,25 +306,27 @@ def _not_a_picture(source: object) -> str:
 
 
 @contextmanager
-def _open(file: _File, most: int) -> Iterator[Image.Image]:
-    """The decoded image. One thread at a time opens and waits to be let in: some plugins read all when they open."""
+def _open(file: _File, most: int, least_side: float) -> Iterator[tuple[Image.Image, tuple[float, float]]]:
+    """The decoded image, and how far its right and its lower edge reach beyond the picture's.
+
+    One thread at a time opens and waits to be let in: some plugins read all when they open.
+    """
     with ExitStack() as stack:
         with _opening:
             image = _identified(file)
             _check_size(image.size, most)
             pixels = image.width * image.height
             stack.enter_context(_pixels_in_flight.taken(pixels * (2 if image.format in _HEAVY else 1)))
-        place = file.tell()
+        place, beyond = file.tell(), (0.0, 0.0)
         if image.format in ("JPEG", "MPO"):
             _check_scans(file)
+            beyond = _scale(image, least_side)
         # the slowest decoders, which are written in Python, read a few times for every pixel
         file.reads_left += 8 * pixels + file.seek(0, io.SEEK_END) // 256
         file.seek(place)
-        # no image.draft: JPEG decoded at twice the size and then resized is 2 to 5 times faster, and of the values
-        # of a 512x384 photograph made 32x32 54 % were the same, others up to 4 levels off (at four times 83 %, 2)
         image.load()
         _check_size(image.size, most)
-        yield image
+        yield image, beyond
 
 
 def _identified(file: _File) -> Image.Image:
@@ -344,16 +370,34 @@ def _silence_libtiff() -> None:
         libtiff.TIFFSetErrorHandler(None)
 
 
+def _scale(image: Image.Image, least_side: float) -> tuple[float, float]:
+    """Has a JPEG decoded at a part of its size, if it then has as many pixels; how far it reaches beyond the picture.
+
+    libjpeg then leaves out the higher of each 8 x 8 frequencies, and keeps 4 x 4, 2 x 2 or 1.
+    """
+    for part in (8, 4, 2):
+        if min(image.size) >= part * least_side:
+            width, height = image.width / part, image.height / part
+            image.draft(None, (int(width), int(height)))
+            return image.width - width, image.height - height
+    return 0.0, 0.0
+
+
 def _check_scans(file: _File) -> None:
     """Raises ValueError for a JPEG of too many scans, for which Pillow has no limit: 100 KB may be hours of work."""
     file.seek(0)
     content = file.read()
     place = scans = segments = 0
+    colours = b""
     while found := _MARKER.search(content, place):
         place = found.end()
         marker = found[0][-1]
         if marker == _END_OF_IMAGE:  # what stands behind it, a phone's film perhaps, is not looked at
             return
+        if marker in _SEQUENTIAL:
+            colours = content[place + 7 : place + 8]
+        elif marker == _START_OF_SCAN and colours and content[place + 2 : place + 3] == colours:
+            return  # a scan of all colours, after which libjpeg reads no other of such a file
         if marker not in _LONE_MARKERS:
             scans, segments = scans + (marker == _START_OF_SCAN), segments + 1
             place += int.from_bytes(content[place : place + 2], "big")
@@ -387,7 +431,7 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
 def _eight_bit(image: Image.Image, mode: str, depth: _Depth) -> Image.Image:
     """Converted in bands, so that no more than the decoded image and the result are in memory."""
     image.load()
-    if image.getexif().get(_ORIENTATION, 1) != 1:
+    if _orientation(image) != 1:
         image = ImageOps.exif_transpose(image)
     white = _white(image, depth)
     if image.mode == mode and not image.has_transparency_data:
@@ -398,6 +442,23 @@ def _eight_bit(image: Image.Image, mode: str, depth: _Depth) -> Image.Image:
     for top, band in _bands(image):
         result.paste(_flat(band, white).convert(mode), (0, top))
     return result
+
+
+def _all_of(image: Image.Image) -> tuple[Image.Image, Box]:
+    return image, (0, 0, *image.size)
+
+
+def _orientation(image: Image.Image) -> int:
+    return image.getexif().get(_ORIENTATION, 1)  # type: ignore[no-any-return]
+
+
+def _box(upright: Image.Image, orientation: int, across: float, down: float) -> Box:
+    """Of an upright image that as stored, in this orientation, reaches beyond the picture on the right and below."""
+    if orientation in (5, 6, 7, 8):
+        across, down = down, across
+    left = across if orientation in (2, 3, 6, 7) else 0.0
+    top = down if orientation in (3, 4, 7, 8) else 0.0
+    return left, top, upright.width - across + left, upright.height - down + top
 
 
 def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:

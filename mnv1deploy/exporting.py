@@ -23,7 +23,7 @@ from mnv1deploy.network import MobileNetV1
 from mnv1deploy.packages import install_hint, versions
 from mnv1deploy.progress import OnProgress, untold
 from mnv1deploy.quantization import Scheme
-from mnv1deploy.spec import PRESETS, ModelSpec, Normalization
+from mnv1deploy.spec import PRESETS, Jpeg, ModelSpec, Normalization
 
 UNTRAINED = "its weights are random: it shows size and speed, and its answers mean nothing"
 """Why the artifacts of an untrained network are not proved."""
@@ -79,6 +79,7 @@ def export(
     skip_unreadable: bool = False,
     scheme: Scheme = quantization.DEFAULT,
     name: str | None = None,
+    jpeg: Jpeg | None = None,
     threads: int | None = None,
     device: Device = ANY_DEVICE,
     provider: str = CPU,
@@ -89,7 +90,7 @@ def export(
 
     Args:
         format: names from formats.exportable(), or "all" for those of them that know the precision and the provider
-            and whose packages are installed; formats.absent() names the others.
+            and whose packages are installed, and can do what ``jpeg`` asks; formats.absent() names the others.
         precision: "fp32", "fp16" or "int8".
         checkpoint_path: a checkpoint of mnv1deploy; the bundled one by default.
         untrained: instead of a checkpoint, a network to try on a device before it is trained: its weights are random
@@ -103,6 +104,8 @@ def export(
         skip_unreadable: leave out calibration pictures that cannot be read; their name says how many.
         scheme: how int8 is calibrated and rounded.
         name: what to call the network instead of the checkpoint's name; the C's files and symbols begin with it, too.
+        jpeg: how JPEGs are decoded, for calibration and by what reads the artifacts' spec, "whole" or "scaled"; None
+            for what the checkpoint's says. A format that decodes pictures itself can do it in one way alone.
         threads: to compute with, torch's and the engines' in the proofs; None leaves them to each.
         device: what the C is for: with a camera it brings what makes the network's picture of a frame; with sizes of
             its memories it is planned to fit them.
@@ -143,7 +146,17 @@ def export(
     check_threads(threads)
     on_progress("reading the checkpoint and the pictures", 0, 0)
     source = _random(untrained) if untrained else checkpoint.load(checkpoint_path)
-    spec = source.network.spec = source.spec.replace(name=source.spec.name if name is None else name)
+    named = source.spec.replace(name=source.spec.name if name is None else name)
+    spec = source.network.spec = named.with_jpeg(jpeg)
+    if spec.preprocessing.jpeg == "scaled":
+        if names == ["all"]:
+            chosen = [entry for entry in chosen if not entry.decodes_whole]
+        for entry in chosen:
+            if entry.decodes_whole:
+                raise MnvError(
+                    f"{entry.name} cannot be exported with --jpeg scaled: {entry.decodes_whole}.",
+                    "Export it with --jpeg whole.",
+                )
     if device.is_bounded:
         fitting_plan(spec, device)  # refuses before anything is computed
     prover = None

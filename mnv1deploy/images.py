@@ -159,7 +159,8 @@ def read(source: ImageSource, pixels: Pixels, *, name: str = "", most: int = dec
 
     EXIF orientation is applied, transparency laid over white, 16-bit scaled to 8 (12 bits in 16 too, where the file
     says so), of a file with several frames the first taken. The centred square that ``pixels.preprocessing`` keeps is
-    resized with its filter; a picture that already has the size keeps its exact pixels.
+    resized with its filter; a picture that already has the size keeps its exact pixels. What its ``jpeg`` says holds
+    for encoded files: a Pillow image is taken as it is.
 
     An array has its colours in the order red, green, blue: one from OpenCV, which has them the other way round, is
     given as ``array[..., ::-1]``.
@@ -175,8 +176,9 @@ def read(source: ImageSource, pixels: Pixels, *, name: str = "", most: int = dec
     """
     name = name or _name(source)
     try:
-        with decoding.decoded(source, "RGB" if pixels.colours == 3 else "L", most) as image:
-            return np.asarray(_fitted(image, pixels)).reshape(pixels.shape)
+        mode = "RGB" if pixels.colours == 3 else "L"
+        with decoding.decoded(source, mode, most, least_side=pixels.least_side) as (image, box):
+            return np.asarray(_fitted(image, box, pixels)).reshape(pixels.shape)
     except (decoding.TooLargeError, Image.DecompressionBombError) as error:
         reason = str(error) if isinstance(error, decoding.TooLargeError) else f"more than {most:,} pixels"
         raise MnvError(f"{name} is too large a picture: {reason}.", "Scale it down first.") from error
@@ -268,19 +270,20 @@ def read_folder(
     return found, f"{len(found)} pictures in {Path(folder).name}{left_out}"
 
 
-def _fitted(image: Image.Image, pixels: Pixels) -> Image.Image:
-    """The centred square that is kept, at the network's size."""
+def _fitted(image: Image.Image, box: decoding.Box, pixels: Pixels) -> Image.Image:
+    """The centred square that is kept of the picture in a box, at the network's size."""
     size, rule = (pixels.size, pixels.size), pixels.preprocessing
     if image.size == size:
         return image
     filter, height = Image.Resampling[rule.resize.upper()], image.height
-    left, top, right, bottom = square(*image.size, rule.crop)
+    left, top, right, bottom = square(box[2] - box[0], box[3] - box[1], rule.crop)
+    left, top, right, bottom = left + box[0], top + box[1], right + box[0], bottom + box[1]
     # across, then down: in one call some versions of Pillow go down first where that is less work, and round otherwise
     narrow = image.resize((pixels.size, height), filter, box=(left, 0, right, height))
     return narrow.resize(size, filter, box=(0, top, pixels.size, bottom))
 
 
-def square(width: int, height: int, crop: float = 1.0) -> tuple[float, float, float, float]:
+def square(width: float, height: float, crop: float = 1.0) -> tuple[float, float, float, float]:
     """The centred square that is kept of a picture: left, top, right, bottom, in fractions of pixels.
 
     The arithmetic is Pillow's ``ImageOps.fit``'s, ``bleed`` being what ``crop`` cuts off one side.

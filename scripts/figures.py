@@ -24,7 +24,7 @@ from mnv1deploy.classifier import BATCH
 from mnv1deploy.cluster import PART
 from mnv1deploy.cost import cost
 from mnv1deploy.report.tables import figure_text
-from mnv1deploy.spec import CIFAR, PAPER
+from mnv1deploy.spec import CIFAR, PAPER, SCALED_SIDES
 from mnv1deploy.verification import LIMITS
 
 ROOT = Path(__file__).parents[1]
@@ -904,6 +904,26 @@ def many_table(runs: Runs) -> str:
     return rates_table(found, " | >pictures/s | >times the plain loop", "contestant", plain)
 
 
+def jpegs_table(runs: Runs) -> str:
+    """A row per kind of pictures and rule: how far JPEGs that are decoded scaled are from whole ones."""
+
+    def rows() -> Iterator[list[str]]:
+        for row in runs["jpegs"][0]["results"]:
+            accuracy = (row[key] for key in ("accuracy_whole", "accuracy") if key in row)
+            yield [
+                f"{row['pictures']:,} {row['on']}",
+                f"{row['rule']} times" + (", the rule" if row["rule"] == SCALED_SIDES else ""),
+                f"{row['equal_values']:.1%}",
+                str(row["largest_difference"]),
+                f"{row['equal_classes']:.1%}",
+                f"{row['largest_logit_difference']:.2f}",
+                " -> ".join(f"{share:.1%}" for share in accuracy),
+            ]
+
+    header = "JPEGs of 500x375 | at least | >equal values | >largest difference | >equal classes"
+    return table(f"{header} | >largest of a logit | >accuracy", rows())
+
+
 def rates_table(found: list[Run], header: str, name: str, one: Run) -> str:
     """A row for each of ``found`` by its ``name``: pictures a second, how many times those of ``one``, and its work."""
 
@@ -1156,6 +1176,7 @@ FIGURES: dict[str, Callable[[Runs], str]] = {
     "paper": paper_table,
     "many": many_table,
     "many.machine": machine("many"),
+    "jpegs": jpegs_table,
     "many.pictures": answered_pictures("many"),
     "memory": memory_table,
     "memory.growth": memory_growth,

@@ -6,7 +6,7 @@
 The parts, on this machine's processors, which client and server share:
 
 - decoding alone, without a network and without HTTP: what bounds any such server (before and after the others);
-- mnv1 serve of the bundled int8 ONNX, without and with batches;
+- mnv1 serve of the bundled int8 ONNX, without and with batches, and with JPEGs decoded at a part of their size;
 - the same file in services of LitServe and BentoML, installed into a temporary environment, or --python that has them;
 - hostile clients beside well-behaved ones: damaged pictures, bombs of pixels and scans, heads and bodies without end;
 - a server that is killed, and one that is told to stop, and started again, under load.
@@ -521,13 +521,20 @@ def rows(seconds: float = 60.0, connections: int = 64, python: str | None = None
     def right(number: int, body: bytes) -> bool:
         return body == answers[number]
 
-    def serve(part: str, *options: str, seconds: float = seconds) -> Row:
+    scaled = load(threads=1, jpeg="scaled")
+    answers_scaled = [expected(scaled, picture) for picture in pictures]
+
+    def right_scaled(number: int, body: bytes) -> bool:
+        return body == answers_scaled[number]
+
+    def serve(part: str, *options: str, seconds: float = seconds, right: Callable[[int, bytes], bool] = right) -> Row:
         port = free_port()
         return loaded(part, mnv1_serve(port, *options), port, requests, right, connections, seconds)
 
     yield decoding(pictures, classifier, seconds / 3)
     yield serve("mnv1 serve")
     yield serve("mnv1 serve --batch 1", "--batch", "1", seconds=seconds / 3)
+    yield serve("mnv1 serve --jpeg scaled", "--jpeg", "scaled", seconds=seconds / 3, right=right_scaled)
     packages = ["onnxruntime", "pillow", *(package for needed in OTHERS.values() for package in needed)]
     with python_with(python, packages) as found:
         for name in OTHERS:

@@ -429,6 +429,13 @@ def many() -> Answer:
     return script.rows(count), [f"python scripts/predict_folder.py --pictures {count}"]
 
 
+def jpegs() -> Answer:
+    """What --jpeg scaled changes, on 1,000 photographs and as many test pictures."""
+    import jpegs as script
+
+    return list(script.rows()), ["python scripts/jpegs.py"]
+
+
 def memory() -> Answer:
     """What up to 200,000 pictures take of memory, on one machine and by Ray."""
     import scale as script
@@ -458,7 +465,7 @@ MEASUREMENTS: dict[str, Callable[[], Answer]] = {
         *(artifacts, latency, throughput, sizes, backends, profile, emulation, layers, plans, cameras),
         *(schemes, evidence, few_pictures, trained, tried, classes, confidence, robustness, tuned),
         *(imports, fine_tuning, equalization, old_onnxruntime, platforms, commands),
-        *(web, serve, many, memory, nodes, stores),
+        *(web, serve, many, jpegs, memory, nodes, stores),
     )
 }
 

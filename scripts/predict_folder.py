@@ -116,6 +116,7 @@ def contestants(folder: Path, scratch: Path) -> Iterator[tuple[str, list[str]]]:
         yield f"a plain loop, {how}", [sys.executable, str(scratch / "plain.py"), str(folder), model, batch]
     yield "mnv1 predict, in one process", [*mnv1, "--csv", "-", "--workers", "1"]
     yield "mnv1 predict", [*mnv1, "--csv", "-"]
+    yield "mnv1 predict --jpeg scaled", [*mnv1, "--csv", "-", "--jpeg", "scaled"]
 
 
 def timed(command: list[str]) -> tuple[float, float]:

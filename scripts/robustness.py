@@ -267,14 +267,14 @@ class Photographs:
         return Dataset(self.name, np.stack([images.read(one, pixels) for one in self.pictures]), self.labels, classes)
 
 
-def enlarged(data: Dataset) -> Photographs:
-    """Pictures as photographs of 160 x 120 pixels: 0.6 to 1.4 times their size, up to 15 percent off the middle."""
+def enlarged(data: Dataset, pixels: tuple[int, int] = (160, 120)) -> Photographs:
+    """Pictures as photographs of so many pixels, 0.6 to 1.4 times their size, up to 15 percent off the middle."""
     chance, size = np.random.default_rng(0), data.images.shape[1]
     found = []
     for picture in data.images:
         side = size / np.exp(chance.uniform(np.log(0.6), np.log(1.4)))
         right, down = side * chance.uniform(-0.15, 0.15, 2)
-        found.append(window(picture, side, right, down, (160, 120)))
+        found.append(window(picture, side, right, down, pixels))
     return Photographs("held-out pictures, enlarged", found, data.labels)
 
 

@@ -195,7 +195,7 @@ def test_any_frame_and_part_of_it(
 def test_a_real_picture_as_a_frame(name: str, tmp_path: Path) -> None:
     """The file and the camera's frame of the same pixels are the same to the network."""
     path = EXAMPLES / name
-    with decoding.decoded(path, "RGB") as picture:
+    with decoding.decoded(path, "RGB") as (picture, _):
         frame = np.ascontiguousarray(np.asarray(picture)[..., ::-1])
     camera, pixels = Camera(*picture.size, "bgr888"), Pixels(32)
     library = compiled(camera, pixels, tmp_path)

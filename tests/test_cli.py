@@ -1,5 +1,6 @@
 """The ``mnv1`` command as a person or a script meets it, in processes of its own."""
 
+import itertools
 import json
 import os
 import pty
@@ -367,6 +368,20 @@ def test_evaluate_own_folder(tmp_path: Path) -> None:
     assert "automobile" in table
     assert "(190 images)" in table
     assert f"at temperature {mnv1deploy.load().spec.temperature:g}" in " ".join(table.split())
+
+
+def test_how_jpegs_are_decoded_may_be_said_for_a_run(tmp_path: Path) -> None:
+    for part, label in itertools.product(("train", "val"), datasets.sample().classes):
+        folder = tmp_path / part / label
+        folder.mkdir(parents=True)
+        Image.open(EXAMPLES / "truck.jpg").resize((640, 480)).save(folder / f"{part}-{label}.jpg", quality=90)
+    picture = tmp_path / "val" / "truck" / "val-truck.jpg"
+    for run in (("predict", picture), ("evaluate", "--data", tmp_path)):
+        as_ever = succeed(*run, "--json")
+        assert succeed(*run, "--json", "--jpeg", "whole") == as_ever
+        assert succeed(*run, "--json", "--jpeg", "scaled") != as_ever
+    expected = mnv1deploy.load(jpeg="scaled").predict(picture, top=1).probability
+    assert json.loads(succeed("predict", picture, "--json", "--jpeg", "scaled"))[0]["probability"] == expected
 
 
 def test_info_of_everything_shipped() -> None:

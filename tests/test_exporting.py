@@ -251,6 +251,25 @@ def test_an_untrained_network_is_exported_and_says_so(tmp_path: Path) -> None:
     assert logits.shape == (2, 3)
 
 
+def test_an_artifact_says_how_jpegs_are_decoded(tmp_path: Path) -> None:
+    picture = Path(__file__).parents[1] / "examples" / "truck.jpg"
+    spec = CIFAR.scaled(0.25).replace(input_size=16)
+    (item,) = exporting.export(untrained=spec, jpeg="scaled", output=tmp_path)
+    scaled, pixels = mnv1.load(item.path), item.spec.pixels
+    assert pixels.preprocessing.jpeg == "scaled"
+    expected = scaled(images.read(picture, pixels)[None])
+    assert scaled.predict(picture) == scaled.named(expected)[0]
+    whole = mnv1.load(item.path, jpeg="whole")
+    assert whole.spec.pixels == spec.pixels
+    assert whole.predict(picture).top != scaled.predict(picture).top
+
+
+def test_what_decodes_jpegs_itself_refuses_to_scale_them(tmp_path: Path) -> None:
+    with pytest.raises(MnvError, match="web cannot be exported with --jpeg scaled: browsers decode no JPEG"):
+        exporting.export(["onnx", "web"], "int8", untrained=CIFAR, jpeg="scaled", output=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_untrained_specs(tmp_path: Path) -> None:
     file = tmp_path / "spec.json"
     file.write_text(CIFAR.replace(name="mine").to_json())

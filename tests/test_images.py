@@ -740,3 +740,56 @@ def test_preprocessing_is_pillows_resize_of_the_centred_square(
         np.testing.assert_array_equal(found, np.asarray(fitted))
     grey = read(array, Pixels(size, 1, Preprocessing(name, crop)))
     assert grey.shape == (size, size, 1)
+
+
+SCALED = Preprocessing(jpeg="scaled")
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    hnp.arrays(np.uint8, (5, 5, 3)),
+    st.tuples(st.integers(64, 300), st.integers(64, 300)),
+    st.integers(1, 8),
+    st.sampled_from([1.0, 0.8]),
+    st.booleans(),
+)
+def test_a_scaled_jpeg_is_nearly_the_whole_one(
+    array: np.ndarray, size: tuple[int, int], orientation: int, crop: float, progressive: bool
+) -> None:
+    """Of a picture without fine detail, whatever its sides leave when they are divided, and however it is stored."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = Image.fromarray(array).resize(size, Image.Resampling.BICUBIC)
+    content = encoded(picture, "JPEG", quality=95, exif=exif, progressive=progressive)
+    for colours in (3, 1):
+        whole = read(content, Pixels(8, colours, Preprocessing(crop=crop)))
+        scaled = read(content, Pixels(8, colours, Preprocessing(crop=crop, jpeg="scaled")))
+        assert np.abs(whole.astype(int) - scaled).max() <= 3
+
+
+def test_a_jpeg_is_scaled_where_it_is_large_and_a_file() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (259, 387, 3), np.uint8)
+    content = encoded(Image.fromarray(noise), "JPEG")
+    for size, scaled_size in ((8, (49, 33)), (9, (97, 65)), (32, (194, 130)), (33, (387, 259))):
+        least_side = Pixels(size, preprocessing=SCALED).least_side
+        with decoding.decoded(content, "RGB", least_side=least_side) as (image, box):
+            assert image.size == scaled_size
+            assert box[:2] == (0, 0)
+            assert box[2] / 387 == box[3] / 259
+        equal = np.array_equal(read(content, Pixels(size)), read(content, Pixels(size, preprocessing=SCALED)))
+        assert equal == (image.size == (387, 259))
+    for source in (Image.open(io.BytesIO(content)), encoded(Image.fromarray(noise), "PNG"), noise):
+        np.testing.assert_array_equal(read(source, Pixels(8)), read(source, Pixels(8, preprocessing=SCALED)))
+    several = encoded(Image.fromarray(noise), "MPO", save_all=True, append_images=[Image.fromarray(noise[::-1])])
+    np.testing.assert_array_equal(
+        read(several, Pixels(8, preprocessing=SCALED)), read(content, Pixels(8, preprocessing=SCALED))
+    )
+
+
+def test_a_sequential_jpeg_has_one_scan_of_all_colours() -> None:
+    """They are not counted, because libjpeg, and so Pillow, ends at a second one."""
+    for mode in ("RGB", "L"):
+        content = encoded(Image.new(mode, (64, 64)), "JPEG")
+        scan = content[content.rindex(b"\xff\xda") : -2]
+        with pytest.raises(MnvError, match="broken data stream"):
+            read(content[:-2] + 200 * scan + content[-2:], Pixels(32))

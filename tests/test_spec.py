@@ -152,8 +152,20 @@ def test_what_version_1_wrote_is_read() -> None:
 
 
 def test_a_later_version_is_refused_by_name() -> None:
-    with pytest.raises(MnvError, match="of version 4; this mnv1deploy knows versions 1 to 3"):
-        ModelSpec.from_json(damaged(version=4))
+    with pytest.raises(MnvError, match="of version 5; this mnv1deploy knows versions 1 to 4"):
+        ModelSpec.from_json(damaged(version=5))
+
+
+def test_how_jpegs_are_decoded_is_written_where_it_is_not_whole() -> None:
+    scaled = CIFAR.with_jpeg("scaled")
+    assert scaled.preprocessing.jpeg == "scaled"
+    assert CIFAR.with_jpeg(None) == CIFAR == scaled.with_jpeg("whole")
+    written = scaled.to_dict()
+    assert (written["version"], written["preprocessing"].pop("jpeg")) == (4, "scaled")
+    assert {**written, "version": 3} == CIFAR.to_dict()
+    assert ModelSpec.from_json(scaled.to_json()) == scaled
+    with pytest.raises(MnvError, match="JPEGs are decoded whole or scaled, not half"):
+        CIFAR.with_jpeg("half")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("module", ["mnv1deploy", "mnv1deploy.spec", "mnv1deploy.cli", "mnv1deploy.benchmark"])

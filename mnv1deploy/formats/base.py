@@ -186,6 +186,7 @@ class Format(Protocol):
         executes: whether opening an artifact executes code that is in it.
         checks: whether its engine checks a file before it follows what stands in it; one that does not may die of it.
         elsewhere: why this machine cannot run its artifacts whatever is installed; empty if it can.
+        decodes_whole: why its artifacts, which decode pictures themselves, have JPEGs whole; empty if they decode none.
     """
 
     name: str
@@ -199,6 +200,7 @@ class Format(Protocol):
     executes: bool = False
     checks: bool = True
     elsewhere: str = ""
+    decodes_whole: str = ""
 
     def export(
         self, network: MobileNetV1, path: Path, provenance: Provenance, quantization: Quantization | None

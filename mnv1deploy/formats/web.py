@@ -53,6 +53,7 @@ class WebFormat(Format):
     runners: tuple[str, ...] = ("wasmtime",)
     export_extra = "web-export"
     writers: tuple[str, ...] = ("torch", "ziglang")
+    decodes_whole = "browsers decode no JPEG at a part of its size"
 
     def export(
         self, network: MobileNetV1, path: Path, provenance: Provenance, quantization: Quantization | None

@@ -251,9 +251,12 @@ def _platform(classifier: Classifier) -> str:
 
 
 def _page(classifiers: Mapping[str, Classifier]) -> list[BaseRoute]:
-    """A web artifact's own page, on which pictures stay in the browser; without one the same page that sends them."""
+    """A web artifact's own page, on which pictures stay in the browser; without one the same page that sends them.
+
+    The latter stands also where JPEGs are decoded scaled, which a browser cannot do.
+    """
     for classifier in classifiers.values():
-        if _platform(classifier) == "mnv1deploy_web":
+        if _platform(classifier) == "mnv1deploy_web" and classifier.spec.preprocessing.jpeg == "whole":
             return [Mount("/", StaticFiles(directory=getattr(classifier.session, "path"), html=True))]  # noqa: B009
     spec = next(iter(classifiers.values())).spec
     about = f"{spec.name}: {len(spec.classes)} classes. Pictures are sent to this server."
