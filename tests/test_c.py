@@ -446,6 +446,7 @@ int main(void)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unoptimised")
 @pytest.mark.parametrize(
     ("compiler", "language", "way"),
@@ -562,13 +563,10 @@ def test_the_example_prints_the_same_logits_under_sanitizers(folder: Path, compi
     assert answer == f"this is: {CIFAR.classes[logits.argmax()]}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("compiler", "spec"),
-    [
-        pytest.param(COMPILER, SMALL, marks=pytest.mark.slow),
-        pytest.param(COMPILER, GREY_SMALL, marks=pytest.mark.slow),
-        ("gcc", SAME_SMALL),
-    ],
+    [(COMPILER, SMALL), (COMPILER, GREY_SMALL), ("gcc", SAME_SMALL)],
     ids=["RGB", "grey", "SAME, gcc"],
     indirect=["compiler"],
 )
@@ -593,6 +591,7 @@ def test_every_instruction_set_is_clean_under_sanitizers_with_exact_buffers(
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_make_builds_the_example_and_it_runs(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     subprocess.run(["make"], cwd=tmp_path, check=True, capture_output=True)

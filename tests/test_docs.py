@@ -98,6 +98,7 @@ def test_the_example_proves_every_format() -> None:
     assert all(line.endswith(": proved") or ": not run here, " in line for line in lines)
 
 
+@pytest.mark.slow
 def test_the_example_fine_tunes_what_was_trained_elsewhere(tmp_path: Path, class_folders: Path) -> None:
     """Its weights are kept but for the classifier, which is for other classes."""
     torch.manual_seed(0)

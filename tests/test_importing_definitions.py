@@ -128,6 +128,7 @@ def test_gluons_network_comes_in_by_both_of_its_namings(
     assert differ(theirs, ours, spec.normalization) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "normalization"),
     [
@@ -152,6 +153,7 @@ def test_a_definition_that_is_in_no_table_is_told_by_its_statistics(
     assert differ(theirs, found.network, NORMALIZATIONS[normalization]) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "message"),
     [
@@ -177,6 +179,7 @@ def test_activations_of_other_networks_show_in_the_statistics(
             import_file(path, Options(input_size=32))
 
 
+@pytest.mark.slow
 def test_each_choice_is_judged_under_those_before_it(tmp_path: Path) -> None:
     """The activation was judged under the commonest normalisation, before the right one was found."""
     torch.manual_seed(0)
@@ -188,6 +191,7 @@ def test_each_choice_is_judged_under_those_before_it(tmp_path: Path) -> None:
         assert verdict.distances[verdict.chosen] < 0.01, verdict
 
 
+@pytest.mark.slow
 def test_pictures_tell_the_strides(tmp_path: Path) -> None:
     """Wrong ones are contradicted where --pictures are of the kind it was trained on."""
     torch.manual_seed(0)

@@ -157,6 +157,7 @@ def test_processes_answer_as_threads_do(pictures: Path, undisturbed: dict[str, P
     assert done.stdout == undisturbed[".csv"].read_text("utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [bundled.INT8, bundled.FP32], ids=["int8", "fp32"])
 def test_a_batch_has_the_same_bits_wherever_it_is_answered(pictures: Path, model: Path) -> None:
     network = classifier.load(model)
@@ -254,6 +255,7 @@ def test_a_finished_run_resumes_to_the_same_bytes_and_goes_on_with_new_pictures(
     assert after[-1] == {**first, "path": "a/000-new.png"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
 @pytest.mark.parametrize("cut", [0, 1, 20, -1, -200])
 def test_a_file_cut_anywhere_is_gone_on_with(

@@ -18,12 +18,12 @@ pytestmark = pytest.mark.slow
 
 def test_every_layer_is_measured(integers: Quantization) -> None:
     told = []
-    pictures = datasets.sample().subset(range(400), "400 images")
+    pictures = datasets.sample().subset(range(200), "200 images")
     found = sensitivity.measure(integers, pictures, lambda: told.append(1))
     names = [layer.name for layer in integers.network.spec.layers() if layer.kind != "pool"]
     assert [row.name for row in found.layers] == names
     assert len(told) == len(names)
-    assert (found.images, found.dataset) == (400, "400 images")
+    assert (found.images, found.dataset) == (200, "200 images")
     assert 0.85 < found.accuracy < 0.97
     for row in found.layers:
         assert 20 < row.weight_sqnr < 60
@@ -42,7 +42,7 @@ def test_a_layer_of_few_bits_is_found(integers: Quantization) -> None:
     step = spoiled.abs().max() / 2
     spoiled.copy_((spoiled / step).round() * step)
     try:
-        found = sensitivity.measure(integers, datasets.sample().subset(range(300), "300 images"))
+        found = sensitivity.measure(integers, datasets.sample().subset(range(100), "100 images"))
     finally:
         spoiled.copy_(kept)
     rows = {row.name: row for row in found.layers}
