@@ -35,7 +35,7 @@ from mnv1deploy.serving.http import application
 from mnv1deploy.serving.limits import Limits
 from mnv1deploy.serving.model import named
 from mnv1deploy.serving.server import Server
-from mnv1deploy.spec import ModelSpec
+from mnv1deploy.spec import Jpeg, ModelSpec
 
 EXAMPLES = ROOT / "examples"
 PICTURES = [EXAMPLES / name for name in ("cat.png", "truck.jpg", "airplane.webp")]
@@ -104,6 +104,7 @@ class Slow:
         self.go, self.begun = threading.Event(), threading.Semaphore(0)
         self.calls: list[int] = []
         self.fails = False
+        self.path: Path | None = None
 
     @property
     def spec(self) -> ModelSpec:
@@ -541,6 +542,17 @@ def test_the_page_and_its_files(address: str) -> None:
     for name in ("page.js", "page.css", "index.js"):
         assert ask(address, f"/{name}")[0] == 200
     assert b"fetch(`classify" in ask(address, "/index.js")[1]
+
+
+def test_a_web_folders_own_page_stands_where_it_sees_the_same_pixels(slow: Slow, tmp_path: Path) -> None:
+    folder = tmp_path / "net.web"
+    folder.mkdir()
+    (folder / "index.html").write_text("its own page")
+    slow.path = folder
+    pages: dict[Jpeg, bytes] = {"whole": b"its own page", "scaled": b"Pictures are sent to this server."}
+    for jpeg, page in pages.items():
+        with serving({"net": Classifier(cast(Any, slow), jpeg=jpeg)}) as address:
+            assert page in ask(address, "/")[1]
 
 
 def test_metrics_count_by_route_and_model(address: str) -> None:
