@@ -17,7 +17,17 @@ from PIL import Image
 from torch import Tensor
 
 from mnv1deploy.errors import MnvError
-from mnv1deploy.importing import NORMALIZATIONS, Options, fingerprint, import_file, import_state_dict, labels
+from mnv1deploy.importing import (
+    NORMALIZATIONS,
+    Options,
+    fingerprint,
+    import_file,
+    import_state_dict,
+    labels,
+    matching,
+    readers,
+)
+from mnv1deploy.importing.found import Tensors
 from mnv1deploy.network import MobileNetV1
 from mnv1deploy.spec import Normalization, Pixels, Preprocessing
 
@@ -343,6 +353,51 @@ def test_what_lies_beside_the_weights_and_does_not_fit_them_is_refused(
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(MnvError, match=message):
         import_state_dict(path)
+
+
+# Orders that nothing tells ------------------------------------------------------------------------------------------
+
+COUNTED = (
+    *("one", "two", "three", "four", "five", "six", "seven"),
+    *("eight", "nine", "ten", "eleven", "twelve", "thirteen"),
+)
+
+
+def in_words(number: int) -> tuple[str, str, str, str]:
+    name = f"block_{COUNTED[number]}"
+    return f"{name}.dw", f"{name}.dw_bn", f"{name}.pw", f"{name}.pw_bn"
+
+
+def order_of(rows: list[tuple[str, Tensor]], path: Path) -> list[str]:
+    """Names of the convolutions of a file that has these, in the order in which they come in."""
+    write(dict(rows), path)
+    tensors = readers.read(path)
+    assert isinstance(tensors, Tensors)
+    return [convolution.name for convolution in matching.match(path, tensors).convolutions]
+
+
+@pytest.mark.parametrize(("blocks", "is_unique"), [(definitions.PAPER, False), (definitions.TUTORIAL, True)])
+def test_layers_alike_are_put_in_no_order_that_is_only_a_guess(
+    blocks: tuple[tuple[int, int], ...], is_unique: bool, tmp_path: Path
+) -> None:
+    """Of the tutorial's blocks no two are alike, of the paper's five are; on their own, many layers are."""
+    source = Definition(("stem.conv", "stem.bn"), in_words, "fc", blocks)
+    rows = list(source.network(10).state().items())
+    expected = ["stem.conv", *(name for n in range(len(blocks)) for name in in_words(n)[::2])]
+    assert order_of(rows, tmp_path / "in_order.pth") == expected
+    stem = [row for row in rows if row[0].startswith("stem")]
+    assert order_of([*rows[len(stem) :], *stem], tmp_path / "stem_last.pth") == expected
+    if is_unique:
+        assert order_of(rows, tmp_path / "sorted.safetensors") == expected
+    else:
+        with pytest.raises(MnvError, match="neither its order nor their names say") as found:
+            order_of(rows, tmp_path / "sorted.safetensors")
+        assert "block_eight, block_eleven, block_nine, block_seven and 1 more" in found.value.message
+    layers = {name.rpartition(".")[0] for name, _ in rows}
+    names = dict(zip(sorted(layers), np.random.default_rng(0).permutation(len(layers)).tolist(), strict=True))
+    mixed = [(f"{names[name.rpartition('.')[0]]}.{name.rpartition('.')[2]}", tensor) for name, tensor in rows]
+    with pytest.raises(MnvError, match="neither its order nor their names say"):
+        order_of(sorted(mixed), tmp_path / "mixed.pth")
 
 
 # What is refused ----------------------------------------------------------------------------------------------------

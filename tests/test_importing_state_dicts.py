@@ -240,6 +240,34 @@ def test_an_average_may_have_another_prefix_than_the_weights(own: str, name: str
     assert np.array_equal(tensors.arrays["fc.weight"], theirs.fc.weight.detach().numpy())
 
 
+def test_weights_in_several_files_come_in_by_what_lists_them(tmp_path: Path) -> None:
+    theirs = trained_looking()
+    weights = list(theirs.state_dict().items())
+    files = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    rows = dict(zip(files, (dict(weights[::2]), dict(weights[1::2])), strict=True))
+    for file, part in rows.items():
+        safetensors.torch.save_file(part, tmp_path / file)
+    listed = {name: file for file, part in rows.items() for name in part}
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": listed}))
+    assert same(import_state_dict(index), theirs)
+    with pytest.raises(MnvError, match="one of 2 parts") as found:
+        import_state_dict(tmp_path / files[0])
+    assert index.name in found.value.hint
+    with pytest.raises(MnvError, match="is a folder") as found:
+        import_state_dict(tmp_path)
+    assert index.name in found.value.hint
+    index.write_text(json.dumps({"weight_map": {**listed, "other.weight": files[0]}}))
+    with pytest.raises(MnvError, match=r"other\.weight.*is in none"):
+        import_state_dict(index)
+    (tmp_path / files[1]).unlink()
+    with pytest.raises(MnvError, match="is not beside it"):
+        import_state_dict(index)
+    index.write_text("[]")
+    with pytest.raises(MnvError, match="is no list"):
+        import_state_dict(index)
+
+
 def test_names_without_dots(tmp_path: Path) -> None:
     theirs = trained_looking()
     weights = {name.replace(".", "_"): tensor for name, tensor in theirs.state_dict().items()}
@@ -350,15 +378,14 @@ def test_broken_files_are_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_wrong_normalisation_shows() -> None:
     network = load(bundled.CHECKPOINT).network
-    trials = checks.try_normalizations(network)
+    pictures = datasets.calibration()
+    trials = checks.try_normalizations(network, pictures)
     assert set(trials) == {"as given", *NORMALIZATIONS}
     top1 = {name: trial.accuracy.top1 for name, trial in trials.items()}
     assert top1["as given"] == top1["default"] > 0.85
     assert top1["default"] > max(top1["half"], top1["unit"])
-    pictures = datasets.calibration()
     assert top1["half"] == (trials["half"].answers == pictures.labels).mean()
-    other = MobileNetV1(CIFAR.replace(classes=("a", "b")))
-    assert checks.try_normalizations(other) == {}
+    assert checks.labelled(MobileNetV1(CIFAR.replace(classes=("a", "b")))) is None
 
 
 def test_normalisations_by_name_or_numbers() -> None:
@@ -409,7 +436,9 @@ def test_import_of_a_pickled_module_says_how_to_save_it(tmp_path: Path) -> None:
 
 
 def doubts(network: MobileNetV1) -> list[tuple[str, str]]:
-    return checks.doubts(network, checks.try_normalizations(network))
+    pictures = checks.labelled(network)
+    assert pictures is not None
+    return checks.doubts(network, pictures, checks.try_normalizations(network, pictures))
 
 
 def test_weights_for_blue_first_are_noticed_and_turned(tmp_path: Path) -> None:

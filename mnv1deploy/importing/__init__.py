@@ -232,9 +232,12 @@ def import_file(
             )
         )
     stage("trying labelled pictures")
-    trials = checks.try_normalizations(network)
-    doubts += checks.doubts(network, trials)
-    if not said and found.has_statistics is False and not trials and not found.is_graph:
+    accuracy = None
+    if labelled := checks.labelled(network):
+        trials = checks.try_normalizations(network, labelled)
+        doubts += checks.doubts(network, labelled, trials)
+        accuracy = trials[checks.AS_GIVEN].accuracy
+    elif not said and not found.has_statistics and not found.is_graph:
         doubts.append(("Nothing could be checked: it has no statistics, no graph and no known classes.", ""))
     stage("comparing with the file's own engine")
     comparison = None
@@ -247,7 +250,7 @@ def import_file(
         tuple(facts),
         tuple(said),
         comparison,
-        trials[checks.AS_GIVEN].accuracy if trials else None,
+        accuracy,
         tuple(notes),
         tuple(doubts),
         {"file": path.name, "sha256": sha256(path)},

@@ -37,7 +37,8 @@ def read(path: Path) -> Beside:
         MnvError: if it says that the network is another one, or cannot be read.
     """
     config = _json(path.with_name("config.json"))
-    if path.name not in ("model.safetensors", "pytorch_model.bin") or config is None:
+    name = path.name.removesuffix(".index.json")
+    if name not in ("model.safetensors", "pytorch_model.bin") or config is None:
         return Beside()
     try:
         if isinstance(config.get("pretrained_cfg"), dict):

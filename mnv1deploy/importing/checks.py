@@ -34,10 +34,10 @@ class Trial:
     accuracy: Accuracy
 
 
-def _pictures(network: MobileNetV1) -> datasets.Dataset | None:
+def labelled(network: MobileNetV1) -> datasets.Dataset | None:
     """The bundled training pictures at the network's size, labelled in its order; None for other classes or grey."""
     order = labels.cifar10_order(network.spec.classes)
-    if order is None:
+    if order is None or network.spec.colours != 3:
         return None
     pictures = datasets.resized(datasets.calibration(), network.spec.pixels)
     places = np.argsort(order)
@@ -53,15 +53,11 @@ def _predicted(network: MobileNetV1, images: NDArray[np.uint8], normalization: N
     return found
 
 
-def try_normalizations(network: MobileNetV1) -> dict[str, Trial]:
-    """The bundled training images under every normalisation in common use, and "as given".
+def try_normalizations(network: MobileNetV1, pictures: datasets.Dataset) -> dict[str, Trial]:
+    """The pictures of :func:`labelled` under every normalisation in common use, and "as given".
 
-    A wrong normalisation costs accuracy without any error, and this is how it shows. Empty for a network that has
-    not CIFAR-10's classes, in whatever order and spelling.
+    A wrong normalisation costs accuracy without any error, and this is how it shows.
     """
-    pictures = _pictures(network)
-    if pictures is None or network.spec.colours != 3:
-        return {}
     trials = {}
     for name, candidate in {AS_GIVEN: network.spec.normalization, **NORMALIZATIONS}.items():
         answers = _predicted(network, pictures.images, candidate)
@@ -70,11 +66,8 @@ def try_normalizations(network: MobileNetV1) -> dict[str, Trial]:
     return trials
 
 
-def doubts(network: MobileNetV1, trials: Mapping[str, Trial]) -> list[tuple[str, str]]:
+def doubts(network: MobileNetV1, pictures: datasets.Dataset, trials: Mapping[str, Trial]) -> list[tuple[str, str]]:
     """What looks wrong with a network, given :func:`try_normalizations`: sentences and what to do about them."""
-    pictures = _pictures(network)
-    if not trials or pictures is None:
-        return []
     given = trials[AS_GIVEN]
     own, best = given.accuracy.top1, max(trial.accuracy.top1 for trial in trials.values())
     found = []

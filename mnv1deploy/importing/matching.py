@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,9 @@ LEAVES = {
 _NAME = re.compile(rf"(?:(.*)[./])?({'|'.join(LEAVES)})(:0)?")
 _MXNET_NAME = re.compile(r"(.*?)_(weight|bias|gamma|beta|(?:running|moving)_(?:mean|var)|num_batches_tracked)")
 """A layer's name and what of it an array is: ``a.b.weight`` or ``a/b/weights:0``, and ``a_b_running_mean``."""
+
+_NUMBER = re.compile(r"\d+|(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z])")
+"""What layers alike are told apart by: a number, or a letter that stands alone."""
 
 _HARMLESS = re.compile(
     r"(^|[._/])(total_ops|total_params|n_averaged|num_updates|decay|global_step|iterations)$"
@@ -85,22 +89,27 @@ def match(path: Path, tensors: Tensors) -> Found:
     arrays, notes = _without_companions(path, _repaired(path, tensors.arrays))
     arrays, normalization = _without_normalization(arrays)
     groups = _grouped(arrays)
+    is_sorted = _is_alphabetical(arrays)
     failures: list[tuple[int, MnvError]] = []
-    for number, ordered in enumerate(_orders(groups)):
+    for number, (ordered, is_chosen) in enumerate(_orders(groups, is_sorted)):
         try:
             found = _match(path, tensors, ordered)
         except MnvError as error:
             failures.append((_likelihood(path, tensors, ordered, number), error))
-        else:
-            return Found(
-                tensors.source,
-                *found,
-                normalization=normalization,
-                names=tuple(tensors.arrays),
-                notes=(*tensors.notes, *notes),
-            )
+            continue
+        if not is_chosen and (alike := _in_doubt(found[0], [group for group in ordered if group.is_norm])):
+            raise _unordered(path, alike)
+        return Found(
+            tensors.source,
+            *found,
+            normalization=normalization,
+            names=tuple(tensors.arrays),
+            notes=(*tensors.notes, *notes),
+        )
     if head := next((name for name in arrays if _DETECTOR.search(name)), None):
         raise no_mobilenetv1(path, f"{head} belongs to a detector", "Its body alone has no classifier to deploy.")
+    if alike := _shuffled(tensors, groups):
+        raise _unordered(path, alike)
     raise max(failures, key=lambda row: row[0])[1]
 
 
@@ -216,14 +225,30 @@ def _natural(name: str) -> list[tuple[int, int | str]]:
     return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part]
 
 
-def _orders(groups: list[_Group]) -> Iterator[list[_Group]]:
-    """Orders to try, the likeliest first."""
-    yield groups
+def _is_alphabetical(arrays: dict[str, Array]) -> bool:
+    """Whether a file has its names sorted, as safetensors has; counts stand before floats there."""
+    names = [name for name, array in arrays.items() if array.dtype.kind == "f"]
+    return names == sorted(names)
+
+
+def _orders(groups: list[_Group], is_sorted: bool) -> Iterator[tuple[list[_Group], bool]]:
+    """Orders to try, the likeliest first, each with whether it is one that who wrote the file chose."""
     natural = sorted(groups, key=lambda group: _natural(group.name))
-    yield natural
-    chained = _chained(natural)
-    if chained:
-        yield chained
+    if not is_sorted:
+        yield groups, True
+    yield natural, False
+    if is_sorted:
+        yield groups, False
+    else:
+        yield from ((chained, _is_moved(groups, chained)) for chained in [_chained(groups)] if chained)
+    yield from ((chained, False) for chained in [_chained(natural)] if chained)
+
+
+def _is_moved(groups: list[_Group], chained: list[_Group]) -> bool:
+    """Whether an order is that of the file, but for a first part that the file has elsewhere."""
+    names = [group.name for group in groups]
+    places = [names.index(group.name) for group in chained]
+    return sum(before > after for before, after in pairwise(places)) == 1
 
 
 def _chained(groups: list[_Group]) -> list[_Group] | None:
@@ -239,17 +264,28 @@ def _chained(groups: list[_Group]) -> list[_Group] | None:
     for group, names in zip(groups, split, strict=True):
         parts.setdefault(names[depth] if len(names) > depth else "", []).append(group)
     convolutions = {
-        name: [g.arrays["weight"].shape for g in members if g.rank == 4 and not g.is_norm]
+        name: shapes
         for name, members in parts.items()
+        if (shapes := [g.arrays["weight"].shape for g in members if g.rank == 4 and not g.is_norm])
     }
-    with_any = [name for name, shapes in convolutions.items() if shapes]
-    rest = [name for name in parts if name not in with_any]
+    order = _chain(convolutions)
+    if order is None:
+        return None
+    rest = [name for name in parts if name not in convolutions]
+    by_part = {name: parts[name] for name in [*order, *rest]}
+    norms = [name for name in rest if any(g.is_norm for g in parts[name])]
+    if norms:
+        return _norms_beside(by_part, order, norms)
+    return [group for name in by_part for group in by_part[name]]
 
+
+def _chain(parts: dict[str, list[tuple[int, ...]]]) -> list[str] | None:
+    """The first order of parts, by their convolutions' shapes, in which channels fit; a stem is the first of them."""
     hopeless: set[tuple[int, frozenset[tuple[Any, int]]]] = set()
     """Channels and shapes of the parts that were left, where no order was found: equal parts are tried once."""
 
     def follow(done: list[str], channels: int) -> list[str] | None:
-        left = {name: tuple(convolutions[name]) for name in with_any if name not in done}
+        left = {name: tuple(shapes) for name, shapes in parts.items() if name not in done}
         if not left:
             return done
         state = channels, frozenset(Counter(left.values()).items())
@@ -265,17 +301,82 @@ def _chained(groups: list[_Group]) -> list[_Group] | None:
         hopeless.add(state)
         return None
 
-    for name in with_any:
-        first = convolutions[name][0]
-        if first[1] == 3 or (first[1] == 1 and len(convolutions[name]) == 1):
-            order = follow([name], convolutions[name][-1][0])
+    for name, shapes in parts.items():
+        if shapes[0][1] == 3 or (shapes[0][1] == 1 and len(shapes) == 1):
+            order = follow([name], shapes[-1][0])
             if order:
-                by_part = {name: parts[name] for name in [*order, *rest]}
-                norms = [name for name in rest if any(g.is_norm for g in parts[name])]
-                if norms:
-                    return _norms_beside(by_part, order, norms)
-                return [group for name in by_part for group in by_part[name]]
+                return order
     return None
+
+
+def _in_doubt(convolutions: Sequence[Convolution], norms: list[_Group]) -> list[str]:
+    """Names of layers alike that could change places: whose shapes are the same, and whose names are not numbered.
+
+    Blocks are compared whole where both of their convolutions have a name of their own in common.
+    """
+    blocks = list(zip(convolutions[1::2], convolutions[2::2], strict=True))
+    own = [_in_common(first.name, second.name) for first, second in blocks]
+    are_whole = len(set(own)) == len(own)
+    if are_whole:
+        units = [(name, (a.weight.shape, b.weight.shape)) for name, (a, b) in zip(own, blocks, strict=True)]
+    else:
+        units = [(c.name, (c.weight.shape, c.weight.shape)) for c in convolutions]
+    loose = []  # normalisations whose names are not those of their convolution or block
+    for convolution, norm in zip(convolutions, norms, strict=False):
+        shared = _in_common(convolution.name, norm.name)
+        if not shared or sum(_in_common(c.name, shared) == shared for c in convolutions) > 2:
+            loose.append(norm)
+    for rows in (units, [(norm.name, norm.arrays["mean"].shape) for norm in loose]):
+        by_shape: dict[Any, list[str]] = {}
+        for name, shape in rows:
+            by_shape.setdefault(shape, []).append(name)
+        for names in by_shape.values():
+            pattern = _NUMBER.sub("#", names[0])
+            numbered = [name for name, _ in rows if _NUMBER.sub("#", name) == pattern]
+            if len(names) > 1 and not (set(names) <= set(numbered) and numbered == sorted(numbered, key=_natural)):
+                return names
+    return []
+
+
+def _in_common(one: str, other: str) -> str:
+    """The words that two names begin with, with dots between them."""
+    pairs = takewhile(lambda pair: pair[0] == pair[1], zip(_parts(one), _parts(other), strict=False))
+    return ".".join(word for word, _ in pairs)
+
+
+def _shuffled(tensors: Tensors, groups: list[_Group]) -> list[str]:
+    """Names of layers alike, if the layers are a MobileNetV1's in an order that nothing tells; else none."""
+    kernels = [_convolution(group, tensors.layout) for group in groups if group.rank == 4 and not group.is_norm]
+    norms = [group for group in groups if group.is_norm]
+    linears = [group for group in groups if group.rank == 2 and not group.is_norm]
+    small = [c for c in kernels if c.kernel == (3, 3)]
+    pointwise = {c.name: c for c in kernels if c.kernel == (1, 1)}
+    if len(small) + len(pointwise) < len(kernels):
+        return []
+    for stem in [c for c in small if c.weight.shape[1] == 3] or small:
+        order = _chain({c.name: [c.weight.shape] for c in (stem, *pointwise.values())}) or []
+        depthwise = Counter(c.out_channels for c in small if c is not stem and c.depthwise)
+        blocks = [pointwise[name] for name in (order[1:] if linears else order[1:-1])]
+        channels = depthwise + Counter(c.out_channels for c in (stem, *blocks))
+        if (
+            blocks
+            and depthwise == Counter(c.in_channels for c in blocks)
+            and depthwise.total() == len(small) - 1
+            and (not norms or channels == Counter(len(norm.arrays["mean"]) for norm in norms))
+        ):
+            rows = [(c.name, c.weight.shape) for c in kernels]
+            rows += [(norm.name, norm.arrays["mean"].shape) for norm in norms]
+            commonest = Counter(shape for _, shape in rows).most_common(1)[0][0]
+            return [name for name, shape in rows if shape == commonest]
+    return []
+
+
+def _unordered(path: Path, alike: list[str]) -> MnvError:
+    return MnvError(
+        f"{path} has the layers of a MobileNetV1, but neither its order nor their names say which follows which: "
+        f"{_listed(alike)} have the same shapes.",
+        "Save them in the order of the layers, as torch.save(net.state_dict(), 'weights.pt') does, or number them.",
+    )
 
 
 def _norms_beside(by_part: dict[str, list[_Group]], order: list[str], norms: list[str]) -> list[_Group]:

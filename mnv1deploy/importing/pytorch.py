@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import pickletools
 import re
@@ -78,6 +79,27 @@ def read(path: Path, chosen: str | None = None) -> Tensors:
     if others:
         notes.append(f"Left out, unread: objects of {', '.join(others[:4])} beside the weights.")
     return Tensors(found.source, found.arrays, found.layout, tuple(notes))
+
+
+def read_parts(path: Path) -> Tensors:
+    """The weights of several files beside each other, which Hugging Face's ``*.index.json`` lists.
+
+    Raises:
+        MnvError: if it lists none, or one of them is not there or cannot be read.
+    """
+    try:
+        listed = json.loads(path.read_text("utf-8"))["weight_map"]
+        names = sorted({Path(name).name for name in listed.values()})
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise MnvError(f"{path} is no list of a network's parts (weight_map): {MnvError.reason(error)}.") from error
+    if missing := [name for name in names if not path.with_name(name).is_file()]:
+        raise MnvError(f"{missing[0]}, which {path} lists, is not beside it.", "Download all parts into one folder.")
+    parts = [read(path.with_name(name)) for name in names]
+    arrays = {name: array for part in parts for name, array in part.arrays.items() if name in listed}
+    if len(arrays) < len(listed):
+        absent = next(name for name in listed if name not in arrays)
+        raise MnvError(f"{absent}, which {path} lists, is in none of its files.", "Download all parts once more.")
+    return Tensors(parts[0].source, arrays, None, (f"Read from {len(parts)} files.",))
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from mnv1deploy.errors import MnvError
 from mnv1deploy.importing.found import Found, Tensors
 
 _HEAD = 1024
+
+_PART = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.(?P<suffix>safetensors|bin)")
+"""How Hugging Face's libraries name the parts of weights."""
 
 
 def read(path: Path, weights: str | None = None) -> Found | Tensors:
@@ -31,6 +35,11 @@ def read(path: Path, weights: str | None = None) -> Found | Tensors:
     except OSError as error:
         raise MnvError(f"{path} cannot be read: {error.strerror}.") from error
     _refuse_what_is_no_network(path, head)
+    if (part := _PART.fullmatch(path.name)) and int(part["count"]) > 1:
+        raise MnvError(
+            f"{path} is one of {int(part['count'])} parts of a network.",
+            f"Name what lists them: {part['stem']}.{part['suffix']}.index.json.",
+        )
     if head[4:8] == b"TFL3":
         from mnv1deploy.importing import litert
 
@@ -39,6 +48,10 @@ def read(path: Path, weights: str | None = None) -> Found | Tensors:
         from mnv1deploy.importing import keras
 
         return keras.read(path)
+    if path.name.endswith(".index.json"):
+        from mnv1deploy.importing import pytorch
+
+        return pytorch.read_parts(path)
     if path.suffix == ".json":
         from mnv1deploy.importing import tfjs
 
@@ -65,7 +78,9 @@ def _folder(path: Path) -> MnvError:
             f"{path} is a TensorFlow SavedModel, which is not read here.",
             "Save it as model.save('network.keras'), or convert it to .tflite.",
         )
-    return MnvError(f"{path} is a folder.", "Name the file with the weights in it.")
+    named = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+    inside = next((path / name for name in named if (path / name).is_file()), "the file with the weights in it")
+    return MnvError(f"{path} is a folder.", f"Name {inside}.")
 
 
 def _refuse_what_is_no_network(path: Path, head: bytes) -> None:
