@@ -294,8 +294,8 @@ from mnv1deploy.quantization import quantize
 from mnv1deploy.spec import PAPER
 torch.set_num_threads(1)
 network = MobileNetV1(PAPER.scaled(0.25).replace(input_size=96)).eval().folded()
-images = np.random.default_rng(0).integers(0, 256, (128, 96, 96, 3), np.uint8)
-for count in (32, 128):
+images = np.random.default_rng(0).integers(0, 256, (256, 96, 96, 3), np.uint8)
+for count in (64, 256):
     quantize(network, images[:count], "noise")
     print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
@@ -303,7 +303,7 @@ for count in (32, 128):
     few, many = map(int, done.stdout.split())
     layers = PAPER.scaled(0.25).replace(input_size=96).layers()
     largest = max(layer.out_channels * layer.out_size**2 for layer in layers)
-    assert many - few < (128 - 32) * 4 * largest  # in float64, as it is computed, one layer alone takes 8
+    assert many - few < (256 - 64) * 4 * largest  # in float64, as it is computed, one layer alone takes 8
 
 
 def test_equalization_leaves_the_logits_and_narrows_the_ranges(folded: MobileNetV1, integers: Quantization) -> None:
