@@ -121,9 +121,10 @@ def network(
         if branch == "residual" and (inputs, stride) == (outputs, 1):
             graph.add("Add", before)
         inputs = outputs
-    if head == "mean":
+    if head in ("mean", "sides"):
         graph.add("Transpose", perm=[0, 2, 3, 1])
-        graph.add("ReduceMean", axes=[1, 2], keepdims=0)
+        for axes in [[2], [1]] if head == "sides" else [[1, 2]]:
+            graph.add("ReduceMean", axes=axes, keepdims=0)
         graph.add("MatMul", graph.floats(-1, 1, inputs, len(CLASSES)))
         graph.add("Add", graph.floats(-1, 1, len(CLASSES)))
         graph.add("Softmax")
@@ -150,7 +151,7 @@ def imported(model: onnx.ModelProto, folder: Path, normalization: Normalization 
 HALF = NORMALIZATIONS["half"]
 
 
-@pytest.mark.parametrize("head", ["gemm", "mean", "convolution"])
+@pytest.mark.parametrize("head", ["gemm", "mean", "sides", "convolution"])
 @pytest.mark.parametrize(("same", "activation", "folded"), [(False, "Relu", True), (True, "Clip", False)])
 def test_onnx_is_what_onnxruntime_computes(
     same: bool, activation: str, folded: bool, head: str, tmp_path: Path

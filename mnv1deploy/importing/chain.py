@@ -46,10 +46,14 @@ class Activation:
 
 @dataclass(frozen=True)
 class Pool:
-    """An average over the whole picture, or over windows of ``kernel`` x ``kernel``."""
+    """An average over the whole picture, or over windows of ``kernel`` x ``kernel``.
+
+    ``is_half`` is for one over rows or columns alone, of which two make a whole.
+    """
 
     name: str
     kernel: int | None = None
+    is_half: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,9 @@ def follow(
         elif isinstance(operation, Pad):
             padding = operation.amount
         elif isinstance(operation, Pool):
-            if not convolutions or pool:
+            if pool and pool.is_half and operation.is_half:
+                operation = Pool(operation.name)
+            elif not convolutions or pool:
                 raise no_mobilenetv1(path, f"{operation.name} pools where a MobileNetV1 does not")
             pool = operation
         elif isinstance(operation, Linear):
@@ -154,7 +160,7 @@ def follow(
             convolutions[-1] = _then(path, convolutions[-1], operation)
     if linear is None:
         raise no_mobilenetv1(path, "no classifier follows its convolutions", "Export the whole network, not its body.")
-    if not pool:
+    if not pool or pool.is_half:
         raise no_mobilenetv1(path, "it does not average over the picture before the classifier")
     if convolutions and convolutions[-1].activation is None:
         convolutions[-1] = replace(convolutions[-1], activation="none")

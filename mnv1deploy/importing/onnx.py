@@ -195,8 +195,11 @@ class _Graph:
             if len(amounts) != 8 or any(amounts[i] for i in (0, 1, 4, 5)):
                 raise no_mobilenetv1(self._path, f"{name} pads channels")
             yield Pad(name, (amounts[2], amounts[3], amounts[6], amounts[7]))
-        elif kind in ("GlobalAveragePool", "ReduceMean"):
+        elif kind == "GlobalAveragePool":
             yield Pool(name)
+        elif kind == "ReduceMean":
+            axes = self._floats(inputs[1]) if len(inputs) > 1 else self._attribute(node, "axes", ())
+            yield Pool(name, is_half=len(axes) == 1)
         elif kind == "AveragePool":
             yield Pool(name, self._attribute(node, "kernel_shape")[0])
         elif kind == "Gemm":
