@@ -108,9 +108,11 @@ def match(path: Path, tensors: Tensors) -> Found:
         )
     if head := next((name for name in arrays if _DETECTOR.search(name)), None):
         raise no_mobilenetv1(path, f"{head} belongs to a detector", "Its body alone has no classifier to deploy.")
-    if alike := _shuffled(tensors, groups):
+    likelihood, likeliest = max(failures, key=lambda row: row[0])
+    is_in_order = likelihood == 1 + any(group.is_norm for group in groups)
+    if not is_in_order and (alike := _shuffled(tensors, groups)):
         raise _unordered(path, alike)
-    raise max(failures, key=lambda row: row[0])[1]
+    raise likeliest
 
 
 def _likelihood(path: Path, tensors: Tensors, groups: list[_Group], number: int) -> int:
