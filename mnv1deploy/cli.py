@@ -870,6 +870,9 @@ def train(
     teachers: Annotated[
         int | None, _setting("teachers", "How many of them, of different seeds; their answers are averaged")
     ] = None,
+    start_share: Annotated[
+        float | None, _setting("start_share", "Of the weights it started from, in a network that teaches itself")
+    ] = None,
     temperature: Annotated[float | None, _setting("temperature", "Of the teachers' and the network's answers")] = None,
     holdout: Annotated[
         float | None, _setting("holdout", "Part of the training split to choose the best epoch by")

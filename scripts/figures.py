@@ -750,24 +750,25 @@ def robustness_parts(runs: Runs, key: str) -> list[str]:
     return list(dict.fromkeys(on for row in robustness_rows(runs, key).values() for on in row))
 
 
-def corruption_mean(runs: Runs, on: str) -> float:
-    """Mean accuracy over all corruptions and strengths."""
+def corruption_mean(runs: Runs, on: str, when: str) -> float:
+    """Mean accuracy over all corruptions and strengths, "before" or after ("accuracy")."""
     rows = robustness_rows(runs, "corruption")
-    return mean(mean(row[on]["accuracy"]) for name, row in rows.items() if name)
+    return mean(mean(row[on][when]) for name, row in rows.items() if name)
 
 
 def corruptions_table(runs: Runs) -> str:
     """A row per corruption, mild and strong, the pictures as they are before and the mean after them."""
-    parts = robustness_parts(runs, "corruption")
+    columns = [(on, when) for on in robustness_parts(runs, "corruption") for when in ("before", "accuracy")]
 
     def rows() -> Iterator[list[str]]:
         for name, row in robustness_rows(runs, "corruption").items():
-            found = [" / ".join(f"{100 * value:.1f}" for value in row[on]["accuracy"]) + " %" for on in parts]
-            strengths = " / ".join(f"{value:g}" for value in row[parts[0]].get("strengths", []))
+            found = [" / ".join(f"{100 * value:.1f}" for value in row[on][when]) + " %" for on, when in columns]
+            strengths = " / ".join(f"{value:g}" for value in row[columns[0][0]].get("strengths", []))
             yield [name or "as they are", strengths, *found]
-        yield ["**mean corruption accuracy**", "", *(f"**{percent(corruption_mean(runs, on))}**" for on in parts)]
+        yield ["**mean corruption accuracy**", "", *(f"**{percent(corruption_mean(runs, *one))}**" for one in columns)]
 
-    return table(" | ".join(["corruption", ">mild / strong", *(f">{on}" for on in parts)]), rows())
+    headers = (f">{on}, {'before' if when == 'before' else 'bundled'}" for on, when in columns)
+    return table(" | ".join(["corruption", ">mild / strong", *headers]), rows())
 
 
 def robustness_table(key: str, what: str) -> Callable[[Runs], str]:
@@ -783,12 +784,12 @@ def robustness_table(key: str, what: str) -> Callable[[Runs], str]:
     return text
 
 
-def tuned_table(runs: Runs) -> str:
-    """A row per trial of training for other pictures."""
+def shares_table(runs: Runs) -> str:
+    """A row per share of the weights of the start."""
     parts = ("held_out", "enlarged", "corruptions", "photographs")
-    header = "settings | >as they are | >enlarged | >mean corruption accuracy | >photographs"
-    rows = ([row["settings"], *(percent(row[part]) for part in parts)] for row in runs["tuned"][0]["results"])
-    return table(header, rows)
+    header = ">of the start | >as they are | >enlarged | >mean corruption accuracy | >photographs"
+    rows = runs["shares"][0]["results"]
+    return table(header, ([f"{row['start_share']:g}", *(percent(row[part]) for part in parts)] for row in rows))
 
 
 def imports_table(runs: Runs) -> str:
@@ -1170,7 +1171,7 @@ FIGURES: dict[str, Callable[[Runs], str]] = {
     "classes": weak_spots,
     "confidence": confidence_table,
     "robustness": corruptions_table,
-    "tuned": tuned_table,
+    "shares": shares_table,
     "robustness.rules": robustness_table("rule", "a photograph becomes 32 x 32 pixels by"),
     "robustness.tta": robustness_table("tta", "`--tta`"),
     "paper": paper_table,

@@ -13,22 +13,18 @@ first one stopped. CIFAR-10 is looked for where ``mnv1 train`` looks for it.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
-import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-RECIPES = ROOT / "mnv1deploy" / "training" / "recipes"
 
 
 @dataclass(frozen=True)
@@ -174,46 +170,25 @@ def _trained(where: Where, recipe: str) -> Any:
     began = time.perf_counter()
     folder = where.results / recipe
     small = ["--epochs", "1", "--width", "0.25"]
-    _side_by_side(where, {folder: small if where.dry else ["--recipe", recipe]})
+    _mnv1_train(where, folder, small if where.dry else ["--recipe", recipe])
     log = _log(folder)
     facts = mnv1("info", f"{folder}/checkpoint.safetensors", "--json")
     return {"seconds": time.perf_counter() - began, "log": log, "accuracy": facts["accuracy"]}
 
 
-def _side_by_side(where: Where, runs: Mapping[Path, Sequence[str]]) -> None:
-    """Whole runs of ``mnv1 train`` in these folders, which share the device; what was begun before is gone on with."""
-    commands = [
-        ["train", "--output", str(folder), "--device", where.device]
-        + (["--resume"] if (folder / "state.pt").exists() else [*options])
-        for folder, options in runs.items()
-    ]
-    for command in commands:
-        print("$ mnv1", *command, flush=True)
-    started = [
-        subprocess.Popen([sys.executable, "-m", "mnv1deploy.cli", *command], stdout=subprocess.DEVNULL)
-        for command in commands
-    ]
-    failed = [" ".join(command) for command, process in zip(commands, started, strict=True) if process.wait()]
-    if failed:
-        raise StepFailedError(f"mnv1 {' and '.join(failed)} failed")
+def _mnv1_train(where: Where, folder: Path, options: Sequence[str]) -> None:
+    """A whole run of ``mnv1 train`` in this folder, or the rest of one that was begun there."""
+    more = ["--resume"] if (folder / "state.pt").exists() else options
+    command = ["train", "--output", str(folder), "--device", where.device, *more]
+    print("$ mnv1", *command, flush=True)
+    arguments = [sys.executable, "-m", "mnv1deploy.cli", *command]
+    if subprocess.run(arguments, stdout=subprocess.DEVNULL, check=False).returncode:
+        raise StepFailedError(f"mnv1 {' '.join(command)} failed")
 
 
 def _log(folder: Path) -> list[dict[str, Any]]:
     """What a run says of each epoch."""
     return [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
-
-
-@contextlib.contextmanager
-def _shared_card() -> Iterator[None]:
-    """Where NVIDIA's Multi-Process Service can be had, kernels of several processes run at the same time."""
-    control = shutil.which("nvidia-cuda-mps-control")
-    if control:
-        subprocess.run([control, "-d"], check=False)
-    try:
-        yield
-    finally:
-        if control:
-            subprocess.run([control], input="quit\n", text=True, check=False)
 
 
 def train(where: Where) -> Any:
@@ -230,46 +205,10 @@ def speed(where: Where) -> Any:
     """Images per second of training with the optimizer and batch of ``best``, from labels; the first epochs compile."""
     options = ["--batch-size", "256", "--muon", "0.071", "--muon-decay", "0.02"]
     folder = where.results / "speed"
-    _side_by_side(
-        where, {folder: [*options, *(["--epochs", "1", "--width", "0.25"] if where.dry else ["--epochs", "8"])]}
-    )
+    small = ["--epochs", "1", "--width", "0.25"]
+    _mnv1_train(where, folder, [*options, *(small if where.dry else ["--epochs", "8"])])
     log = _log(folder)
     return {"images_per_second": max(epoch["images_per_second"] for epoch in log), "log": log}
-
-
-HALF = ("--altered", "0.5", "--sharpness", "0.5", "--noise", "6")
-ROBUST = {"robust": (), "robust-1": ("--seed", "1"), "half": HALF, "half-1": ("--seed", "1", *HALF)}
-"""Runs of the recipe for photographs: as it is, and with more pictures altered, each of them less."""
-
-
-def robust(where: Where) -> Any:
-    """The recipe for photographs: its teachers side by side, then ROBUST, which ``robustness.py judged`` compares."""
-    from mnv1deploy.training.settings import Settings
-
-    folder = where.results / "robust"
-    teachers = {f"teacher-{seed}" if seed else "teacher": seed for seed in range(Settings.recipe("robust").teachers)}
-    of_teachers, recipe = "robust-teacher", "robust"
-    if where.dry:  # a run and its teachers have the settings of their recipes
-        of_teachers = _short(where, of_teachers)
-        recipe = _short(where, recipe, ("robust-teacher", of_teachers))
-    told = ["--recipe", recipe, "--teacher", str(folder / "teacher")]
-    with _shared_card():
-        _side_by_side(
-            where, {folder / name: ["--recipe", of_teachers, "--seed", str(seed)] for name, seed in teachers.items()}
-        )
-        _side_by_side(where, {folder / name: [*told, *options] for name, options in ROBUST.items()})
-    return {name: mnv1("info", f"{folder / name}/checkpoint.safetensors", "--json") for name in (*teachers, *ROBUST)}
-
-
-def _short(where: Where, recipe: str, *replaced: tuple[str, str]) -> str:
-    """A file with the recipe's settings for one epoch."""
-    text = (RECIPES / f"{recipe}.toml").read_text("utf-8")
-    text = re.sub("^epochs = .*", "epochs = 1", text, flags=re.MULTILINE)
-    for name, other in replaced:
-        text = text.replace(f'"{name}"', f'"{other}"')
-    path = where.results / f"{recipe}.toml"
-    path.write_text(text, "utf-8")
-    return str(path)
 
 
 def torchrun(where: Where) -> Any:
@@ -295,7 +234,6 @@ STEPS: dict[str, tuple[int, Callable[[Where], Any]]] = {
     "tensorrt": (120, tensorrt),
     "torchrun": (60, torchrun),
     "best": (400, best),
-    "robust": (500, robust),
 }
 """In the order of their worth, each with its limit in seconds."""
 

@@ -330,19 +330,25 @@ def confidence() -> Answer:
     return results, ["mnv1 evaluate models/mobilenetv1_cifar10.safetensors"]
 
 
+ROBUST = Path(os.environ.get("MNV1_RUNS", "runs")) / "robust"
+"""The run that made the bundled checkpoint."""
+
+
 def robustness() -> Answer:
     """The bundled int8 on corrupted pictures, and what rules and averages are worth on photographs."""
     import robustness as script
 
-    folder = os.environ.get(script.VARIABLE)
-    return list(script.rows(folder=folder)), [f"{script.VARIABLE}=... python scripts/robustness.py"]
+    start, folder = ROBUST / "start" / "checkpoint.safetensors", os.environ.get(script.VARIABLE)
+    files = f"models/{bundled.INT8.name} runs/robust/start/{start.name}"
+    return list(script.rows(bundled.INT8, start, folder)), [f"python scripts/robustness.py {files}"]
 
 
-def tuned() -> Answer:
-    """What the settings for other pictures do to the bundled checkpoint in a third of an epoch."""
+def shares() -> Answer:
+    """What lies between the bundled checkpoint's start and the end of its run."""
     import robustness as script
 
-    return list(script.tuned(os.environ.get(script.VARIABLE))), ["python scripts/robustness.py tuned"]
+    found = list(script.shares(ROBUST, os.environ.get(script.VARIABLE)))
+    return found, ["python scripts/robustness.py shares runs/robust"]
 
 
 def imports() -> Answer:
@@ -466,7 +472,7 @@ MEASUREMENTS: dict[str, Callable[[], Answer]] = {
     for measure in (
         *(startup, loadgen, tiny, ladder),
         *(artifacts, latency, throughput, sizes, backends, profile, emulation, layers, plans, cameras),
-        *(schemes, evidence, few_pictures, trained, tried, classes, confidence, robustness, tuned),
+        *(schemes, evidence, few_pictures, trained, tried, classes, confidence, robustness, shares),
         *(imports, fine_tuning, equalization, old_onnxruntime, platforms, commands),
         *(web, serve, many, jpegs, memory, nodes, stores),
     )

@@ -1,8 +1,11 @@
 """How the bundled network does on pictures that are not quite like those it was trained on.
 
-    python scripts/robustness.py [ARTIFACT]     # also $MNV1_PHOTOGRAPHS, a folder of class folders of photographs
-    python scripts/robustness.py tuned          # short runs of mnv1 train with its settings for other pictures
+    python scripts/robustness.py ARTIFACT BEFORE  # both on corrupted pictures; rules and averages with the first
+    python scripts/robustness.py shares RUN       # what lies between the start and the end of a run of ``robust``
     python scripts/robustness.py judged CHECKPOINT ...  # which of them to ship, by held-out pictures
+
+Where $MNV1_PHOTOGRAPHS is a folder of class folders of photographs (scripts/photographs.py makes one), these are tried,
+too.
 
 Corruptions: CIFAR-10's pictures made worse in the ways of CIFAR-10-C (Hendrycks and Dietterich, arXiv 1903.12261), two
 strengths of each, with definitions of our own; their mean is the mean corruption accuracy. Rules: what a photograph is
@@ -14,6 +17,7 @@ keeps the rows.
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import os
@@ -305,9 +309,9 @@ def looked_at(session: Session, data: Dataset) -> Iterator[dict[str, Any]]:
         yield {"on": data.name, "pictures": len(data), "tta": tta, "accuracy": found}
 
 
-def rows(artifact: Path = bundled.INT8, folder: str | None = None) -> Iterator[dict[str, Any]]:
-    """All three, on the held-out part and, where nothing is chosen, on the test split."""
-    session = formats.open_session(artifact)
+def rows(artifact: Path, before: Path, folder: str | None = None) -> Iterator[dict[str, Any]]:
+    """All three, on the held-out part and, where nothing is chosen, on the test split; corruptions ``before``, too."""
+    session, former = formats.open_session(artifact), formats.open_session(before)
     pixels, classes = session.spec.pixels, session.spec.classes
     held_out = datasets.load_unseen(None, pixels)
     for photos in [enlarged(held_out), *([photographs(Path(folder), classes)] if folder else [])]:
@@ -315,38 +319,31 @@ def rows(artifact: Path = bundled.INT8, folder: str | None = None) -> Iterator[d
         yield from ruled(session, photos)
     for data in (held_out, datasets.load_test(None, pixels)):
         yield from looked_at(session, data)
-        yield from corrupted(session, data)
+        for now, then in zip(corrupted(session, data), corrupted(former, data), strict=True):
+            yield {**now, "before": then["accuracy"]}
 
 
 # ---- Training
 
-TUNED: dict[str, dict[str, float]] = {
-    "none of them": {},
-    "`--sharpness 1`": {"sharpness": 1.0},
-    "`--zoom 0.4 --sharpness 1`": {"zoom": 0.4, "sharpness": 1.0},
-    "`--zoom 0.4 --sharpness 1 --noise 12`": {"zoom": 0.4, "sharpness": 1.0, "noise": 12.0},
-}
-"""What the bundled checkpoint is tuned with, a third of an epoch each."""
+SHARES = (1.0, 0.8, 0.6, 0.5, 0.4, 0.2, 0.0)
+"""Of the weights that a run of ``robust`` started from."""
 
 
-def tuned(folder: str | None = None) -> Iterator[dict[str, Any]]:
-    """A row for the bundled checkpoint and one for each of TUNED: held-out accuracies, and that on photographs."""
-    from mnv1deploy.training.run import Run
-    from mnv1deploy.training.settings import Settings
-    from mnv1deploy.training.setup import Parts, spec_for
+def shares(run: Path, folder: str | None = None) -> Iterator[dict[str, Any]]:
+    """A row for each of SHARES: held-out accuracies, and that on photographs."""
+    from mnv1deploy import checkpoint
+    from mnv1deploy.training.average import between
+    from mnv1deploy.training.state import State
 
-    train = datasets.cifar10("train")
-    parts = Parts.of(train, 0.05)
-    third = parts.train.subset(np.arange(0, len(parts.train), 3), parts.train.name)
-    for what, changes in TUNED.items():
-        if not changes:
-            yield {"settings": "not tuned", **judged(bundled.CHECKPOINT, parts.holdout, folder)}
-        settings = Settings.recipe("quick", epochs=1, learning_rate=0.02, label_smoothing=0.0, ema=0.97, **changes)
-        with tempfile.TemporaryDirectory() as output:
-            run = Run(
-                spec_for(train), Parts(third, parts.holdout, parts.whole), settings, output, init=bundled.CHECKPOINT
-            )
-            yield {"settings": what, **judged(run.fit(), parts.holdout, folder)}
+    start = checkpoint.load(run / "start" / "checkpoint.safetensors").network
+    end = copy.deepcopy(start)
+    end.load_state_dict(State.read(run).tensors["average"])
+    held_out = datasets.load_unseen(None, start.spec.pixels)
+    with tempfile.TemporaryDirectory() as output:
+        for share in SHARES:
+            path = Path(output, f"{share}.safetensors")
+            checkpoint.save(path, between(end, start, share), training={})
+            yield {"start_share": share, **judged(path, held_out, folder)}
 
 
 def judged(checkpoint: Path, held_out: Dataset, folder: str | None) -> dict[str, float | None]:
@@ -367,11 +364,13 @@ def judged(checkpoint: Path, held_out: Dataset, folder: str | None) -> dict[str,
 def main(names: list[str]) -> None:
     """Prints a line for each row."""
     folder = os.environ.get(VARIABLE)
-    if names[:1] == ["judged"]:
+    if names[0] == "judged":
         held_out = datasets.load_unseen(None, formats.open_session(bundled.CHECKPOINT).spec.pixels)
         found = ({"checkpoint": name, **judged(Path(name), held_out, folder)} for name in names[1:])
+    elif names[0] == "shares":
+        found = shares(Path(names[1]), folder)
     else:
-        found = tuned(folder) if names == ["tuned"] else rows(*map(Path, names[:1]), folder=folder)
+        found = rows(Path(names[0]), Path(names[1]), folder)
     for row in found:
         print(json.dumps(row), flush=True)
 

@@ -137,7 +137,7 @@ def test_a_teachers_recipe_that_is_none_leaves_nothing_behind(class_folders: Pat
             start.begin(tmp_path / "run", class_folders, recipe=str(own))
         with pytest.raises(MnvError, match=message):
             Run(CIFAR, calibration(), Settings.recipe(own), tmp_path / "run")
-    with pytest.raises(MnvError, match="These settings have no teacher"):
+    with pytest.raises(MnvError, match="These settings have no teacher to train"):
         start.begin(tmp_path / "run", class_folders, teacher=tmp_path)
     assert not (tmp_path / "run").exists()
 

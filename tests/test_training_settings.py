@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mnv1deploy.errors import MnvError
 from mnv1deploy.training.ranges import RANGES
-from mnv1deploy.training.settings import LEAST_STEPS, Settings, recipes
+from mnv1deploy.training.settings import ITSELF, LEAST_STEPS, Settings, recipes
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero(schedule: str) ->
 @pytest.mark.parametrize("name", recipes())
 def test_recipes_are_whole(name: str) -> None:
     found = Settings.recipe(name)
-    assert found.teacher == "" or Settings.recipe(found.teacher).network == "teacher"
+    assert found.teacher in ("", ITSELF) or Settings.recipe(found.teacher).network == "teacher"
     assert Settings.recipe(name, epochs=3) == replace(found, epochs=3)
 
 
@@ -125,7 +125,7 @@ def test_recipes_of_ones_own(tmp_path: Path) -> None:
     assert Settings.recipe(own, pictures=185) == Settings.recipe("quick", pictures=0), "it suits what it was made for"
     with pytest.raises(MnvError, match="There is no recipe fastest") as missing:
         Settings.recipe("fastest")
-    assert "best, quick, robust, robust-teacher, teacher" in missing.value.hint
+    assert "best, quick, robust, teacher" in missing.value.hint
 
 
 def test_recipes_of_0_1_0_are_read_unless_they_use_what_is_gone(tmp_path: Path) -> None:
@@ -138,6 +138,15 @@ def test_recipes_of_0_1_0_are_read_unless_they_use_what_is_gone(tmp_path: Path) 
         own.write_text(older.replace(f"{name} = 0.0", f"{name} = 0.5"))
         with pytest.raises(MnvError, match=f"own.toml uses {name} = 0.5, which mnv1deploy has no longer"):
             Settings.recipe(own)
+
+
+def test_a_network_that_teaches_itself_has_no_other_teacher() -> None:
+    assert Settings.recipe("robust").of_teacher() is None
+    for changes in ({"teachers": 2}, {"network": "teacher"}):
+        with pytest.raises(MnvError, match="A mobilenetv1 that teaches itself is one teacher"):
+            Settings.recipe("robust", **changes)
+    with pytest.raises(MnvError, match="start_share is for a network that teaches itself"):
+        Settings.recipe("best", start_share=0.2)
 
 
 def test_a_teachers_recipe_is_one(tmp_path: Path) -> None:

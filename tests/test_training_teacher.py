@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 import mnv1deploy as mnv1
-from mnv1deploy import checkpoint
+from mnv1deploy import bundled, checkpoint
 from mnv1deploy.artifact import read_checkpoint_metadata
 from mnv1deploy.cost import cost
 from mnv1deploy.datasets import Dataset, calibration
@@ -25,6 +25,7 @@ from mnv1deploy.report import as_json, tables
 from mnv1deploy.spec import CIFAR, ModelSpec
 from mnv1deploy.training.augmentation import View
 from mnv1deploy.training.distillation import TeacherAnswers
+from mnv1deploy.training.progress import Epoch
 from mnv1deploy.training.run import Run
 from mnv1deploy.training.settings import Settings
 from mnv1deploy.training.setup import base_spec
@@ -200,6 +201,58 @@ def test_teachers_share_the_pictures_with_their_student_and_come_one_at_a_time(t
     gc.collect()
     assert gone() is None
     assert (second.settings.seed, second.folder.name) == (1, "teacher-1")
+
+
+ROBUST = Settings.recipe("robust", epochs=3, batch_size=16, holdout=0.2, ema=0.9, views=2, altered=1.0)
+
+
+def test_a_network_that_teaches_itself_learns_its_own_answers_to_what_is_not_altered(tmp_path: Path) -> None:
+    start = bundled.CHECKPOINTS["w0.25"]
+    run = Run(SMALL, PICTURES, ROBUST, tmp_path, init=start)
+    run.fit()
+    images = torch.from_numpy(run.parts.train.images)
+    altered, soft = run._view(1, images, run._answers([]))
+    plain = View(images, 1, crop=4, flip=True, cutout=8, fill=SMALL.normalization.mean)
+    chosen = torch.arange(len(images))
+    assert soft is not None and not torch.equal(altered(chosen), plain(chosen))
+    network = checkpoint.load(start).network
+    with torch.inference_mode():
+        mean = (network(plain(chosen)) + network(plain(chosen).flip(2))) / 2
+    np.testing.assert_allclose(soft, mean, atol=0.02)  # kept in float16
+    assert run.log[-1].train_loss < run.log[0].train_loss
+
+
+def test_the_checkpoint_lies_between_the_start_and_the_average(tmp_path: Path) -> None:
+    start = checkpoint.load(bundled.CHECKPOINTS["w0.25"]).network.state_dict()
+    run = Run(SMALL, PICTURES, replace(ROBUST, epochs=1, start_share=0.25), tmp_path, init=bundled.CHECKPOINTS["w0.25"])
+    kept = checkpoint.load(run.fit()).network.state_dict()
+    for name, value in run.average.network.state_dict().items():
+        expected = 0.25 * start[name] + 0.75 * value if value.is_floating_point() else value
+        torch.testing.assert_close(kept[name], expected)
+
+
+def test_a_network_that_teaches_itself_is_gone_on_with_where_its_start_is_no_more(tmp_path: Path) -> None:
+    start = Path(shutil.copy(bundled.CHECKPOINTS["w0.25"], tmp_path / "start.safetensors"))
+    settings = replace(ROBUST, epochs=2, views=4)
+    whole = Run(SMALL, PICTURES, settings, tmp_path / "whole", init=start).fit()
+
+    def stop(epoch: Epoch) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Run(SMALL, PICTURES, settings, tmp_path / "stopped", init=start).fit(on_epoch=stop)
+    start.unlink()
+    resumed = Run(SMALL, PICTURES, settings, tmp_path / "stopped", resume=True).fit()
+    assert resumed.read_bytes() == whole.read_bytes()
+
+
+def test_what_cannot_teach_itself(tmp_path: Path) -> None:
+    with pytest.raises(MnvError, match=r"has to be a trained one\.\s+Name it with --init"):
+        Run(SMALL, PICTURES, ROBUST, tmp_path / "a")
+    two = Dataset("two", PICTURES.images, PICTURES.labels % 2, ("even", "odd"))
+    with pytest.raises(MnvError, match="has other classes than the data, so that it cannot teach them"):
+        Run(SMALL.replace(classes=two.classes), two, ROBUST, tmp_path / "b", init=bundled.CHECKPOINTS["w0.25"])
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("spec", [CIFAR.replace(input_size=9), base_spec(input_size=40, colours=1)], ids=["9", "grey"])

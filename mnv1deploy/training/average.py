@@ -1,4 +1,4 @@
-"""The moving average of a network's weights and statistics: what is evaluated and kept."""
+"""Averages of networks: over the steps of a run, which is what is evaluated and kept, and between two of them."""
 
 from __future__ import annotations
 
@@ -32,3 +32,13 @@ class Average:
         """Takes in the network as it is after its ``step``-th step, from 1."""
         weight = (1 - self._decay) / (1 - self._decay**step)
         torch._foreach_lerp_(self._means, self._values, weight)
+
+
+@torch.no_grad()
+def between(network: PixelNetwork, other: PixelNetwork, share: float) -> PixelNetwork:
+    """A copy of ``network`` whose weights and statistics lie on a line to those of ``other``, ``share`` of the way."""
+    mixed = copy.deepcopy(network)
+    for value, end in zip(mixed.state_dict().values(), other.state_dict().values(), strict=True):
+        if value.is_floating_point():
+            value.lerp_(end, share)
+    return mixed

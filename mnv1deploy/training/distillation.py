@@ -1,6 +1,7 @@
 """Distillation (arXiv 1503.02531): a larger network's answers are the targets of the small one.
 
-Teacher and student see the very same augmented pictures, as arXiv 2106.05237 found best. The views are numbered, so
+Teacher and student see the very same augmented pictures, as arXiv 2106.05237 found best; only a network that teaches
+itself answers them before they are altered in ways it does not know. The views are numbered, so
 that the teacher answers each of them once, and its answers are kept on disk for every later epoch and run. Where
 pictures may be mirrored, its answer is the mean over both ways round, and serves for both.
 """
@@ -17,9 +18,9 @@ import torch
 from torch import Tensor
 
 from mnv1deploy.files import atomic
+from mnv1deploy.network import PixelNetwork
 from mnv1deploy.training import distributed, precision
 from mnv1deploy.training.augmentation import View
-from mnv1deploy.training.teacher import Teacher
 
 BATCH = 500
 
@@ -36,7 +37,7 @@ class TeacherAnswers:
         flip: whether to average over the pictures and their mirror images.
     """
 
-    def __init__(self, teacher: Teacher, folder: Path, key: dict[str, Any], *, flip: bool) -> None:
+    def __init__(self, teacher: PixelNetwork, folder: Path, key: dict[str, Any], *, flip: bool) -> None:
         self._teacher, self._flip = teacher, flip
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
         self._folder = folder / f"logits-{digest}"

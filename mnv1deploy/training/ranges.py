@@ -42,6 +42,7 @@ RANGES = {
     "altered": Range("0 to 1", lambda value: 0 <= value <= 1),
     "views": _ANY_AMOUNT,
     "teachers": _ANY_AMOUNT,
+    "start_share": _FRACTION,
     "temperature": _ABOVE_ZERO,
     "holdout": _FRACTION,
     "seed": Range("0 to 4,294,967,295", lambda value: 0 <= value < 2**32),

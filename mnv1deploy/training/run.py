@@ -30,18 +30,18 @@ from mnv1deploy.datasets import Dataset
 from mnv1deploy.errors import MnvError
 from mnv1deploy.files import atomic, sha256
 from mnv1deploy.formats.torch_session import TorchSession
+from mnv1deploy.network import PixelNetwork
 from mnv1deploy.spec import ModelSpec
 from mnv1deploy.training import distributed, precision, setup
 from mnv1deploy.training import state as states
 from mnv1deploy.training.augmentation import View
-from mnv1deploy.training.average import Average
+from mnv1deploy.training.average import Average, between
 from mnv1deploy.training.distillation import TeacherAnswers
 from mnv1deploy.training.graph import Recorded
 from mnv1deploy.training.optimizers import Optimizers
 from mnv1deploy.training.progress import Epoch, Progress
-from mnv1deploy.training.settings import ALTERING, Settings
+from mnv1deploy.training.settings import ALTERING, ITSELF, Settings
 from mnv1deploy.training.state import State
-from mnv1deploy.training.teacher import Teacher
 from mnv1deploy.verification import Evaluation, evaluate
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
@@ -96,7 +96,11 @@ class Run:
         self.device = setup.select_device(device)
         self.parts = data if isinstance(data, setup.Parts) else setup.Parts.of(data, settings.holdout)
         setup.check(spec, self.parts, settings)
-        self._teacher_settings = _teacher_settings(settings, teacher)
+        self._teacher_settings = settings.of_teacher()
+        if teacher and not self._teacher_settings:
+            raise MnvError("These settings have no teacher to train.", "Leave out --teacher, or use --recipe best.")
+        if settings.teacher == ITSELF and not resume:
+            setup.check_start(spec, init)
         self.network = setup.network_for(spec, settings, self.parts, init, self.device)
         self.average = Average(self.network, settings.ema)
         self.optimizers = Optimizers(self.network, settings)
@@ -184,7 +188,7 @@ class Run:
         if not math.isfinite(loss_mean):
             raise MnvError(f"The loss is no longer a number in epoch {number}.", "Use a lower --learning-rate.")
         seconds = time.perf_counter() - start
-        logits = self._held_out_logits()
+        logits = self._held_out_logits(self._result())
         held_out = float((logits.argmax(1) == self.parts.holdout.labels).mean()) if len(logits) else None
         return Epoch(number, rate, loss_mean, accuracy, held_out, steps * size / seconds, seconds), logits
 
@@ -227,27 +231,36 @@ class Run:
         original, mirror = divmod(number, 2) if answers and self.settings.flip else (number, 0)
         seed = original + 1 if self.settings.views else self._generator(original + 1).initial_seed()
         fill = self.spec.normalization.mean
-        view = View(images, seed, fill=fill, mirror=bool(mirror), **self._augmentation)
+        view = View(images, seed, fill=fill, mirror=bool(mirror), **self._unaltered, **self._altering)
         if not answers:
             return view, None
-        logits = [teacher.of(original + 1, view, len(images), self.device) for teacher in answers]
+        answered = View(images, seed, fill=fill, **self._answered)
+        logits = [teacher.of(original + 1, answered, len(images), self.device) for teacher in answers]
         return view, torch.stack(logits).mean(0)
 
     @property
-    def _augmentation(self) -> dict[str, Any]:
-        """The settings of :class:`View`; those of ALTERING only where they are in use, for the keys of answers."""
-        always = {name: getattr(self.settings, name) for name in ("crop", "flip", "cutout")}
+    def _answered(self) -> dict[str, Any]:
+        """The settings of the :class:`View` that teachers see."""
+        return self._unaltered if self.settings.teacher == ITSELF else self._unaltered | self._altering
+
+    @property
+    def _unaltered(self) -> dict[str, Any]:
+        return {name: getattr(self.settings, name) for name in ("crop", "flip", "cutout")}
+
+    @property
+    def _altering(self) -> dict[str, Any]:
+        """Those that are in use, so that the keys of other answers stay as they are."""
         altering = {name: getattr(self.settings, name) for name in ALTERING}
-        return always | {name: value for name, value in altering.items() if value != ALTERING[name]}
+        return {name: value for name, value in altering.items() if value != ALTERING[name]}
 
     @torch.inference_mode()
-    def _held_out_logits(self) -> NDArray[np.float32]:
-        """The average's, float32 ``[N, classes]``."""
+    def _held_out_logits(self, network: PixelNetwork) -> NDArray[np.float32]:
+        """Of what is held out, float32 ``[N, classes]``."""
         images = self.parts.holdout.images
         logits = [torch.empty(0, len(self.spec.classes))]
         for start in range(0, len(images), 1000):
             pixels = torch.from_numpy(images[start : start + 1000]).to(self.device)
-            logits.append(self.average.network(pixels).cpu())
+            logits.append(network(pixels).cpu())
         return torch.cat(logits).numpy()
 
     # Teachers ------------------------------------------------------------------------------------------------------
@@ -259,9 +272,10 @@ class Run:
         pictures as this run, which so stay unseen by all.
         """
         self._begin()
+        if not self._teacher_settings:
+            return
         folder = Path(self.teacher or self.folder / "teacher")
         for number in range(self.settings.teachers):
-            assert self._teacher_settings
             size = min(self._teacher_settings.batch_size, len(self.parts.train))
             settings = replace(self._teacher_settings, seed=number, batch_size=size)
             own = folder.with_name(f"{folder.name}-{number}") if number else folder
@@ -269,6 +283,8 @@ class Run:
             yield Run(self.spec, self.parts, settings, own, device=str(self.device), resume=resume)
 
     def _answers(self, teachers: Sequence[str | Path]) -> list[TeacherAnswers]:
+        if self.settings.teacher == ITSELF:
+            teachers = [self._start, *teachers]
         if len(teachers) != self.settings.teachers:
             raise MnvError(
                 f"The settings name {self.settings.teachers} for the number of teachers; given are {len(teachers)}.",
@@ -277,14 +293,14 @@ class Run:
         if not teachers:
             return []
         key = {
-            **self._augmentation,
+            **self._answered,
             "data": hashlib.sha256(self.parts.train.images.reshape(-1).data).hexdigest(),
             "seed": None if self.settings.views else self.settings.seed,
         }
         answers = []
         for path in map(Path, teachers):
             network, digest = distributed.from_first(
-                lambda path=path: (checkpoint.load_network(path, Teacher), sha256(path))  # type: ignore[misc]
+                lambda path=path: (setup.load_teacher(path), sha256(path))  # type: ignore[misc]
             )
             if network.spec.classes != self.spec.classes:
                 raise MnvError(f"The teacher {path} has other classes than the data.")
@@ -292,6 +308,13 @@ class Run:
             own_key = {**key, "teacher": digest}
             answers.append(TeacherAnswers(network, path.parent, own_key, flip=self.settings.flip))
         return answers
+
+    def _result(self) -> PixelNetwork:
+        """What is evaluated and kept: the average, or what lies between it and the network of the start."""
+        if not self.settings.start_share:
+            return self.average.network
+        start = distributed.from_first(lambda: setup.load_teacher(self._start)).to(self.device)
+        return between(self.average.network, start, self.settings.start_share)
 
     # Files ---------------------------------------------------------------------------------------------------------
 
@@ -319,6 +342,11 @@ class Run:
         checkpoint.save(self.checkpoint, network, training=facts["training"], accuracy=(evaluation.accuracy, *kept))
         return evaluation
 
+    @property
+    def _start(self) -> Path:
+        """Where the network is kept as it was at the start, if it teaches itself."""
+        return self.folder / "start" / CHECKPOINT_FILE
+
     def _keep(self, epoch: Epoch, logits: NDArray[np.float32]) -> None:
         """Writes the checkpoint if no epoch was better, then the log, then the state a resumed run needs.
 
@@ -334,8 +362,8 @@ class Run:
                 **asdict(self.settings), **started, "data": self.parts.train.name, "best_epoch": epoch.epoch,
             }  # fmt: skip
             temperature = fitted_temperature(logits, part.labels)
-            network, spec = self.average.network, self.spec.replace(temperature=temperature)
-            checkpoint.save(self.checkpoint, network, spec=spec, training=training, accuracy=accuracy)
+            spec = self.spec.replace(temperature=temperature)
+            checkpoint.save(self.checkpoint, self._result(), spec=spec, training=training, accuracy=accuracy)
         with atomic(self.folder / LOG_FILE) as path:
             path.write_text("".join(json.dumps(asdict(row)) + "\n" for row in self.log))
         self._state().write(self.folder)
@@ -344,6 +372,8 @@ class Run:
         """Writes the state before the first epoch too, so that a run can be resumed wherever it stops."""
         distributed.wait()
         if not self.log and distributed.rank() == 0:
+            if self.settings.teacher == ITSELF:
+                checkpoint.save(self._start, self.network, training={**asdict(self.settings), "init": self.init})
             self._state().write(self.folder)
 
     def _learners(self) -> dict[str, Any]:
@@ -390,14 +420,6 @@ def begun(folder: Path) -> bool:
         return bool(State.read(folder).log)
     except MnvError:
         return True
-
-
-def _teacher_settings(settings: Settings, folder: str | Path | None) -> Settings | None:
-    if settings.teachers:
-        return settings.of_teacher()
-    if folder:
-        raise MnvError("These settings have no teacher.", "Leave out --teacher, or use --recipe best.")
-    return None
 
 
 Watch = Callable[[Run, str], AbstractContextManager[tuple[Callable[[Progress], None], Callable[[Epoch], None]]]]

@@ -24,13 +24,16 @@ LEAST_STEPS = 1000
 """Steps that a run should have: few pictures are passed over more often."""
 
 
+ITSELF = "itself"
+"""In place of the recipe of a teacher: the network as it is before the first epoch."""
+
 _GONE = {"mixup": 0, "small": 0}
 """Settings of version 0.1.0 that are no more, and the value with which they did nothing."""
 
 ALTERING = {"zoom": 0.0, "sharpness": 0.0, "noise": 0.0, "altered": 1.0}
 """The settings that alter pictures beyond crop, flip and cutout, and the value with which they leave them alone."""
 
-_NEW = {"pictures": 0, **ALTERING}
+_NEW = {"pictures": 0, **ALTERING, "start_share": 0.0}
 """Settings that came later, and the value with which they do nothing."""
 
 
@@ -57,8 +60,12 @@ class Settings:
         ema: decay per step of the moving average of weights and statistics that is evaluated and kept; 0 for none.
         crop, flip, cutout, zoom, sharpness, noise, altered: of :class:`mnv1deploy.training.augmentation.View`.
         views: number of different views of the training part, seen in turn; 0 for a new one in every epoch.
-        teacher: recipe of the networks whose answers are learned instead of the labels; "" for none.
-        teachers: how many of them, of seeds 0, 1, ..., whose logits are averaged; 0 for none.
+        teacher: recipe of the networks whose answers are learned instead of the labels; "" for none. "itself" is the
+            trained network that the run starts from: what it answers to pictures before they are altered is learned
+            for the altered ones, so that it knows these as well and forgets little.
+        teachers: how many of them, of seeds 0, 1, ..., whose logits are averaged; 0 for none, 1 for "itself".
+        start_share: how much of the weights that a network which teaches itself started from is in the checkpoint, the
+            rest being the average's (arXiv 2109.01903): most of what was learned is there before much is forgotten.
         temperature: that both networks' logits are divided by before the softmax.
         holdout: fraction of the training split kept aside to choose the best epoch by, the same pictures whatever
             the seed; 0 keeps the last epoch.
@@ -92,6 +99,7 @@ class Settings:
     views: int
     teacher: str
     teachers: int
+    start_share: float
     temperature: float
     holdout: float
     seed: int
@@ -106,6 +114,10 @@ class Settings:
                 f"teachers cannot be {self.teachers} where the recipe of the teacher is {self.teacher or 'none'}.",
                 "Use --recipe best, or a recipe of your own that names a teacher.",
             )
+        if self.teacher == ITSELF and (self.teachers, self.network) != (1, "mobilenetv1"):
+            raise MnvError("A mobilenetv1 that teaches itself is one teacher.", "Leave out --teachers.")
+        if self.start_share and self.teacher != ITSELF:
+            raise MnvError("start_share is for a network that teaches itself.", "Use --recipe robust.")
 
     @classmethod
     def recipe(cls, name: str | Path, **changes: Any) -> Settings:
@@ -170,12 +182,14 @@ class Settings:
         factor = 1 - fall if self.schedule == "one-cycle" else (1 + math.cos(math.pi * fall)) / 2
         return self.learning_rate * factor
 
-    def of_teacher(self) -> Settings:
-        """The settings of the first teacher, for as many pictures as these are for.
+    def of_teacher(self) -> Settings | None:
+        """The settings of the first teacher, for as many pictures as these are for; None where none is to be trained.
 
         Raises:
             MnvError: if there is no such recipe, or it is not one of a teacher.
         """
+        if self.teacher in ("", ITSELF):
+            return None
         pictures = {"pictures": self.pictures} if self.pictures else {}
         found = Settings.recipe(self.teacher, holdout=self.holdout, seed=0, **pictures)
         if found.network != "teacher" or found.teachers:

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mnv1deploy import checkpoint
 from mnv1deploy import spec as specs
+from mnv1deploy.artifact import read_checkpoint_metadata
 from mnv1deploy.datasets import Dataset
 from mnv1deploy.errors import MnvError
 from mnv1deploy.network import MobileNetV1, PixelNetwork
@@ -156,6 +157,23 @@ def network_for(
     network = network.to(device).to(memory_format=torch.channels_last)
     network.prepare(torch.from_numpy(parts.train.images))
     return network
+
+
+def check_start(spec: ModelSpec, init: str | Path | None) -> None:
+    """Whether a network starts from one that can teach it. Raises MnvError."""
+    if init is None:
+        raise MnvError("A network that teaches itself has to be a trained one.", "Name it with --init.")
+    known = checkpoint.load(init).spec.classes
+    if sorted(known) != sorted(spec.classes):
+        raise MnvError(
+            f"{init} has other classes than the data, so that it cannot teach them.",
+            "Train it with another recipe first.",
+        )
+
+
+def load_teacher(path: Path) -> PixelNetwork:
+    """The network of a checkpoint, whichever of NETWORKS it is, in inference mode. Raises MnvError."""
+    return checkpoint.load_network(path, NETWORKS[read_checkpoint_metadata(path)["training"]["network"]])
 
 
 def _start_from(network: PixelNetwork, trained: MobileNetV1) -> None:

@@ -107,8 +107,7 @@ def begin(
     """
     changes = changes or {}
     settings = Settings.recipe(recipe, **changes)
-    if settings.teachers:
-        settings.of_teacher()
+    settings.of_teacher()
     if distributed.from_first(lambda: begun(output)):
         raise MnvError(f"{output} has a run already.", "Go on with --resume, or name another folder.")
     start = None if init in (None, FROM_NOTHING) else str(bundled.checkpoint(init))
