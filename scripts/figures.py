@@ -683,7 +683,9 @@ def ladder_span(runs: Runs) -> str:
 def trained_together(runs: Runs) -> str:
     """Images per second of all networks that were trained at the same time, each by its median epoch."""
     logs = [
-        ROOT / "docs" / "training" / row["log"] for row in runs["trained"][0]["results"] if "best" in row["options"]
+        ROOT / "docs" / "training" / row["log"]
+        for row in runs["trained"][0]["results"]
+        if "--recipe best" in row["options"]
     ]
     epochs = [[json.loads(line) for line in log.read_text("utf-8").splitlines()] for log in logs]
     speed = sum(median(epoch["images_per_second"] for epoch in log) for log in epochs)

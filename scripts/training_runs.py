@@ -1,6 +1,6 @@
 """The runs that docs/training.md and the model card speak of: what was trained, and what came of it.
 
-    python scripts/training_runs.py shipped       # the seeds of best, its teachers and the narrower networks: on a GPU
+    python scripts/training_runs.py shipped       # the seeds of best, its teachers, robust, the narrower networks: on a GPU
     python scripts/training_runs.py tried         # what was tried on the way: a day on two cores
 
 Every row is ``mnv1 train`` with options. Accuracies are fractions; the held-out ones choose, the test split is only
@@ -28,6 +28,7 @@ LADDER = "--recipe best --epochs 200"
 SHIPPED = {
     **{f"teacher-{seed}": f"--recipe teacher --seed {seed}" for seed in range(3)},
     **{f"best-{seed}": f"--recipe best --seed {seed}" for seed in range(3)},
+    "robust": "--recipe robust --init runs/best-1/checkpoint.safetensors",
     **{f"w{width}": f"{LADDER} --width {width}" for width in (0.75, 0.5, 0.25)},
 }
 """The logs in docs/training, and the options that made them."""
@@ -71,7 +72,7 @@ TRIED = {
 
 def run(options: str, teachers: Path) -> dict[str, Any]:
     """One run; teachers are made once."""
-    teacher = ["--teacher", str(teachers)] if "best" in options else []
+    teacher = ["--teacher", str(teachers)] if "--recipe best" in options else []
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "mnv1deploy.cli", "train", *options.split(), *teacher, "--output", folder]
         subprocess.run([*command, "--json"], stdout=subprocess.DEVNULL, check=True)
