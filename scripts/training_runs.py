@@ -1,6 +1,6 @@
 """The runs that docs/training.md and the model card speak of: what was trained, and what came of it.
 
-    python scripts/training_runs.py shipped       # the seeds of best, its teachers, robust, the narrower networks: on a GPU
+    python scripts/training_runs.py shipped       # best, its teachers, robust and the narrower networks: on a GPU
     python scripts/training_runs.py tried         # what was tried on the way: a day on two cores
 
 Every row is ``mnv1 train`` with options. Accuracies are fractions; the held-out ones choose, the test split is only
