@@ -126,7 +126,11 @@ class _Graph:
             for operator in graph.operators
             if self._operator(operator) in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
         )
-        notes = ["The floats are the meaning of its integers: their sum is rounded nowhere."] if quantized else []
+        notes = (
+            ["Weights are its integers times their scales; its rounding between layers is left out."]
+            if quantized
+            else []
+        )
         normalization, said = self._normalization()
         return follow(
             self._path,

@@ -86,7 +86,8 @@ def _run_facts(run: Run) -> Iterator[str]:
     )
     left = len(train) - run.steps * settings.batch_size
     over = f"; {left} are left over in each, other ones every time" if left else ""
-    yield f"{settings.epochs} epochs of {run.steps} batches of {settings.batch_size} pictures{over}"
+    epochs = f"{settings.epochs} epoch{'s' if settings.epochs > 1 else ''}"
+    yield f"{epochs} of {run.steps} batch{'es' if run.steps > 1 else ''} of {settings.batch_size} pictures{over}"
     threads = torch.get_num_threads()
     cores = f", {threads} thread{'s' if threads > 1 else ''}" if run.device.type == "cpu" else ""
     yield (

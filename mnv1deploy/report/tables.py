@@ -510,7 +510,7 @@ def show_info(facts: dict[str, Any]) -> None:
             f"image uint8 [N, {shape}], normalised inside: (pixel - {mean}) / {std}",
         ),
         ("output", f"logits float32 [N, {len(spec.classes)}]: {classes}"),
-        ("probabilities", f"softmax(logits / {spec.temperature:g})"),
+        ("probabilities", "softmax(logits" + (f" / {spec.temperature:g})" if spec.temperature != 1 else ")")),
     ]
     if "flash" in facts:
         rows.append(("memory", _memory(facts["flash"], facts["ram"])))
