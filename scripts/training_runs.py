@@ -19,10 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mnv1deploy import checkpoint, datasets, verification
-from mnv1deploy.artifact import read_checkpoint_metadata
+from mnv1deploy import datasets, verification
 from mnv1deploy.formats.torch_session import TorchSession
-from mnv1deploy.training.setup import NETWORKS
+from mnv1deploy.training.setup import load_teacher
 
 LADDER = "--recipe best --epochs 200"
 SHIPPED = {
@@ -81,8 +80,7 @@ def run(options: str, teachers: Path) -> dict[str, Any]:
 
 def result(options: str, folder: Path) -> dict[str, Any]:
     """Of a finished run: its options, epochs, training, held-out and test accuracy and minutes."""
-    path = folder / "checkpoint.safetensors"
-    network = checkpoint.load_network(path, NETWORKS[read_checkpoint_metadata(path)["training"]["network"]])
+    network = load_teacher(folder / "checkpoint.safetensors")
     test = datasets.load_test(None, network.spec.pixels)
     evaluation = verification.evaluate(TorchSession(network, network.spec, "cpu", None), test)
     epochs = [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]

@@ -168,7 +168,7 @@ def test_answers_of_several_teachers_are_averaged(teacher: Path, tmp_path: Path)
     with torch.no_grad():
         other.classifier.weight.mul_(3)
     second = tmp_path / "other" / "checkpoint.safetensors"
-    checkpoint.save(second, other, training={})
+    checkpoint.save(second, other, training={"network": "teacher"})
     answers = []
     for number, teachers in enumerate(([teacher], [teacher, second])):
         settings = replace(STUDENT, epochs=1, teachers=len(teachers))

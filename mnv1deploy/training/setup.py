@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mnv1deploy import checkpoint
 from mnv1deploy import spec as specs
-from mnv1deploy.artifact import read_checkpoint_metadata
+from mnv1deploy.artifact import network_kind, read_checkpoint_metadata
 from mnv1deploy.datasets import Dataset
 from mnv1deploy.errors import MnvError
 from mnv1deploy.network import MobileNetV1, PixelNetwork
@@ -173,7 +173,7 @@ def check_start(spec: ModelSpec, init: str | Path | None) -> None:
 
 def load_teacher(path: Path) -> PixelNetwork:
     """The network of a checkpoint, whichever of NETWORKS it is, in inference mode. Raises MnvError."""
-    return checkpoint.load_network(path, NETWORKS[read_checkpoint_metadata(path)["training"]["network"]])
+    return checkpoint.load_network(path, NETWORKS[network_kind(read_checkpoint_metadata(path))])
 
 
 def _start_from(network: PixelNetwork, trained: MobileNetV1) -> None:
