@@ -102,34 +102,40 @@ def test_a_teacher_answers_the_same_in_two_processes(tmp_path: Path) -> None:
 APART = """
 import sys
 from pathlib import Path
-from mnv1deploy import datasets
+from mnv1deploy import bundled, datasets
 from mnv1deploy.spec import CIFAR
 from mnv1deploy.training import distributed
 from mnv1deploy.training.run import Run
 from mnv1deploy.training.settings import Settings
-settings = Settings.recipe("best", teachers=1, epochs=2, batch_size=64, holdout=0.2, ema=0.9, views=2)
+settings = Settings.recipe(sys.argv[3], teachers=1, epochs=2, batch_size=64, holdout=0.2, ema=0.9, views=2)
+init, teachers = None, ["teacher/checkpoint.safetensors"]
+if sys.argv[3] == "robust":
+    init, teachers = bundled.CHECKPOINTS["w0.25"], []
 with distributed.joined():
     folder = Path(sys.argv[1]) / str(distributed.rank())  # each process has a disk of its own
     resume = sys.argv[2] == "resume"
     pictures = datasets.calibration().subset(range(160), "160 pictures")
-    run = Run(CIFAR.scaled(0.25), pictures, settings, folder / "run", device="cpu", resume=resume)
+    init = None if resume else init
+    run = Run(CIFAR.scaled(0.25), pictures, settings, folder / "run", device="cpu", resume=resume, init=init)
     def stop(epoch):
         if not resume: sys.exit(0)
-    run.fit(on_epoch=stop, teachers=[folder / "teacher" / "checkpoint.safetensors"])
+    run.fit(on_epoch=stop, teachers=[folder / teacher for teacher in teachers])
     assert len(run.log) == 2
 """
 
 
 @pytest.mark.slow
-def test_machines_without_a_disk_in_common_train_with_teachers_and_resume(tmp_path: Path) -> None:
-    """State, teacher and answers are the first process's, which sends the other what it needs."""
+@pytest.mark.parametrize("recipe", ["best", "robust"])
+def test_machines_without_a_disk_in_common_train_with_teachers_and_resume(recipe: str, tmp_path: Path) -> None:
+    """State, teacher (or start) and answers are the first process's, which sends the other what it needs."""
     settings = Settings.recipe("teacher", epochs=1, batch_size=64, holdout=0.2, muon=0.0)
-    Run(CIFAR.scaled(0.25), FEW, settings, tmp_path / "0" / "teacher").fit()
+    if recipe == "best":
+        Run(CIFAR.scaled(0.25), FEW, settings, tmp_path / "0" / "teacher").fit()
     script = tmp_path / "run.py"
     script.write_text(APART)
-    together(script, tmp_path, "begin", processes=2)
+    together(script, tmp_path, "begin", recipe, processes=2)
     assert len(losses(tmp_path / "0" / "run")) == 1
-    together(script, tmp_path, "resume", processes=2)
+    together(script, tmp_path, "resume", recipe, processes=2)
     assert len(losses(tmp_path / "0" / "run")) == 2
     assert not (tmp_path / "1").exists()
 

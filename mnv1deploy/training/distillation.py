@@ -1,9 +1,9 @@
 """Distillation (arXiv 1503.02531): a larger network's answers are the targets of the small one.
 
 Teacher and student see the very same augmented pictures, as arXiv 2106.05237 found best; only a network that teaches
-itself answers them before they are altered in ways it does not know. The views are numbered, so
-that the teacher answers each of them once, and its answers are kept on disk for every later epoch and run. Where
-pictures may be mirrored, its answer is the mean over both ways round, and serves for both.
+itself answers them before they are altered in ways it does not know. The views are numbered, so that the teacher
+answers each of them once, and its answers are kept on disk for every later epoch and run. Where pictures may be
+mirrored, its answer is the mean over both ways round, and serves for both.
 """
 
 from __future__ import annotations

@@ -117,6 +117,7 @@ class Run:
         self.teacher = str(teacher or "")
         self.log: list[Epoch] = []
         self.best_accuracy = -1.0
+        self._origin: PixelNetwork | None = None  # what the network was at the start, if a share of it is kept
         if resume:
             self._load(distributed.from_first(lambda: State.read(self.folder)))
         elif distributed.from_first(lambda: begun(self.folder)):
@@ -144,6 +145,8 @@ class Run:
         if self.device.type == "cpu":
             setup.keep_freed_memory()
         answers = self._answers(teachers)
+        if self.settings.start_share:
+            self._origin = distributed.from_first(lambda: setup.load_teacher(self._start)).to(self.device)
         images = torch.from_numpy(self.parts.train.images)
         if not isinstance(self.parts.train.images, np.memmap):
             images = images.to(self.device)
@@ -165,7 +168,7 @@ class Run:
         answers: Sequence[TeacherAnswers],
         on_step: Callable[[Progress], None],
     ) -> tuple[Epoch, NDArray[np.float32]]:
-        """Trains one, and has the average answer the held-out pictures: its log, and the logits ``[N, classes]``."""
+        """Trains one, and has the result answer the held-out pictures: its log, and the logits ``[N, classes]``."""
         self.network.train()
         size, steps = self.settings.batch_size, self.steps
         loss_sum = torch.zeros((), device=self.device)
@@ -311,10 +314,9 @@ class Run:
 
     def _result(self) -> PixelNetwork:
         """What is evaluated and kept: the average, or what lies between it and the network of the start."""
-        if not self.settings.start_share:
+        if self._origin is None:
             return self.average.network
-        start = distributed.from_first(lambda: setup.load_teacher(self._start)).to(self.device)
-        return between(self.average.network, start, self.settings.start_share)
+        return between(self.average.network, self._origin, self.settings.start_share)
 
     # Files ---------------------------------------------------------------------------------------------------------
 
