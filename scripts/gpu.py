@@ -170,20 +170,16 @@ def _trained(where: Where, recipe: str) -> Any:
     began = time.perf_counter()
     folder = where.results / recipe
     small = ["--epochs", "1", "--width", "0.25"]
-    _mnv1_train(where, folder, small if where.dry else ["--recipe", recipe])
+    _train(where, folder, small if where.dry else ["--recipe", recipe])
     log = _log(folder)
     facts = mnv1("info", f"{folder}/checkpoint.safetensors", "--json")
     return {"seconds": time.perf_counter() - began, "log": log, "accuracy": facts["accuracy"]}
 
 
-def _mnv1_train(where: Where, folder: Path, options: Sequence[str]) -> None:
+def _train(where: Where, folder: Path, options: Sequence[str]) -> None:
     """A whole run of ``mnv1 train`` in this folder, or the rest of one that was begun there."""
     more = ["--resume"] if (folder / "state.pt").exists() else options
-    command = ["train", "--output", str(folder), "--device", where.device, *more]
-    print("$ mnv1", *command, flush=True)
-    arguments = [sys.executable, "-m", "mnv1deploy.cli", *command]
-    if subprocess.run(arguments, stdout=subprocess.DEVNULL, check=False).returncode:
-        raise StepFailedError(f"mnv1 {' '.join(command)} failed")
+    mnv1("train", "--output", str(folder), "--device", where.device, *more)
 
 
 def _log(folder: Path) -> list[dict[str, Any]]:
@@ -206,7 +202,7 @@ def speed(where: Where) -> Any:
     options = ["--batch-size", "256", "--muon", "0.071", "--muon-decay", "0.02"]
     folder = where.results / "speed"
     small = ["--epochs", "1", "--width", "0.25"]
-    _mnv1_train(where, folder, [*options, *(small if where.dry else ["--epochs", "8"])])
+    _train(where, folder, [*options, *(small if where.dry else ["--epochs", "8"])])
     log = _log(folder)
     return {"images_per_second": max(epoch["images_per_second"] for epoch in log), "log": log}
 

@@ -330,15 +330,12 @@ def confidence() -> Answer:
     return results, ["mnv1 evaluate models/mobilenetv1_cifar10.safetensors"]
 
 
-ROBUST = Path(os.environ.get("MNV1_RUNS", "runs")) / "robust"
-"""The run that made the bundled checkpoint."""
-
-
 def robustness() -> Answer:
     """The bundled int8 on corrupted pictures, and what rules and averages are worth on photographs."""
     import robustness as script
+    import training_runs
 
-    start, folder = ROBUST / "start" / "checkpoint.safetensors", os.environ.get(script.VARIABLE)
+    start, folder = training_runs.RUNS / "robust" / "start" / "checkpoint.safetensors", os.environ.get(script.VARIABLE)
     files = f"models/{bundled.INT8.name} runs/robust/start/{start.name}"
     return list(script.rows(bundled.INT8, start, folder)), [f"python scripts/robustness.py {files}"]
 
@@ -346,8 +343,9 @@ def robustness() -> Answer:
 def shares() -> Answer:
     """What lies between the bundled checkpoint's start and the end of its run."""
     import robustness as script
+    import training_runs
 
-    found = list(script.shares(ROBUST, os.environ.get(script.VARIABLE)))
+    found = list(script.shares(training_runs.RUNS / "robust", os.environ.get(script.VARIABLE)))
     return found, ["python scripts/robustness.py shares runs/robust"]
 
 

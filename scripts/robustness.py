@@ -175,13 +175,18 @@ CORRUPTIONS: dict[str, tuple[Corrupt, tuple[float, float]]] = {
 """By name the function and a mild and a strong one."""
 
 
-def corrupted(session: Session, data: Dataset) -> Iterator[dict[str, Any]]:
-    """A row per corruption: the accuracy at either strength, and of the pictures as they are."""
-    yield {"on": data.name, "corruption": "", "accuracy": [accuracy(session, data.images, data.labels)]}
+def corrupted(session: Session, data: Dataset, before: Session | None = None) -> Iterator[dict[str, Any]]:
+    """A row per corruption: the accuracy at either strength, and of the pictures as they are; that ``before``, too."""
+    sessions = {"accuracy": session} | ({"before": before} if before else {})
+
+    def accuracies(*made: Pictures) -> dict[str, list[float]]:
+        return {key: [accuracy(one, pictures, data.labels) for pictures in made] for key, one in sessions.items()}
+
+    yield {"on": data.name, "corruption": "", **accuracies(data.images)}
     for name, (corrupt, strengths) in CORRUPTIONS.items():
         chance = np.random.default_rng(0)
-        found = [accuracy(session, corrupt(data.images, strength, chance), data.labels) for strength in strengths]
-        yield {"on": data.name, "corruption": name, "strengths": strengths, "accuracy": found}
+        found = accuracies(*(corrupt(data.images, strength, chance) for strength in strengths))
+        yield {"on": data.name, "corruption": name, "strengths": strengths, **found}
 
 
 def accuracy(session: Session, pictures: Pictures, labels: NDArray[np.int64]) -> float:
@@ -319,8 +324,7 @@ def rows(artifact: Path, before: Path, folder: str | None = None) -> Iterator[di
         yield from ruled(session, photos)
     for data in (held_out, datasets.load_test(None, pixels)):
         yield from looked_at(session, data)
-        for now, then in zip(corrupted(session, data), corrupted(former, data), strict=True):
-            yield {**now, "before": then["accuracy"]}
+        yield from corrupted(session, data, former)
 
 
 # ---- Training

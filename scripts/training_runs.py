@@ -23,6 +23,9 @@ from mnv1deploy import datasets, verification
 from mnv1deploy.formats.torch_session import TorchSession
 from mnv1deploy.training.setup import load_teacher
 
+RUNS = Path(os.environ.get("MNV1_RUNS", "runs"))
+"""Where runs that were made elsewhere are."""
+
 LADDER = "--recipe best --epochs 200"
 SHIPPED = {
     **{f"teacher-{seed}": f"--recipe teacher --seed {seed}" for seed in range(3)},
@@ -96,12 +99,11 @@ def result(options: str, folder: Path) -> dict[str, Any]:
 
 def rows(name: str) -> Iterator[dict[str, Any]]:
     """The runs of ``shipped``, a row for each log, or of ``tried``, a row for each thing that was."""
-    elsewhere = Path(os.environ.get("MNV1_RUNS", "runs"))
     with tempfile.TemporaryDirectory() as teachers:
         if name == "shipped":
             for log, options in SHIPPED.items():
-                there = (elsewhere / log / "checkpoint.safetensors").exists()
-                found = result(options, elsewhere / log) if there else run(options, Path(teachers))
+                there = (RUNS / log / "checkpoint.safetensors").exists()
+                found = result(options, RUNS / log) if there else run(options, Path(teachers))
                 yield {"log": f"{log}.jsonl", **found}
         else:
             for what, runs in TRIED.items():

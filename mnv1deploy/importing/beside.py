@@ -14,6 +14,10 @@ from mnv1deploy.spec import Filter, Normalization, Preprocessing
 _FILTERS: dict[int, Filter] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 """Pillow's filters by their numbers."""
 
+_NAMES = ("model.safetensors", "pytorch_model.bin")
+WEIGHTS = tuple(f"{name}{rest}" for name in _NAMES for rest in ("", ".index.json"))
+"""What Hugging Face's libraries and timm save weights as, and what lists the parts of weights in several files."""
+
 
 @dataclass(frozen=True)
 class Beside:
@@ -37,8 +41,7 @@ def read(path: Path) -> Beside:
         MnvError: if it says that the network is another one, or cannot be read.
     """
     config = _json(path.with_name("config.json"))
-    name = path.name.removesuffix(".index.json")
-    if name not in ("model.safetensors", "pytorch_model.bin") or config is None:
+    if path.name not in WEIGHTS or config is None:
         return Beside()
     try:
         if isinstance(config.get("pretrained_cfg"), dict):

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 from mnv1deploy.errors import MnvError
+from mnv1deploy.importing.beside import WEIGHTS
 from mnv1deploy.importing.found import Found, Tensors
 
 _HEAD = 1024
@@ -78,8 +79,7 @@ def _folder(path: Path) -> MnvError:
             f"{path} is a TensorFlow SavedModel, which is not read here.",
             "Save it as model.save('network.keras'), or convert it to .tflite.",
         )
-    named = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-    inside = next((path / name for name in named if (path / name).is_file()), "the file with the weights in it")
+    inside = next((path / name for name in WEIGHTS if (path / name).is_file()), "the file with the weights in it")
     return MnvError(f"{path} is a folder.", f"Name {inside}.")
 
 
