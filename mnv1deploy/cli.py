@@ -986,6 +986,7 @@ def import_(
 
     with machine.patient_threads():
         engine("torch", "train")
+    machine.keep_freed_memory()
     from mnv1deploy import importing
     from mnv1deploy.report import as_json, tables
 

@@ -26,7 +26,8 @@ for name in sys.argv[2:]:
 if "conftest" in sys.modules:
     import pytest
     sys.modules["conftest"].share_exports(pytest.MonkeyPatch())
-from mnv1deploy import cli
+from mnv1deploy import cli, machine
+machine.keep_freed_memory()
 for line in sys.stdin:
     told = json.loads(line)
     children = []

@@ -1,6 +1,7 @@
 """What all tests share: the real CIFAR-10, the bundled checkpoint, and no skips where CI is set."""
 
 import copy
+import gc
 import hashlib
 import os
 import pickle
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from mnv1deploy import bundled, checkpoint, datasets, formats, quantization, verification
+from mnv1deploy import bundled, checkpoint, datasets, formats, machine, quantization, verification
 from mnv1deploy.artifact import Manifest, Precision, Provenance, hashes
 from mnv1deploy.files import staged
 from mnv1deploy.formats.base import Session
@@ -40,6 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     Tests run as on a machine that has no CIFAR-10, but for those that ask for it: 10,000 pictures take their time.
     """
+    machine.keep_freed_memory()
     if not hasattr(config, "workerinput"):
         folder = tempfile.mkdtemp(prefix="mnv1-tests-")
         os.environ[SHARED] = folder
@@ -60,6 +62,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     chosen = [item for item in items if (item.get_closest_marker("gpu") is not None) == wanted]
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = chosen
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays, and is not gone through again at every collection of garbage."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Engines count what they left behind at the end."""
+    gc.unfreeze()
 
 
 @pytest.hookimpl(wrapper=True)

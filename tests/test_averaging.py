@@ -78,6 +78,7 @@ def test_a_classifier_averages_and_pickles() -> None:
     assert mnv1deploy.Classifier(formats.open_session(bundled.INT8), tta="mirror").predict(CAT).label == "cat"
 
 
+@pytest.mark.slow
 def test_predict_and_evaluate_take_it(tmp_path: Path) -> None:
     (found,) = json.loads(succeed("predict", CAT, "--tta", "crops", "--json"))
     assert found["probability"] == pytest.approx(mnv1deploy.load(tta="crops").predict(CAT).probability)

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnv1deploy import benchmark, bundled, datasets, formats
+from mnv1deploy import benchmark, bundled, checkpoint, datasets, formats
 from mnv1deploy.artifact import manifest_path
 from mnv1deploy.benchmark import COMPILED, PYTORCH, bench
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import CPU, CUDA
 from mnv1deploy.formats.pytorch import PyTorchFormat
+from mnv1deploy.network import MobileNetV1
 from mnv1deploy.spec import CIFAR
 
 
@@ -91,6 +92,7 @@ def test_a_process_that_dies_is_an_error(monkeypatch: pytest.MonkeyPatch) -> Non
 # Every artifact there is -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_artifacts_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
     assert benchmark.names(["a/net.onnx", "b/net.onnx", "c.onnx"]) == ["a/net.onnx", "b/net.onnx", "c.onnx"]
     assert benchmark.names(["x/a/net.onnx", "y/a/net.onnx"]) == ["x/a/net.onnx", "y/a/net.onnx"]
@@ -126,6 +128,7 @@ def test_find_goes_by_the_manifests(folder: Path, tmp_path_factory: pytest.TempP
             benchmark.artifacts_in(empty)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_measured_is_named_and_the_rest_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A damaged file, one of no known format, and one whose engine cannot be imported."""
     (folder / "damaged.onnx").write_bytes(bundled.INT8.read_bytes()[:5000])
@@ -153,6 +156,7 @@ def in_workers(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str) -> None
     monkeypatch.setenv("PYTHONPATH", str(folder))
 
 
+@pytest.mark.slow
 def test_an_engine_that_fails_at_one_batch_size_is_in_the_race_at_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,12 +179,15 @@ def test_an_engine_that_fails_at_one_batch_size_is_in_the_race_at_the_others(
 
 
 @pytest.mark.slow
-def test_the_compiled_reference() -> None:
+def test_the_compiled_reference(tmp_path: Path) -> None:
     (result,) = bench([COMPILED], threads=(1,), duration=0.05)
     assert (result.artifact, result.provider) == (COMPILED, CPU)
+    # torch takes a second for every layer
+    path = tmp_path / "small.safetensors"
+    checkpoint.save(path, MobileNetV1(CIFAR.replace(blocks=CIFAR.blocks[:1])).eval(), training={})
     images = datasets.calibration().images[:1]
-    compiled = PyTorchFormat().open_compiled(bundled.CHECKPOINT, provider=CPU, threads=1)
-    np.testing.assert_allclose(compiled(images), formats.open_session(bundled.CHECKPOINT)(images), atol=1e-4)
+    compiled = PyTorchFormat().open_compiled(path, provider=CPU, threads=1)
+    np.testing.assert_allclose(compiled(images), formats.open_session(path)(images), atol=1e-4)
 
 
 # The time per operator ---------------------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ def test_a_file_of_such_a_name_goes_first(tmp_path: Path, monkeypatch: pytest.Mo
     assert bundled.checkpoint("w0.25") == bundled.artifact("w0.25") == Path("w0.25")
 
 
+@pytest.mark.slow
 def test_commands_know_them_by_name(tmp_path: Path) -> None:
     done = mnv1("export", "--checkpoint", "w0.25", "--quantize", "int8", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -52,6 +53,7 @@ def test_commands_know_them_by_name(tmp_path: Path) -> None:
     assert mnv1("predict", "--model", "w0.3", "cat.png", cwd=tmp_path).returncode == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [0.25, 1.0, 0.4])
 def test_few_pictures_start_from_the_one_of_their_width(width: float, class_folders: Path, tmp_path: Path) -> None:
     ready = start.begin(tmp_path / "run", class_folders, width=width)

@@ -104,6 +104,7 @@ def test_every_layer_equals_onnxruntimes_bit_for_bit(folder: Path, onnx_path: Pa
             np.testing.assert_array_equal(logits, expected_logits)
 
 
+@pytest.mark.slow
 def test_the_reference_in_numpy_equals_onnxruntime(integers: Quantization, onnx_path: Path, tmp_path: Path) -> None:
     theirs = TracedOnnx(onnx_path, tmp_path / "optimized.onnx")
     for image in datasets.calibration().images[8:12]:
@@ -219,8 +220,8 @@ def test_sums_that_no_float_holds_exactly_equal_onnxruntimes(tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_the_papers_network_equals_onnxruntime(tmp_path: Path) -> None:
-    """Its 13 blocks of up to 1,024 channels; one picture of 64 pixels instead of 224, since much is emulated."""
-    integers, images = random_integers(PAPER.replace(input_size=64), 1)
+    """Its 13 blocks of up to 1,024 channels; one picture of 32 pixels instead of 224, since much is emulated."""
+    integers, images = random_integers(PAPER.replace(input_size=32), 1)
     check_against_onnxruntime((integers, images[:1]), tmp_path)
 
 
@@ -304,6 +305,7 @@ int main(void)
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_calls_may_run_at_the_same_time(folder: Path) -> None:
     session = formats.open_session(folder, threads=1)
     images = datasets.calibration().images[:64]
@@ -492,6 +494,7 @@ def test_weights_in_a_file_are_taken_in_or_linked_or_loaded(
     np.testing.assert_array_equal(np.loadtxt(done.stdout.splitlines(), dtype=np.float32), opened(binary, 1)(image)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unoptimised")
 def test_weights_in_a_file_are_embedded_by_a_compiler_of_c23(binary: Path, tmp_path: Path) -> None:
     pytest.importorskip("ziglang")  # whose clang is new enough
@@ -508,6 +511,7 @@ def test_weights_in_a_file_are_embedded_by_a_compiler_of_c23(binary: Path, tmp_p
     np.testing.assert_array_equal(np.loadtxt(done.stdout.splitlines(), dtype=np.float32), opened(binary, 1)(image)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["c", "c++"])
 def test_two_networks_link_into_one_program(
     small: Path, language: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -616,6 +620,7 @@ def test_the_same_export_gives_the_same_bytes_and_names_no_machine(
             assert str(place).encode() not in content
 
 
+@pytest.mark.slow
 def test_it_fits_a_small_microcontroller(folder: Path, tmp_path: Path) -> None:
     scratch = plan(CIFAR).scratch
     assert scratch <= 48 * 1024
@@ -643,6 +648,7 @@ def test_flash_and_ram_are_told_from_the_spec(spec: ModelSpec, tmp_path: Path) -
     assert f"Weights: {stored} bytes" in (folder / "README.md").read_text()
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(spec=drawn.specs(sizes=(8, 250)))
 def test_no_fusion_writes_over_what_is_still_to_be_read(spec: ModelSpec) -> None:
@@ -698,6 +704,7 @@ def test_names_of_any_characters_stay_names(integers: Quantization, tmp_path: Pa
     assert session.spec.classes == network.spec.classes
 
 
+@pytest.mark.slow
 def test_an_export_is_called_what_name_says(tmp_path: Path) -> None:
     (exported,) = exporting.export("onnx", "fp32", output=tmp_path, name="pets")
     assert exported.path == tmp_path / "pets_fp32.onnx"
@@ -791,6 +798,7 @@ def test_it_is_compiled_once(small: Path, own_cache: Path) -> None:
     assert library.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "a folder"])
 def test_a_damaged_library_is_compiled_anew(small: Path, own_cache: Path, damage: str) -> None:
     image = np.zeros((1, 16, 16, 3), np.uint8)
@@ -878,6 +886,7 @@ def test_cc_is_read_as_a_shell_does(
         assert cc in error.value.hint
 
 
+@pytest.mark.slow
 def test_a_source_that_grows_without_end_is_stopped(
     small: Path, own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -245,6 +245,7 @@ def test_the_rust_crate_passes_its_own_test(folder: Path, tmp_path: Path) -> Non
     assert run("cargo", "test", "--offline", cwd=copy).count("1 passed") == 2
 
 
+@pytest.mark.slow
 def test_the_pack_follows_its_schema_and_names_files_that_are_there(folder: Path) -> None:
     import xmlschema
 

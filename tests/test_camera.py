@@ -77,6 +77,7 @@ def check(camera: Camera, pixels: Pixels, folder: Path, *flags: str) -> None:
         np.testing.assert_array_equal(run(library, camera, pixels, frame), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("colours", [3, 1])
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_pixel_format_has_the_bits_of_python(format: str, colours: int, tmp_path: Path) -> None:
@@ -133,6 +134,7 @@ def resizer(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     return ctypes.CDLL(str(folder / "resizer.so"))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @example(sizes=(20, 20, 20), filter="lanczos", crop=0.5, colours=3)
 @example(sizes=(1, 1, 8), filter="bicubic", crop=1.0, colours=3)

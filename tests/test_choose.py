@@ -183,6 +183,7 @@ def test_the_front_has_what_nothing_else_is_as_good_as() -> None:
     assert not limited[-1].fits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", choosing.TARGETS)
 def test_every_target_has_a_table_a_plot_and_a_command(
     target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -209,6 +210,7 @@ def test_the_command_prints_json_and_says_what_is_estimated(tmp_path: Path) -> N
     assert facts["command"] == "mnv1 export --format c --quantize int8 --flash 327680 --ram 49152"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [

@@ -53,6 +53,7 @@ def test_predict_standard_input() -> None:
     assert (answer["path"], answer["label"]) == ("-", "cat")
 
 
+@pytest.mark.slow
 def test_predict_folders_and_patterns(class_folders: Path) -> None:
     found = json.loads(succeed("predict", class_folders, class_folders / "cat" / "1*.png", "--json"))
     assert len(found) == 80
@@ -79,11 +80,13 @@ def test_nothing_to_predict(tmp_path: Path) -> None:
     assert mnv1("predict", f"{tmp_path}/*.png").returncode == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [bundled.FP32, bundled.CHECKPOINT], ids=lambda path: path.suffix)
 def test_predict_with_any_model(model: Path) -> None:
     assert succeed("predict", CAT, "--model", model, "--threads", 1).split()[1] == "cat"
 
 
+@pytest.mark.slow
 def test_predict_and_bench_need_no_torch(tmp_path: Path) -> None:
     """A torch that fails to import stands in the way of whoever tries."""
     (tmp_path / "torch.py").write_text("raise ImportError('torch was imported')")
@@ -102,6 +105,7 @@ def test_predict_and_bench_need_no_torch(tmp_path: Path) -> None:
     assert "Traceback" not in refused.stderr
 
 
+@pytest.mark.slow
 def test_the_cpu_waits_for_no_plugin_of_onnxruntime(tmp_path: Path) -> None:
     """One that was never asked for took a third of the time that predict takes."""
     (tmp_path / "onnxruntime_ep_trap.py").write_text("raise ImportError('the plugin was loaded')")
@@ -113,6 +117,7 @@ def test_the_cpu_waits_for_no_plugin_of_onnxruntime(tmp_path: Path) -> None:
 # bench -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_bench_table() -> None:
     table = succeed(
         "bench", "--duration", "0.02", "--threads", "1,2", "--batch-size", "1,4", "--provider", "CPUExecutionProvider"
@@ -227,6 +232,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.slow
 def test_wrong_usage_exits_2(tmp_path: Path) -> None:
     assert [(wrong, mnv1(*wrong).returncode) for wrong in WRONG] == [(wrong, 2) for wrong in WRONG]
 
@@ -292,6 +298,7 @@ def test_info_names_every_file_of_every_format() -> None:
         assert mnv1("info", path).stdout.count("sha256") == len(manifest.files)
 
 
+@pytest.mark.slow
 def test_formats_are_listed_with_what_they_need(tmp_path: Path) -> None:
     table = succeed("formats")
     rows = {row["format"]: row for row in json.loads(succeed("formats", "--json"))}
@@ -354,6 +361,7 @@ def test_evaluate(cifar10: Path, tmp_path: Path) -> None:
     assert width(plot) > 500
 
 
+@pytest.mark.slow
 def test_evaluate_own_folder(tmp_path: Path) -> None:
     pictures = datasets.sample()
     for number in range(200):
@@ -370,6 +378,7 @@ def test_evaluate_own_folder(tmp_path: Path) -> None:
     assert f"at temperature {mnv1deploy.load().spec.temperature:g}" in " ".join(table.split())
 
 
+@pytest.mark.slow
 def test_how_jpegs_are_decoded_may_be_said_for_a_run(tmp_path: Path) -> None:
     for part, label in itertools.product(("train", "val"), datasets.sample().classes):
         folder = tmp_path / part / label
@@ -384,6 +393,7 @@ def test_how_jpegs_are_decoded_may_be_said_for_a_run(tmp_path: Path) -> None:
     assert json.loads(succeed("predict", picture, "--json", "--jpeg", "scaled"))[0]["probability"] == expected
 
 
+@pytest.mark.slow
 def test_info_of_everything_shipped() -> None:
     for path in (bundled.INT8, bundled.FP32, bundled.CHECKPOINT):
         facts = json.loads(succeed("info", path, "--json"))
@@ -406,6 +416,7 @@ def test_info_of_other_files(tmp_path: Path) -> None:
     assert done.returncode == 1
 
 
+@pytest.mark.slow
 def test_cost() -> None:
     table = succeed("cost")
     assert "7,872,512" in table
@@ -462,6 +473,7 @@ def test_weights_from_elsewhere_are_to_be_imported(tmp_path: Path) -> None:
         assert any(f"mnv1 import {part}" in done.stderr for part in command[1:])
 
 
+@pytest.mark.slow
 def test_a_wrong_option_is_named_not_the_picture() -> None:
     done = mnv1("import", "x.pt", "--input-size", "-32")
     assert "--input-size" in done.stderr
@@ -495,6 +507,7 @@ def test_providers() -> None:
 # What is to be known before a file is opened ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_missing_manifest_is_said_once_on_standard_error(tmp_path: Path) -> None:
     copied = tmp_path / "net.onnx"
     copied.write_bytes(bundled.INT8.read_bytes())
@@ -515,6 +528,7 @@ def test_a_missing_manifest_is_said_once_on_standard_error(tmp_path: Path) -> No
             assert json.loads(done.stdout)["notes"] == [sentence.removeprefix("mnv1: ").rstrip()]
 
 
+@pytest.mark.slow
 def test_artifacts_that_are_code_are_called_so(tmp_path: Path) -> None:
     """Opening somebody's C, .pt or .pt2 executes what is in it."""
     network, images = checkpoint.load(bundled.CHECKPOINT).network, datasets.calibration().images
@@ -537,6 +551,7 @@ def test_artifacts_that_are_code_are_called_so(tmp_path: Path) -> None:
 # The rest ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_help_and_version(tmp_path: Path) -> None:
     commands = ["train", "import", "export", "predict", "bench", "evaluate", "info", "cost", "providers", "formats"]
     commands += ["serve", "doctor", "choose"]

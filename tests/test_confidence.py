@@ -85,6 +85,7 @@ def test_a_spec_of_version_2_has_temperature_1() -> None:
     assert CIFAR.temperature == 1
 
 
+@pytest.mark.slow
 def test_what_is_bundled_has_the_temperature_of_its_held_out_pictures(cifar10_folder: Path) -> None:
     """In the checkpoint and in both artifacts."""
     spec = ModelSpec.from_dict(read_checkpoint_metadata(bundled.CHECKPOINT)["spec"])
@@ -97,6 +98,7 @@ def test_what_is_bundled_has_the_temperature_of_its_held_out_pictures(cifar10_fo
     assert found.calibration_error() < found.calibration_error(1.0)
 
 
+@pytest.mark.slow
 def test_a_run_fits_a_temperature_to_its_held_out_pictures(tmp_path: Path) -> None:
     settings = Settings.recipe("quick", epochs=2, batch_size=64, holdout=0.2, ema=0.9)
     run = Run(CIFAR.scaled(0.25), datasets.calibration(), settings, tmp_path)

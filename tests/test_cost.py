@@ -48,6 +48,7 @@ def test_the_ratio_is_that_of_the_formula() -> None:
                 assert layer.ratio is layer.standard_multiply_adds is None
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(specs())
 def test_any_network_costs_what_pytorch_counts(spec: ModelSpec) -> None:

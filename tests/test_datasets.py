@@ -32,6 +32,7 @@ from mnv1deploy.verification import Evaluation
 BUNDLED = Path(datasets.__file__).parent / "data"
 
 
+@pytest.mark.slow
 def test_cifar10_is_the_real_one(cifar10_train: Dataset, cifar10_test: Dataset) -> None:
     for dataset, count in ((cifar10_train, 50_000), (cifar10_test, 10_000)):
         assert dataset.images.shape == (count, 32, 32, 3)
@@ -93,6 +94,7 @@ def test_cifar10_is_read_without_torch(cifar10: Path) -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
+@pytest.mark.slow
 def test_cifar10_is_found_by_the_folder_and_by_the_one_above(
     cifar10_folder: Path, cifar10_test: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -568,6 +570,7 @@ def test_a_test_class_that_is_not_trained(tmp_path: Path) -> None:
         datasets.load(tmp_path, Pixels(32))
 
 
+@pytest.mark.slow
 def test_load_takes_either(cifar10: Path, cifar10_test: Dataset, class_folders: Path) -> None:
     train, test = datasets.load(class_folders, Pixels(48))
     assert train.classes == ("cat", "dog")
@@ -600,6 +603,7 @@ def test_the_parts_alone_are_those_of_load_and_the_other_part_is_not_read(class_
             other(root, Pixels(32))
 
 
+@pytest.mark.slow
 def test_settings_are_never_chosen_by_a_test_part(class_folders: Path, cifar10: Path, cifar10_train: Dataset) -> None:
     unseen = datasets.load_unseen(class_folders, Pixels(32))
     test = {picture.tobytes() for picture in datasets.load_test(class_folders, Pixels(32)).images}

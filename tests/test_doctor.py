@@ -27,6 +27,7 @@ def fake_engine(folder: Path, code: str) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
 
 
+@pytest.mark.slow
 def test_an_engine_that_works_is_run_and_its_answers_are_judged() -> None:
     done = mnv1_doctor("onnx", "coreml", "--json")
     assert done.returncode == 0, done.stderr
@@ -41,6 +42,7 @@ def test_an_engine_that_works_is_run_and_its_answers_are_judged() -> None:
     assert facts["machine"]["Python"].startswith(f"CPython {sys.version.split()[0]}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "said"),
     [
@@ -104,6 +106,7 @@ def test_the_smallest_artifact_is_written_and_run(name: str, tmp_path: Path) -> 
     assert "written and run in" in answer["detail"]
 
 
+@pytest.mark.slow
 def test_what_is_not_installed_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(doctor, "missing", lambda packages: list(packages))
     (engine,) = doctor.examine(["litert"]).engines
@@ -137,6 +140,7 @@ def test_requirements_that_are_not_met_are_named_with_whose_they_are(monkeypatch
     assert "torch needs pillow <1" in found[1].what
 
 
+@pytest.mark.slow
 def test_telemetry_that_was_switched_on_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "versions", lambda *_: {"onnxruntime": "1.32.0"})
     for value, expected in (("0", 1), ("1", 0)):

@@ -62,6 +62,7 @@ def test_fp32_of_every_format(tmp_path: Path) -> None:
         assert mnv1.load(item.path).spec.replace(temperature=1.0) == CIFAR
 
 
+@pytest.mark.slow
 def test_an_artifact_that_fails_its_proof_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(verification.LIMITS, "fp32", Limits(0.0, 1.01, 0.0, 0.0, 0.0))
     output = tmp_path / "out"
@@ -118,6 +119,7 @@ def test_int8_of_other_classes_needs_their_own_pictures(renamed: Path, tmp_path:
     assert "--calibration" in refusal.value.hint
 
 
+@pytest.mark.slow
 def test_fp32_of_other_classes_is_proved_on_any_pictures(renamed: Path, tmp_path: Path) -> None:
     item = own_export(renamed, tmp_path, "fp32")
     assert item.failures == ()
@@ -164,6 +166,7 @@ def test_a_proof_catches_useless_calibration_by_its_logits(
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_small_folder_of_two_classes_is_enough(renamed: Path, class_folders: Path, tmp_path: Path) -> None:
     folder = write(tmp_path / "pictures", images.read_all(images.find([class_folders])[20:60], CIFAR.pixels))
     item = own_export(renamed, tmp_path / "out", calibration=folder)
@@ -188,6 +191,7 @@ def two_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", ["both", "data alone"])
 def test_no_picture_is_calibrated_on_that_accuracy_is_proved_on(
     named: str, two_classes: Path, class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -305,6 +309,7 @@ def test_int8_is_calibrated_on_the_pictures_given(class_folders: Path, tmp_path:
     assert item.proof.images == datasets.sample().name
 
 
+@pytest.mark.slow
 def test_manifest_is_plain_json(tmp_path: Path) -> None:
     (item,) = exporting.export("onnx", output=tmp_path / "out")
     data = json.loads((tmp_path / "out" / "mobilenetv1_cifar10_fp32.onnx.json").read_text())

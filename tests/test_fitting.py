@@ -157,6 +157,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_computed(
         exporting.export("onnx", "int8", output=tmp_path / "new", device=Device(ram=2**20))
 
 
+@pytest.mark.slow
 def test_an_export_tells_what_programs_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ram = min(row.ram for row in needs(CIFAR, list(plans(CIFAR))[-1]))
     device = Device(ram=ram, flash=312_000)
@@ -192,6 +193,7 @@ def test_another_plan_changes_no_byte_of_flash(spec: ModelSpec) -> None:
     assert footprint(spec, 7) == Footprint(footprint(spec).flash, 7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["--ram", "48X"], ["--flash", "-1"], ["--ram", "0.3K"]])
 def test_a_size_that_is_none_is_wrong_usage(arguments: list[str], tmp_path: Path) -> None:
     done = mnv1("export", "--format", "c", "--quantize", "int8", *arguments, cwd=tmp_path)

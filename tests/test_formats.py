@@ -126,7 +126,7 @@ def test_the_bundled_checkpoints_artifacts_keep_their_bytes(
     """A change that is meant is written down by scripts/artifact_hashes.py.
 
     Where the table says nothing of a format, or was written with packages of other versions, a second export is
-    compared with the first.
+    compared with the first; but not AOTInductor's, whose bytes are the same only in the same cache.
     """
     table = json.loads(TABLE.read_text("utf-8"))
     compared = []
@@ -138,7 +138,7 @@ def test_the_bundled_checkpoints_artifacts_keep_their_bytes(
             found = {file: facts["sha256"] for file, facts in files_of(artifacts[name, precision]).items()}
             if known:
                 assert found.items() <= row["sha256"].items(), f"run scripts/artifact_hashes.py {name} if it is meant"
-            elif (name, precision) != ("aoti", "int8"):  # in which torch writes memory that it has not set
+            elif name not in NOT_REPRODUCIBLE:
                 again = export_anew(network, name, precision, tmp_path / name, datasets.calibration().images)
                 assert files_of(again) == files_of(artifacts[name, precision])
     assert set(OWN_CODE) <= set(compared)

@@ -668,6 +668,7 @@ def test_an_address_is_no_pattern() -> None:
 # Many --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_all_unreadable_pictures_are_named_at_once(tmp_path: Path) -> None:
     sources = [str(tmp_path / f"{number}.png") for number in range(200)]
     for number, path in enumerate(sources):

@@ -50,6 +50,7 @@ def differ(theirs: definitions.Network, ours: MobileNetV1, normalization: Normal
         return float((ours(torch.from_numpy(pictures)) - expected).abs().max() / expected.std())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "classes", "width", "normalization", "size", "preprocessing", "names"),
     [
@@ -376,6 +377,7 @@ def order_of(rows: list[tuple[str, Tensor]], path: Path) -> list[str]:
     return [convolution.name for convolution in matching.match(path, tensors).convolutions]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("blocks", "is_unique"), [(definitions.PAPER, False), (definitions.TUTORIAL, True)])
 def test_layers_alike_are_put_in_no_order_that_is_only_a_guess(
     blocks: tuple[tuple[int, int], ...], is_unique: bool, tmp_path: Path
@@ -435,6 +437,7 @@ def test_a_detector_is_called_one(state: Callable[[], State], message: str, tmp_
         import_state_dict(write(state(), tmp_path / "weights.pth"))
 
 
+@pytest.mark.slow
 def test_one_output_becomes_two_classes_that_answer_alike(tmp_path: Path) -> None:
     torch.manual_seed(0)
     theirs = definitions.HUGGING_FACE.network(1).trained(NORMALIZATIONS["half"], 32)

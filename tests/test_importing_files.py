@@ -33,6 +33,7 @@ def logits(network: MobileNetV1) -> torch.Tensor:
         return network(torch.from_numpy(pictures.images))
 
 
+@pytest.mark.slow
 def test_visual_wake_words_is_one_network_in_keras_and_in_litert() -> None:
     keras, lite = import_file(file("vww_96.h5")), import_file(file("vww_96_float.tflite"))
     assert keras.network.spec.classes == lite.network.spec.classes == ("non_person", "person")
@@ -72,6 +73,7 @@ def test_slim_in_floats_has_a_background_that_can_be_dropped() -> None:
     assert torch.equal(logits(dropped.network), logits(kept.network)[:, 1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["keras_mobilenet_128_0_25.h5", "keras_mobilenet_224_0_25.h5"])
 def test_keras_applications_know_a_cats_breed(name: str) -> None:
     from PIL import Image
@@ -96,6 +98,7 @@ def test_keras_applications_know_a_cats_breed(name: str) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_wrong_normalisation_of_a_real_network_is_said() -> None:
     imported = import_file(file("vww_96.h5"), Options(normalization=NORMALIZATIONS["imagenet"]))
     (sentence, hint), *_ = imported.doubts
@@ -103,6 +106,7 @@ def test_a_wrong_normalisation_of_a_real_network_is_said() -> None:
     assert "--normalization unit" in hint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -116,6 +120,7 @@ def test_what_is_no_mobilenetv1_is_refused(name: str, message: str) -> None:
         import_state_dict(file(name))
 
 
+@pytest.mark.slow
 def test_leaky_activations_show_in_the_statistics_whatever_the_names(tmp_path: Path) -> None:
     content = torch.load(file("retinaface_0.25_leaky.tar"), map_location="cpu", weights_only=True)["state_dict"]
     layers = list(dict.fromkeys(name.rsplit(".", 1)[0] for name in content))
@@ -128,6 +133,7 @@ def test_leaky_activations_show_in_the_statistics_whatever_the_names(tmp_path: P
         import_file(tmp_path / "weights.pth", Options(activation=None, normalization=NORMALIZATIONS["imagenet"]))
 
 
+@pytest.mark.slow
 def test_a_refused_file_leaves_nothing(tmp_path: Path) -> None:
     output = tmp_path / "out.safetensors"
     assert mnv1("import", file("not_a_mobilenetv1.pth"), "--output", output).returncode == 1

@@ -78,6 +78,7 @@ def test_int8_is_our_integers(files: dict[str, Path], integers: Quantization) ->
     assert integers.activations[INPUT].zero_point == 128
 
 
+@pytest.mark.slow
 def test_int8_computes_what_the_integers_say(files: dict[str, Path], integers: Quantization) -> None:
     images = datasets.calibration().images
     with torch.inference_mode():

@@ -173,6 +173,7 @@ def test_what_is_shorter_than_the_rules_is_no_result() -> None:
             Settings("server", **wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [

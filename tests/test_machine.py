@@ -1,6 +1,9 @@
 """What a process may use of its machine."""
 
 import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,3 +81,23 @@ def test_patient_threads_leave_the_environment_as_it_was(monkeypatch: pytest.Mon
         assert os.environ["OMP_WAIT_POLICY"] == "active"
     assert "KMP_BLOCKTIME" not in os.environ
     assert os.environ["OMP_WAIT_POLICY"] == "active"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc")
+def test_memory_freed_in_one_step_serves_the_next() -> None:
+    """In a process of its own: what is asked of the allocator stays so. The first few may each need new memory."""
+    script = (
+        "import resource, torch\n"
+        "from mnv1deploy import machine\n"
+        "def faults():\n"
+        "    for _ in range(20): torch.ones(8 << 20)\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    for _ in range(5): torch.ones(8 << 20)\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "given_back = faults()\n"
+        "machine.keep_freed_memory()\n"
+        "kept = faults()\n"
+        "assert kept < given_back / 10, (kept, given_back)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -109,6 +109,7 @@ def undisturbed(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
 # Rows ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_form_has_a_row_for_every_picture_in_order(pictures: Path, undisturbed: dict[str, Path]) -> None:
     expected = rows_of(pictures)
     assert len(expected) == 330
@@ -152,6 +153,7 @@ def test_rows_on_standard_output_are_those_of_the_file(pictures: Path, undisturb
         assert done.stdout == undisturbed[suffix].read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_processes_answer_as_threads_do(pictures: Path, undisturbed: dict[str, Path]) -> None:
     done = predict(".", "--csv", "-", "--workers", 2, cwd=pictures)
     assert done.stdout == undisturbed[".csv"].read_text("utf-8")
@@ -282,6 +284,7 @@ def test_a_row_torn_between_its_quotes_is_dropped(tmp_path: Path) -> None:
     assert path.read_text() == form.header() + "a.png,cat,0.5,\n"
 
 
+@pytest.mark.slow
 def test_another_model_or_top_does_not_go_on(pictures: Path, undisturbed: dict[str, Path], tmp_path: Path) -> None:
     for suffix, source in undisturbed.items():
         path = tmp_path / f"answers{suffix}"
@@ -311,6 +314,7 @@ def test_no_parquet_to_go_on_with(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_pictures(tmp_path: Path) -> None:
     """No more than a few batches are ahead of the one that is asked for."""
     taken = 0

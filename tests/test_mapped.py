@@ -29,6 +29,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "mnv1deploy"
 
 
+@pytest.mark.slow
 def test_training_is_the_same_to_the_byte(class_folders: Path, tmp_path: Path, cache: Path) -> None:
     in_files = datasets.load(class_folders, PIXELS)[0]
     with pytest.MonkeyPatch.context() as patch:
@@ -98,6 +99,7 @@ print(train.images.nbytes)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit of memory is Linux's")
 def test_a_data_set_may_be_larger_than_the_memory_that_is_given(tmp_path: Path, cache: Path) -> None:
     """Twice as large as what the process may take besides what it has at its start."""

@@ -209,6 +209,7 @@ def test_minmax_ranges_are_those_of_the_network(folded: MobileNetV1, plain: Quan
     assert plain.activations["stem"].scale == pytest.approx(largest / 255, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_plain_rounding_is_to_the_nearest_integers(folded: MobileNetV1, plain: Quantization) -> None:
     step = plain.activations[INPUT].scale
     for layer in folded.spec.layers():
@@ -306,6 +307,7 @@ for count in (64, 256):
     assert many - few < (256 - 64) * 4 * largest  # in float64, as it is computed, one layer alone takes 8
 
 
+@pytest.mark.slow
 def test_equalization_leaves_the_logits_and_narrows_the_ranges(folded: MobileNetV1, integers: Quantization) -> None:
     images = datasets.calibration().images
     some = torch.from_numpy(images[:100])
@@ -321,6 +323,7 @@ def test_equalization_leaves_the_logits_and_narrows_the_ranges(folded: MobileNet
                 assert spread[1] < 0.3, layer.name
 
 
+@pytest.mark.slow
 def test_corrected_biases_give_every_channel_its_mean(folded: MobileNetV1) -> None:
     pictures = datasets.calibration().images[:128]
     found = quantize(folded, pictures, "test", replace(PLAIN, bias_correction=True))
@@ -407,6 +410,7 @@ def test_moving_averages_are_of_the_same_batches_whatever_runs_at_once(maxima: l
     assert ranges._moving_average(maxima) == pytest.approx(average)
 
 
+@pytest.mark.slow
 def test_what_is_simulated_is_what_the_artifact_does(
     folded: MobileNetV1, integers: Quantization, tmp_path: Path
 ) -> None:

@@ -84,6 +84,7 @@ def test_a_closed_output_is_one_sentence_and_exit_code_1(arguments: str) -> None
     assert (done.returncode, done.stderr) == (1, "mnv1: Standard output cannot be written: it is closed.\n")
 
 
+@pytest.mark.slow
 def test_a_closed_or_full_error_output_is_no_traceback() -> None:
     assert shell("mnv1 info none.onnx 2>&-").returncode == 1
     assert shell("mnv1 info none.onnx 2>/dev/full").returncode == 1
@@ -95,6 +96,7 @@ def test_nobody_reads_is_exit_code_1_and_silence() -> None:
     assert done.stderr == "1\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8", "utf-16"])
 def test_letters_that_an_encoding_lacks_are_replaced(tmp_path: Path, encoding: str) -> None:
     name = "狗é.png"
@@ -119,6 +121,7 @@ def test_names_are_shown_without_what_has_no_shape() -> None:
     assert console.visible(plain) == plain
 
 
+@pytest.mark.slow
 def test_a_file_name_with_an_escape_sequence_or_bytes_that_are_no_text(tmp_path: Path) -> None:
     for name in (HOSTILE, "bad\udcff.png"):
         (tmp_path / name).write_bytes(CAT.read_bytes())
@@ -202,6 +205,7 @@ def test_the_confusion_matrix_cuts_no_class_name(columns: int) -> None:
         assert shown.count(name) >= 2  # in its row, and in the header or below the table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [80, 120])
 def test_info_and_formats_in_a_terminal_are_wrapped_at_words(columns: int) -> None:
     code = "import sys; sys.argv = ['mnv1', {!r}]; from mnv1deploy.cli import main; main()"

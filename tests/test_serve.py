@@ -591,6 +591,7 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         cli.main()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM")
 def test_sigterm_finishes_what_was_accepted() -> None:
     command = [sys.executable, "-W", "error", "-m", "mnv1deploy.cli", "serve", "--port", "0", "--model"]

@@ -13,6 +13,7 @@ from mnv1deploy.errors import MnvError
 from mnv1deploy.spec import CIFAR, PAPER, PRESETS, Block, ModelSpec, Normalization
 
 
+@pytest.mark.slow
 @given(specs())
 def test_json_both_ways(spec: ModelSpec) -> None:
     text = spec.to_json()

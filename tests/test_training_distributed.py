@@ -162,6 +162,7 @@ with distributed.joined():
 """
 
 
+@pytest.mark.slow
 def test_one_process_of_a_machine_downloads_and_what_fails_is_said_by_each(tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text(FETCHING)

@@ -1,7 +1,6 @@
 """Whole runs on real images: what they keep, what they refuse, and that a killed one goes on to the same bytes."""
 
 import json
-import platform
 import subprocess
 import sys
 from dataclasses import replace
@@ -78,6 +77,7 @@ def test_it_learns(cifar10_train: Dataset, tmp_path: Path) -> None:
     assert checkpoint.load(run.checkpoint).accuracy == (evaluation.accuracy, kept.accuracy[0])
 
 
+@pytest.mark.slow
 def test_without_a_held_out_part_the_last_epoch_is_kept(tmp_path: Path) -> None:
     run = Run(SMALL, calibration(), replace(QUICK, holdout=0.0, optimizer="adamw", learning_rate=0.002), tmp_path)
     run.fit()
@@ -123,22 +123,3 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path) -> None:
         del row["seconds"], row["images_per_second"]
     assert logs[0] == logs[1]
     assert not [path for path in killed.iterdir() if path.name.startswith(".state")], "nothing half-written is left"
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc")
-def test_memory_freed_in_one_step_serves_the_next() -> None:
-    """In a process of its own: what is asked of the allocator stays so. The first few may each need new memory."""
-    script = (
-        "import resource, torch\n"
-        "from mnv1deploy.training import setup\n"
-        "def faults():\n"
-        "    for _ in range(20): torch.ones(8 << 20)\n"
-        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "    for _ in range(5): torch.ones(8 << 20)\n"
-        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
-        "given_back = faults()\n"
-        "setup.keep_freed_memory()\n"
-        "kept = faults()\n"
-        "assert kept < given_back / 10, (kept, given_back)\n"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True)

@@ -89,6 +89,7 @@ def test_a_state_without_an_epoch_does_not_block_a_new_start(tmp_path: Path) -> 
         Run(SMALL, calibration(), QUICK, tmp_path)
 
 
+@pytest.mark.slow
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     run = Run(SMALL, calibration(), QUICK, tmp_path, source=tmp_path / "pictures")
     run.fit()

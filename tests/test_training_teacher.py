@@ -189,6 +189,7 @@ def test_teachers_that_cannot_be(teacher: Path, tmp_path: Path) -> None:
         Run(SMALL.replace(classes=two.classes), two, STUDENT, tmp_path / "b").fit(teachers=[teacher])
 
 
+@pytest.mark.slow
 def test_teachers_share_the_pictures_with_their_student_and_come_one_at_a_time(tmp_path: Path) -> None:
     run = Run(SMALL, PICTURES, replace(STUDENT, teachers=2), tmp_path)
     teachers = run.teachers()
@@ -206,6 +207,7 @@ def test_teachers_share_the_pictures_with_their_student_and_come_one_at_a_time(t
 ROBUST = Settings.recipe("robust", epochs=3, batch_size=16, holdout=0.2, ema=0.9, views=2, altered=1.0)
 
 
+@pytest.mark.slow
 def test_a_network_that_teaches_itself_learns_its_own_answers_to_what_is_not_altered(tmp_path: Path) -> None:
     start = bundled.CHECKPOINTS["w0.25"]
     run = Run(SMALL, PICTURES, ROBUST, tmp_path, init=start)
@@ -231,6 +233,7 @@ def test_the_checkpoint_lies_between_the_start_and_the_average(tmp_path: Path) -
         torch.testing.assert_close(kept[name], expected)
 
 
+@pytest.mark.slow
 def test_a_network_that_teaches_itself_is_gone_on_with_where_its_start_is_no_more(tmp_path: Path) -> None:
     start = Path(shutil.copy(bundled.CHECKPOINTS["w0.25"], tmp_path / "start.safetensors"))
     settings = replace(ROBUST, epochs=2, views=4)

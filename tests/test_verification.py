@@ -168,6 +168,7 @@ def test_a_wrong_normalisation_is_caught() -> None:
     assert any("agreement" in failure for failure in failures)
 
 
+@pytest.mark.slow
 def test_the_shipped_int8_reaches_its_accuracy(cifar10_test: Dataset) -> None:
     evaluation = evaluate(formats.open_session(bundled.INT8), cifar10_test)
     assert evaluation.accuracy.images == 10_000

@@ -33,6 +33,7 @@ def session_of(folder: Path, module: str = "mobilenetv1.wasm") -> WebSession:
     return WebSession(folder, WebFormat().provenance(folder), module)
 
 
+@pytest.mark.slow
 def test_both_modules_give_onnxruntimes_logits(folder: Path, integers: Quantization, tmp_path: Path) -> None:
     pictures = datasets.calibration().images[:64]
     expected = onnx_logits(write("onnx", integers, tmp_path), pictures)
@@ -62,6 +63,7 @@ def test_any_network_has_the_integers_of_the_reference(spec: ModelSpec, tmp_path
         np.testing.assert_array_equal(session_of(folder, module)(pictures).reshape(expected.shape), expected, module)
 
 
+@pytest.mark.slow
 def test_what_scales_beyond_22_bits_saturates(tmp_path: Path) -> None:
     quantization, pictures = random_integers(CIFAR.replace(input_size=8, blocks=()), 1)
     fine = {name: replace(grid, scale=grid.scale / 2**13) for name, grid in quantization.activations.items()}
@@ -120,6 +122,7 @@ def test_a_picture_larger_than_memory_is_refused(folder: Path) -> None:
         assert session.call("picture_address", *size) == 0
 
 
+@pytest.mark.slow
 def test_exporting_twice_gives_the_same_bytes(folder: Path, integers: Quantization, tmp_path: Path) -> None:
     again = write("web", integers, tmp_path)
     assert {path.name: path.read_bytes() for path in again.iterdir()} == {
@@ -139,6 +142,7 @@ def test_the_modules_import_nothing(folder: Path) -> None:
         assert not wasmtime.Module(wasmtime.Engine(), (folder / module).read_bytes()).imports
 
 
+@pytest.mark.slow
 def test_a_module_of_another_network_is_refused(folder: Path, tmp_path: Path) -> None:
     other = write("web", random_integers(CIFAR.replace(blocks=(), classes=("a", "b")), 1)[0], tmp_path)
     shutil.copy(other / "mobilenetv1.wasm", shutil.copytree(folder, tmp_path / "net.web") / "mobilenetv1.wasm")

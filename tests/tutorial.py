@@ -1,5 +1,8 @@
 """The network as CIFAR-10 tutorials write it, for comparison with ours."""
 
+import copy
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +37,11 @@ class TutorialNet(nn.Module):
 
 def trained_looking(classes: int = 10) -> TutorialNet:
     """One whose batch-norms have statistics and affine parameters as after training: none of them zero or one."""
+    return copy.deepcopy(_trained_looking(classes))
+
+
+@cache
+def _trained_looking(classes: int) -> TutorialNet:
     torch.manual_seed(1)
     network = TutorialNet(classes)
     with torch.no_grad():

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mnv1deploy import checkpoint
+from mnv1deploy import checkpoint, machine
 from mnv1deploy.artifact import Accuracy, read_checkpoint_metadata
 from mnv1deploy.confidence import fitted_temperature
 from mnv1deploy.datasets import Dataset
@@ -143,7 +143,7 @@ class Run:
             return self.checkpoint
         self._begin()
         if self.device.type == "cpu":
-            setup.keep_freed_memory()
+            machine.keep_freed_memory()
         answers = self._answers(teachers)
         if self.settings.start_share:
             self._origin = distributed.from_first(lambda: setup.load_teacher(self._start)).to(self.device)

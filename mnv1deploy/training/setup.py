@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import platform
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +22,6 @@ from mnv1deploy.training.settings import Settings
 from mnv1deploy.training.teacher import Teacher
 
 NETWORKS: dict[str, type[PixelNetwork]] = {"mobilenetv1": MobileNetV1, "teacher": Teacher}
-
-# options of mallopt(3)
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 @dataclass(frozen=True)
@@ -222,10 +217,3 @@ def select_device(device: str) -> torch.device:
             f"torch {torch.__version__} sees {count} CUDA devices here, so not {device}.", "Use --device cpu."
         )
     return chosen
-
-
-def keep_freed_memory() -> None:
-    """Has glibc keep the large tensors that every step frees, instead of having them zeroed again page by page."""
-    if platform.libc_ver()[0] == "glibc":
-        for option, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**29)):
-            ctypes.CDLL(None).mallopt(option, value)
