@@ -1,12 +1,15 @@
 """What mnv1 train makes of a few hundred and a few thousand pictures, beside the usual fine-tuning loop.
 
-    python scripts/few_pictures.py two six [FOLDER ...]     # a folder of one's own has train/ and test/
+    git clone https://github.com/jaddoescad/ants_and_bees
+    git clone https://github.com/JMadiedo/RecycleNet        # TrashNet is in data/dataset-resized
+    python scripts/few_pictures.py ants_and_bees RecycleNet/data/dataset-resized two six
 
-The first two are pictures of CIFAR-10's training split in folders of PNGs: two classes and six of them. They are tested
-on those that the bundled checkpoint was not trained on; having learned the others, it finds them easy, so runs from
-random weights stand beside. The usual loop is that of PyTorch's transfer learning tutorial: SGD at 0.001 with a
-momentum of 0.9, a tenth of it after every seventh epoch, batches of 4, 25 epochs, crops of random size; it stops when
-it has had the processor time of ours. scripts/measure.py writes the table of docs/training.md from the rows.
+A folder is one as mnv1 train reads it. The last two are pictures of CIFAR-10's training split in folders of PNGs: two
+classes and six of them. They are tested on those that the bundled checkpoint was not trained on; having learned the
+others, it finds them easy, so runs from random weights stand beside. The usual loop is that of PyTorch's transfer
+learning tutorial: SGD at 0.001 with a momentum of 0.9, a tenth of it after every seventh epoch, batches of 4, 25
+epochs, crops of random size; it stops when it has had the processor time of ours. scripts/measure.py writes the table
+of docs/training.md from the rows.
 """
 
 from __future__ import annotations
@@ -36,8 +39,20 @@ from mnv1deploy.training.setup import Parts, network_for
 FOLDERS = {"two": ((3, 5), 98), "six": ((0, 1, 2, 3, 4, 5), 337)}
 """Labels of CIFAR-10, and the pictures of each to train on: 196 and 2,022 of the 244 and 2,527 in the folder."""
 
-WHAT = {"two": "cats and dogs of CIFAR-10", "six": "birds, cars, cats, deer, dogs and planes of CIFAR-10"}
-"""What tables call them."""
+WHAT = {
+    "two": "cats and dogs of CIFAR-10",
+    "six": "birds, cars, cats, deer, dogs and planes of CIFAR-10",
+    "ants_and_bees": "photographs of ants and bees",
+    "dataset-resized": "photographs of rubbish",
+}
+"""What tables call them, by the names of FOLDERS and of folders."""
+
+STARTS: dict[str, dict[str, Any]] = {
+    "random weights": {"init": "none"},
+    "the bundled checkpoint": {"init": str(bundled.CHECKPOINT)},
+    "random weights, 96 pixels, width 0.25": {"init": "none", "input_size": 96, "width": 0.25},
+}
+"""What a run begins with; pictures of CIFAR-10 are not enlarged."""
 
 
 def write(folder: Path, labels: tuple[int, ...], count: int) -> Path:
@@ -103,7 +118,7 @@ def before(name: str, count: int) -> dict[str, Any]:
 
 
 def rows(name: str) -> Iterator[dict[str, Any]]:
-    """For the pictures of a name in FOLDERS, or of a folder, from random weights and from the bundled ones.
+    """For the pictures of a name in FOLDERS, or of a folder, from each of STARTS.
 
     Accuracies are fractions, seconds those of one processor that a run of ours took.
     """
@@ -111,17 +126,20 @@ def rows(name: str) -> Iterator[dict[str, Any]]:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         folder = write(Path(temporary) / name, *FOLDERS[name]) if name in FOLDERS else Path(name)
-        for init in ("none", str(bundled.CHECKPOINT)):
-            now, seconds, run, test = ours(folder, init=init)
+        for start_name, options in STARTS.items():
+            if name in FOLDERS and "input_size" in options:
+                continue
+            now, seconds, run, test = ours(folder, **options)
             yield {
                 "pictures": len(run.parts.train) + len(run.parts.holdout),
-                "what": WHAT.get(name, name),
+                "test_pictures": len(test),
+                "what": WHAT.get(Path(name).name, Path(name).name),
                 "classes": len(test.classes),
-                "start": "random weights" if init == "none" else "the bundled checkpoint",
-                "before": ours(folder, init=init, changes=before("quick", len(run.parts.train)))[0],
+                "start": start_name,
+                "before": ours(folder, **options, changes=before("quick", len(run.parts.train)))[0],
                 "now": now,
                 "seconds": seconds,
-                "loop": usual(run, test, seconds, None if init == "none" else init),
+                "loop": usual(run, test, seconds, None if options["init"] == "none" else options["init"]),
             }
     torch.set_num_threads(threads)
 
