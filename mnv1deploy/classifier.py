@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +48,7 @@ class Classifier:
     """A network that is ready to look at pictures: from any number of threads, and, pickled, in worker processes.
 
     Called with raw pixels, uint8 ``[N, H, W, C]`` at the network's own size, it gives logits, float32 ``[N, classes]``.
-    Colours are in the order of RGB; OpenCV's pictures are BGR, and need ``picture[..., ::-1]``.
+    Colours of arrays are in the order of RGB, unless ``bgr`` says otherwise.
 
     Args:
         session: of an artifact or checkpoint.
@@ -55,19 +56,21 @@ class Classifier:
             twice the time; "crops", also both a pixel off in four directions, ten times.
         jpeg: how JPEGs are decoded, "whole" or "scaled" (:class:`mnv1deploy.spec.Preprocessing`); None for what the
             network's spec says.
+        bgr: arrays have blue first and red last, as OpenCV reads pictures; files and Pillow's images say themselves.
 
     Raises:
         MnvError: for another ``tta`` or ``jpeg``.
     """
 
-    def __init__(self, session: Session, *, tta: Tta = "none", jpeg: Jpeg | None = None) -> None:
+    def __init__(self, session: Session, *, tta: Tta = "none", jpeg: Jpeg | None = None, bgr: bool = False) -> None:
         self.session = averaged(session, tta)
+        self._bgr = bgr
         self.spec: ModelSpec = session.spec.with_jpeg(jpeg)
         """Of the network inside, and how pictures become its pixels here."""
 
     def __call__(self, images: Images) -> Logits:
         """See the class. Raises MnvError for other arrays."""
-        return self.session(images)
+        return self.session(self._rgb(images))
 
     def predict(self, picture: ImageSource, *, top: int = 5) -> Prediction:
         """Classifies one picture: a path, an encoded file's bytes, a Pillow image or a uint8 array.
@@ -79,7 +82,7 @@ class Classifier:
         Raises:
             MnvError: if it cannot be read.
         """
-        return self.predict_array(images.read(picture, self.spec.pixels)[None], top=top)[0]
+        return self.named(self.session(images.read(self._rgb(picture), self.spec.pixels)[None]), top=top)[0]
 
     def predict_array(self, images: Images, *, top: int = 5) -> list[Prediction]:
         """Classifies raw pixels, uint8 ``[N, H, W, C]`` at the network's own size, one prediction for each of N.
@@ -131,12 +134,12 @@ class Classifier:
 
     def predict_batch(self, pictures: Sequence[ImageSource], *, top: int = 5) -> list[Prediction | MnvError]:
         """Classifies a few pictures in one call of the network, on the caller's thread; see :meth:`predict_all`."""
-        return self.answers([images.attempt(picture, self.spec.pixels) for picture in pictures], top=top)
+        return self.answers([images.attempt(self._rgb(picture), self.spec.pixels) for picture in pictures], top=top)
 
     def answers(self, read: Sequence[Images | MnvError], *, top: int = 5) -> list[Prediction | MnvError]:
         """Classifies pictures that :func:`mnv1deploy.images.attempt` read, in one call of the network."""
         pixels = [picture for picture in read if not isinstance(picture, MnvError)]
-        answers = iter(self.predict_array(np.stack(pixels), top=top) if pixels else ())
+        answers = iter(self.named(self.session(np.stack(pixels)), top=top) if pixels else ())
         return [picture if isinstance(picture, MnvError) else next(answers) for picture in read]
 
     def _predict_all(
@@ -147,7 +150,7 @@ class Classifier:
         def noted(pictures: Iterable[ImageSource]) -> Iterator[ImageSource]:
             for picture in pictures:
                 sources.append(picture)
-                yield picture
+                yield self._rgb(picture)
 
         first = list(islice(pictures, 2))
         if len(first) > 1:
@@ -157,6 +160,12 @@ class Classifier:
         while batch := list(islice(read, BATCH)):
             for answer in self.answers(batch, top=top):
                 yield sources.popleft(), answer
+
+    def _rgb(self, picture: Any) -> Any:
+        """An array with red first, whatever it had; anything else as it is."""
+        if self._bgr and isinstance(picture, np.ndarray) and picture.ndim > 2 and picture.shape[-1] == 3:
+            return np.ascontiguousarray(picture[..., ::-1])
+        return picture
 
     def __repr__(self) -> str:
         spec = self.spec
@@ -171,6 +180,7 @@ def load(
     threads: int | None = None,
     tta: Tta = "none",
     jpeg: Jpeg | None = None,
+    bgr: bool = False,
 ) -> Classifier:
     """Opens any artifact or checkpoint; the bundled int8 ONNX by default.
 
@@ -178,9 +188,9 @@ def load(
         path: the file.
         provider: where to run it: "cpu", "cuda", or a provider's full name; used or refused, never replaced.
         threads: to compute with; None leaves it to the engine.
-        tta, jpeg: see :class:`Classifier`.
+        tta, jpeg, bgr: see :class:`Classifier`.
 
     Raises:
         MnvError: if it cannot be opened, or the provider is not there; for another ``tta`` or ``jpeg``.
     """
-    return Classifier(formats.open_session(path, provider=provider, threads=threads), tta=tta, jpeg=jpeg)
+    return Classifier(formats.open_session(path, provider=provider, threads=threads), tta=tta, jpeg=jpeg, bgr=bgr)

@@ -779,7 +779,9 @@ def evaluate(
     console.show_notes(formats.notes(model))
     session = formats.open_session(model, provider=provider, threads=threads)
     pixels = session.spec.with_jpeg(jpeg).pixels
-    dataset = datasets.load_test(data, pixels, skip_unreadable=skip_unreadable, download=download)
+    with console.stages() as stage:
+        stage("reading the pictures", 0, 0)
+        dataset = datasets.load_test(data, pixels, skip_unreadable=skip_unreadable, download=download)
     with console.progress("evaluating", len(dataset)) as advance:
         evaluation = verification.evaluate(averaged(session, tta), dataset, advance)
     if plot:
@@ -895,7 +897,12 @@ def train(
         torch.set_num_threads(threads)
     asked = {name: ctx.params[name] for name in _given(ctx)}
     with distributed.joined():
-        run, test_split = start.ready(output, data, asked, resume=resume)
+        with console.stages() as stage:
+            if not distributed.rank():
+                stage("reading the pictures", 0, 0)
+            run, test_split = start.ready(output, data, asked, resume=resume)
+        if not distributed.rank():
+            console.show_note(f"trains on {run.parts.train.name}; tested at the end on {test_split.name}")
         try:
             complete(run, watch=partial(shown_epochs.training_progress, tensorboard=tensorboard))
         except KeyboardInterrupt:

@@ -17,7 +17,7 @@ from mnv1deploy import cifar, decoding, folders, images, mapped
 from mnv1deploy.cifar import CIFAR10, Cifar, Split
 from mnv1deploy.errors import MnvError
 from mnv1deploy.files import cache_folder
-from mnv1deploy.spec import CIFAR10_CLASSES, Pixels
+from mnv1deploy.spec import CIFAR10_CLASSES, Pixels, cifar10_order
 
 DATA_VARIABLE = "MNV1_DATA"
 CIFAR10_FOLDER = CIFAR10.folder
@@ -45,6 +45,13 @@ class Dataset:
     def subset(self, indices: NDArray[np.int64], name: str) -> Dataset:
         """The pictures at ``indices``, under another name."""
         return Dataset(name, mapped.taken(self.images, indices), self.labels[indices], self.classes)
+
+    def labelled_for(self, classes: tuple[str, ...]) -> Dataset:
+        """For a network of these classes: CIFAR-10's in its order and spelling, where it has them; else unchanged."""
+        order = cifar10_order(classes)
+        if order is None or self.classes != CIFAR10_CLASSES:
+            return self
+        return Dataset(self.name, self.images, np.argsort(order)[self.labels], classes)
 
     def split(self, fraction: float, seed: int, names: tuple[str, str]) -> tuple[Dataset, Dataset]:
         """Two parts by seed, the second with ``fraction`` of every class (rounded; at least one where it can be)."""

@@ -13,7 +13,7 @@ from mnv1deploy import datasets, images
 from mnv1deploy.artifact import Precision
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import Images
-from mnv1deploy.spec import CIFAR10_CLASSES, ModelSpec
+from mnv1deploy.spec import ModelSpec, cifar10_order
 
 HELD_OUT = 5
 """One picture in so many of a calibration folder is kept from calibration where nothing else is there to prove on."""
@@ -136,13 +136,14 @@ def calibration_pictures(
     Raises:
         MnvError: for a folder that is not there, or a network with other classes than CIFAR-10's and no pictures.
     """
-    own_data = data is not None and not (spec.classes == CIFAR10_CLASSES and datasets.has_cifar10(data))
+    of_cifar10 = cifar10_order(spec.classes) is not None
+    own_data = data is not None and not (of_cifar10 and datasets.has_cifar10(data))
     if calibration is not None:
         found = _folder(spec, calibration, skip_unreadable)
     elif own_data:
         train = datasets.load_train(data, spec.pixels)
         found = Pictures(train.name, train.images)
-    elif spec.classes == CIFAR10_CLASSES:
+    elif of_cifar10:
         return bundled(spec)
     else:
         raise MnvError(
@@ -200,11 +201,11 @@ def bundled(spec: ModelSpec) -> Pictures:
 
 
 def _labelled(spec: ModelSpec, data: str | Path | None) -> datasets.Dataset | None:
-    if spec.classes == CIFAR10_CLASSES and (data is None or datasets.has_cifar10(data)):
+    if cifar10_order(spec.classes) is not None and (data is None or datasets.has_cifar10(data)):
         at_hand = datasets.has_cifar10(data)
         found = datasets.cifar10("test", data) if at_hand else datasets.sample()
-        return datasets.resized(found, spec.pixels)
-    return datasets.load_test(data, spec.pixels) if data is not None else None
+        return datasets.resized(found, spec.pixels).labelled_for(spec.classes)
+    return datasets.load_test(data, spec.pixels).labelled_for(spec.classes) if data is not None else None
 
 
 def _digests(images: Images) -> list[bytes]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mnv1deploy import decoding
+from mnv1deploy import decoding, machine
 from mnv1deploy.decoding import STANDARD_INPUT, ImageSource
 from mnv1deploy.errors import MnvError
 from mnv1deploy.spec import Pixels
@@ -202,8 +202,8 @@ def read_each(sources: Iterable[ImageSource], pixels: Pixels) -> Iterator[NDArra
     """Pictures one after another as :func:`read` gives them, or why one cannot be read; decoded on several threads."""
     from concurrent.futures import Future, ThreadPoolExecutor
 
-    # Pillow decodes and resizes without holding the GIL
-    with ThreadPoolExecutor() as pool:
+    # Pillow decodes and resizes without holding the GIL; some threads wait for files
+    with ThreadPoolExecutor(machine.processors() + 4) as pool:
         waiting: deque[Future[NDArray[np.uint8] | MnvError]] = deque()
         for source in sources:
             waiting.append(pool.submit(attempt, source, pixels))

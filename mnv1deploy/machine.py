@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,6 +66,9 @@ def keep_freed_memory() -> None:
 
     It stays so for the whole process: for commands, and for runs of training.
     """
+    import ctypes
+    import platform
+
     if platform.libc_ver()[0] == "glibc":
         for option, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**29)):
             ctypes.CDLL(None).mallopt(option, value)

@@ -17,6 +17,25 @@ from mnv1deploy.errors import MnvError
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
+_OTHER_SPELLINGS = {
+    "plane": "airplane",
+    "aeroplane": "airplane",
+    "car": "automobile",
+    "auto": "automobile",
+    "boat": "ship",
+    "lorry": "truck",
+}
+"""Of CIFAR-10's classes, as tutorials write them."""
+
+
+def cifar10_order(classes: tuple[str, ...]) -> tuple[int, ...] | None:
+    """CIFAR-10's index of each of these classes, whatever their order or spelling; None if they are others."""
+    known = [_OTHER_SPELLINGS.get(name.strip().lower(), name.strip().lower()) for name in classes]
+    if sorted(known) != sorted(CIFAR10_CLASSES):
+        return None
+    return tuple(CIFAR10_CLASSES.index(name) for name in known)
+
+
 VERSION = 4
 """Of the JSON that a spec is written as, the newest that is read.
 

@@ -124,6 +124,7 @@ def logits(session: Session, images: Images, on_batch: Callable[[int], None] = l
 
 def evaluate(session: Session, dataset: Dataset, on_batch: Callable[[int], None] = lambda count: None) -> Evaluation:
     """Runs every picture. Raises MnvError if the data set has other classes than the network."""
+    dataset = dataset.labelled_for(session.spec.classes)
     check_classes(session, dataset)
     return Evaluation(dataset, logits(session, dataset.images, on_batch), session.spec.temperature)
 

@@ -1,6 +1,7 @@
 """The Python face: pictures in, names out."""
 
 import io
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,34 @@ def test_many_pictures_keep_their_order_and_report_the_broken(classifier: mnv1.C
     assert errors == [broken, tmp_path / "gone.png"]
     labels = [answer.label for _, answer in answers if not isinstance(answer, MnvError)]
     assert labels == [classifier.predict(picture).label for picture in pictures]
+
+
+def test_one_picture_is_not_many_and_a_generator_is(classifier: mnv1.Classifier) -> None:
+    pictures = datasets.sample().images[:3]
+    for one in (str(CAT), CAT, CAT.read_bytes(), pictures[0], None):
+        with pytest.raises(MnvError, match="takes many pictures"):
+            classifier.predict_all(one)  # type: ignore[arg-type]
+    found = [answer for _, answer in classifier.predict_all(picture for picture in pictures)]
+    assert found == [classifier.predict(picture) for picture in pictures]
+
+
+def test_arrays_with_blue_first(classifier: mnv1.Classifier) -> None:
+    """As OpenCV reads pictures; files say themselves what they are."""
+    pictures = datasets.sample().images[:3]
+    turned = pictures[..., ::-1]
+    bgr = mnv1.load(bgr=True)
+    np.testing.assert_array_equal(bgr(turned), classifier(pictures))
+    assert bgr.predict_array(turned) == classifier.predict_array(pictures)
+    assert [bgr.predict(picture) for picture in turned] == [classifier.predict(picture) for picture in pictures]
+    assert [answer for _, answer in bgr.predict_all(turned)] == bgr.predict_batch(list(turned))
+    assert bgr.predict(CAT) == classifier.predict(CAT)
+    assert pickle.loads(pickle.dumps(bgr)).predict(turned[0]) == classifier.predict(pictures[0])
+
+
+def test_names_and_texts_are_for_people(classifier: mnv1.Classifier) -> None:
+    assert {"export", "load", "Classifier", "MnvError"} <= set(dir(mnv1))
+    assert repr(classifier).endswith("uint8 [N, 32, 32, 3] -> 10 classes>")
+    assert repr(classifier.predict(CAT)).startswith("<Prediction cat ")
 
 
 def test_every_artifact_and_the_checkpoint_agree(classifier: mnv1.Classifier) -> None:

@@ -336,6 +336,16 @@ def test_an_export_that_fails_its_proof_exits_1(tmp_path: Path, class_folders: P
 
 
 @pytest.mark.slow
+def test_a_board_may_be_tried_before_training(tmp_path: Path) -> None:
+    options = ("--width", 0.25, "--input-size", 96, "--colours", 1, "--classes", 2, "--threads", 1)
+    done = mnv1("export", "--untrained", "cifar", "--quantize", "int8", "--format", "c", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (artifact,) = (tmp_path / "artifacts").glob("*_untrained_int8.c")
+    assert "weights are random" in done.stdout + done.stderr
+    assert "flash" in mnv1("info", artifact).stdout
+
+
+@pytest.mark.slow
 def test_export_refusals(tmp_path: Path) -> None:
     refused = {
         "There is no checkpoint": ["--checkpoint", tmp_path / "none.safetensors"],

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import mnv1deploy as mnv1
@@ -87,7 +88,7 @@ def test_an_older_artifact_survives_a_failed_export(tmp_path: Path, monkeypatch:
 )
 def test_formats_that_are_not_there(format: str, precision: exporting.Precision, message: str) -> None:
     with pytest.raises(MnvError, match=message):
-        list(exporting.export(format, precision))
+        exporting.export(format, precision)
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +99,29 @@ def renamed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("renamed") / "own.safetensors"
     checkpoint.save(path, network, training={})
     return path
+
+
+@pytest.mark.slow
+def test_cifar10_is_known_in_any_order_and_spelling(tmp_path: Path) -> None:
+    """Neither calibration nor accuracy needs pictures of the user's; an export is done when it returns."""
+    network = checkpoint.load(bundled.CHECKPOINT).network
+    classes = ("lorry", "boat", "horse", "frog", "dog", "deer", "cat", "bird", "Car", "plane")
+    with torch.no_grad():
+        for parameter in network.classifier.parameters():
+            parameter.copy_(parameter.flip(0))
+    network.spec = CIFAR.replace(classes=classes)
+    checkpoint.save(tmp_path / "own.safetensors", network, training={})
+    mnv1.export("onnx", checkpoint_path=tmp_path / "own.safetensors", output=tmp_path)
+    session = formats.open_session(tmp_path / f"{CIFAR.name}_fp32.onnx")
+    manifest = Manifest.read(tmp_path / f"{CIFAR.name}_fp32.onnx")
+    assert manifest and manifest.proof and manifest.proof.accuracy
+    assert manifest.proof.accuracy.top1 > 0.9
+    found = verification.evaluate(session, datasets.sample())
+    assert found.accuracy.top1 == manifest.proof.accuracy.top1
+    assert found.dataset.classes == classes
+    gathered = evidence.gather(network.spec, "int8", None, None)
+    assert gathered.calibration and gathered.calibration.name == evidence.bundled(CIFAR).name
+    assert gathered.labelled and gathered.labelled.classes == classes
 
 
 def own_export(network: Path, output: Path, precision: exporting.Precision = "int8", **pictures: Path) -> Exported:

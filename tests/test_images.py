@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from mnv1deploy import decoding, images
+from mnv1deploy import decoding, images, machine
 from mnv1deploy.errors import MnvError
 from mnv1deploy.images import find, read
 from mnv1deploy.spec import Pixels, Preprocessing
@@ -492,11 +492,26 @@ def test_memory_is_bounded(format: str, tmp_path: Path) -> None:
         assert int(done.stdout) * 1024 < limit * 2**30
 
 
+def test_no_more_threads_decode_than_the_process_may_keep_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for a few that wait for files, on a machine of any number of processors."""
+    threads = set()
+
+    def slowly(source: object, pixels: Pixels) -> np.ndarray:
+        time.sleep(0.002)
+        threads.add(threading.get_ident())
+        return np.zeros(pixels.shape, np.uint8)
+
+    monkeypatch.setattr(images, "attempt", slowly)
+    monkeypatch.setattr(machine, "processors", lambda: 1)
+    assert len(list(images.read_each([PICTURE] * 40, Pixels(32)))) == 40
+    assert 1 < len(threads) <= 5
+
+
 def test_a_child_process_reads_while_its_parent_was_decoding() -> None:
     """What the parent's threads had taken when it forked is nobody's in the child."""
     script = (
         "import os, sys, warnings\n"
-        "from mnv1deploy import decoding, images\n"
+        "from mnv1deploy import decoding, images, machine\n"
         "from mnv1deploy.spec import Pixels\n"
         "warnings.simplefilter('ignore')\n"
         "with decoding._pixels_in_flight.taken(decoding.MAX_PIXELS), decoding._opening:\n"

@@ -6,6 +6,7 @@ import pickle
 import re
 import subprocess
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -360,6 +361,24 @@ def test_other_contents_are_refused(content: object, message: str, tmp_path: Pat
         import_state_dict(path)
 
 
+@pytest.mark.parametrize(
+    "turned",
+    [
+        lambda tensor: tensor.to(torch.int8),
+        lambda tensor: tensor.to_sparse(),
+        lambda tensor: tensor.to(torch.complex64),
+        lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8),
+    ],
+    ids=["int8", "sparse", "complex", "quantized"],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # torch's, of quantised tensors
+def test_tensors_of_other_kinds_are_refused(turned: Callable[[torch.Tensor], torch.Tensor], tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(changed(fc__weight=turned(tutorial_weights()["fc.weight"])), path)
+    with pytest.raises(MnvError):
+        import_state_dict(path)
+
+
 def test_broken_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     torch.save(trained_looking().state_dict(), path)
@@ -394,6 +413,11 @@ def test_normalisations_by_name_or_numbers() -> None:
     assert importing.normalization("default", None, None) == Normalization()
     found = importing.normalization("tutorial", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     assert found == Normalization((127.5,) * 3, (63.75,) * 3)
+    found = importing.normalization("", (125, 123, 114), (63, 62, 67))
+    assert found == Normalization((125, 123, 114), (63, 62, 67))
+    for mean, std in (((0.5,) * 3, (63,) * 3), ((125,) * 3, (0.2,) * 3), ((300,) * 3, (63,) * 3)):
+        with pytest.raises(MnvError):
+            importing.normalization("", mean, std)
     with pytest.raises(MnvError, match="no normalisation called none"):
         importing.normalization("none", None, None)
 
@@ -427,6 +451,13 @@ def test_import_warns_of_a_wrong_normalisation(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_checkpoint_has_its_own_suffix(tmp_path: Path) -> None:
+    torch.save(tutorial_weights(), tmp_path / "weights.pth")
+    done = run(tmp_path / "weights.pth", "--output", tmp_path / "net.pth")
+    assert done.returncode == 1 and "Name it net.safetensors." in done.stderr
+    assert not (tmp_path / "net.pth").exists()
+
+
 def test_import_of_a_pickled_module_says_how_to_save_it(tmp_path: Path) -> None:
     torch.save(trained_looking(), tmp_path / "module.pt")
     done = run(tmp_path / "module.pt")

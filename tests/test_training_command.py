@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,6 +41,8 @@ def test_the_command_on_an_own_folder(class_folders: Path, tmp_path: Path) -> No
     done = mnv1(*command)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("epoch ") == 3
+    assert "64 pictures of 2 classes (cat, dog)" in done.stderr
+    assert "left over in each" in done.stderr and "far behind the trained ones" in done.stderr
     found = json.loads(done.stdout)
     assert (found["images"], set(found["classes"])) == (16, {"cat", "dog"})
     assert {path.name for path in output.iterdir()} == {
@@ -57,6 +60,20 @@ def test_the_command_on_an_own_folder(class_folders: Path, tmp_path: Path) -> No
     refused = mnv1("train", "--data", class_folders, "--output", output, "--resume", "--epochs", 5)
     assert refused.returncode == 1
     assert "leave out --epochs" in refused.stderr
+
+
+def test_the_parts_and_what_was_left_out_are_said(class_folders: Path, tmp_path: Path) -> None:
+    (class_folders / "Train").mkdir()
+    for name in ("cat", "dog"):
+        shutil.copytree(class_folders / name, class_folders / "Test" / name)
+        (class_folders / name).rename(class_folders / "Train" / name)
+    (class_folders / "Train" / "cat" / "broken.png").write_bytes(b"no picture")
+    options = ["--epochs", 1, "--width", 0.25, "--output", tmp_path / "run"]
+    assert "broken.png" in refusal("--data", class_folders, *options)
+    done = mnv1("train", "--data", class_folders, "--skip-unreadable", *options)
+    assert done.returncode == 0, done.stderr
+    said = "trains on pets Train, 1 unreadable left out, training part; tested at the end on pets Test"
+    assert said in done.stderr
 
 
 def test_ctrl_c_keeps_the_run_and_names_the_command_that_goes_on(class_folders: Path, tmp_path: Path) -> None:

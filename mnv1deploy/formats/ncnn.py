@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mnv1deploy.artifact import Precision, Provenance, provenance_beside
 from mnv1deploy.errors import MnvError
 from mnv1deploy.formats.base import CPU, CpuSession, Format, Images, Logits, refuse_provider
+from mnv1deploy.machine import processors
 from mnv1deploy.packages import engine, silenced
 from mnv1deploy.spec import Layer, ModelSpec
 
@@ -101,7 +102,7 @@ class NcnnSession(CpuSession):
         self.provenance = provenance_beside(path)
         self._net = self._ncnn.Net()
         options = self._net.opt
-        options.num_threads = threads or self._ncnn.get_physical_big_cpu_count()
+        options.num_threads = threads or min(self._ncnn.get_physical_big_cpu_count(), processors())
         options.use_vulkan_compute = False
         half = self.provenance.precision == "fp16"
         options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = half

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from mnv1deploy import datasets
 from mnv1deploy.artifact import Accuracy
 from mnv1deploy.formats.torch_session import TorchSession
-from mnv1deploy.importing import labels
 from mnv1deploy.importing.families import NORMALIZATIONS
 from mnv1deploy.network import MobileNetV1
-from mnv1deploy.spec import CIFAR10_CLASSES, Normalization
+from mnv1deploy.spec import CIFAR10_CLASSES, Normalization, cifar10_order
 from mnv1deploy.verification import chance, logits
 
 AS_GIVEN = "as given"
@@ -36,12 +35,9 @@ class Trial:
 
 def labelled(network: MobileNetV1) -> datasets.Dataset | None:
     """The bundled training pictures at the network's size, labelled in its order; None for other classes or grey."""
-    order = labels.cifar10_order(network.spec.classes)
-    if order is None or network.spec.colours != 3:
+    if cifar10_order(network.spec.classes) is None or network.spec.colours != 3:
         return None
-    pictures = datasets.resized(datasets.calibration(), network.spec.pixels)
-    places = np.argsort(order)
-    return datasets.Dataset(pictures.name, pictures.images, places[pictures.labels], network.spec.classes)
+    return datasets.resized(datasets.calibration(), network.spec.pixels).labelled_for(network.spec.classes)
 
 
 @torch.inference_mode()

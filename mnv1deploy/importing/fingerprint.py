@@ -175,8 +175,6 @@ def _convolved(x: Tensor, weight: Tensor, stride: int, padding: str, depthwise: 
             size = x.shape[-1]
             total = max((-(-size // stride) - 1) * stride + 3 - size, 0)
             x = F.pad(x, (total // 2, total - total // 2) * 2)
-    # of one channel, the weight's own format would be both, and PyTorch would take the slower one
-    x = x.contiguous(memory_format=torch.channels_last)
     return F.conv2d(x, weight, None, stride, groups=len(weight) if depthwise else 1)
 
 

@@ -1,4 +1,4 @@
-"""Class names: from a file, a line or a public set of classes, and what order CIFAR-10's ten are in."""
+"""Class names: from a file, a line or a public set of classes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,6 @@ from importlib.resources import files
 from pathlib import Path
 
 from mnv1deploy.errors import MnvError
-from mnv1deploy.spec import CIFAR10_CLASSES
-
-_OTHER_SPELLINGS = {
-    "plane": "airplane",
-    "aeroplane": "airplane",
-    "car": "automobile",
-    "auto": "automobile",
-    "boat": "ship",
-    "lorry": "truck",
-}
-"""Of CIFAR-10's classes, as tutorials write them."""
 
 
 def imagenet(*, background: bool = False) -> tuple[str, ...]:
@@ -93,11 +82,3 @@ def _from_json(path: Path, content: object) -> list[str]:
         f"{path} is neither a list of class names nor an object of names and indices from 0 up.",
         'Such as ["cat", "dog"] or {"cat": 0, "dog": 1}.',
     )
-
-
-def cifar10_order(classes: tuple[str, ...]) -> tuple[int, ...] | None:
-    """CIFAR-10's index of each of these classes, whatever their order or spelling; None if they are others."""
-    known = [_OTHER_SPELLINGS.get(name.strip().lower(), name.strip().lower()) for name in classes]
-    if sorted(known) != sorted(CIFAR10_CLASSES):
-        return None
-    return tuple(CIFAR10_CLASSES.index(name) for name in known)
