@@ -166,10 +166,9 @@ def test_bench_all(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_bench_profile() -> None:
-    alone = succeed("bench", "--profile", "--threads", 1, bundled.INT8)
+    beside = succeed("bench", "--profile", "--threads", 1)
     for word in ("stem", "QLinearConv", "block8.pointwise", "share", "%", "onnxruntime"):
-        assert word in alone
-    beside = succeed("bench", "--profile")
+        assert word in beside
     assert beside.count("block4.depthwise") == 1
     assert bundled.FP32.name in beside
     found = json.loads(succeed("bench", "--profile", "--batch-size", 4, "--json"))
@@ -253,7 +252,7 @@ def test_export_int8_table_and_files(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_several_artifacts_are_proved_and_compared_in_speed(tmp_path: Path) -> None:
-    table = succeed("export", "--format", "onnx", "--format", "torchscript", cwd=tmp_path)
+    table = succeed("export", "--format", "onnx", "--format", "litert", cwd=tmp_path)
     assert "p50 of one picture on one thread" in table
     found = json.loads(succeed("export", "--format", "onnx,torchscript", "--output", tmp_path / "out", "--json"))
     assert [item["provenance"]["format"] for item in found] == ["onnx", "torchscript"]
@@ -337,7 +336,7 @@ def test_an_export_that_fails_its_proof_exits_1(tmp_path: Path, class_folders: P
 
 @pytest.mark.slow
 def test_a_board_may_be_tried_before_training(tmp_path: Path) -> None:
-    options = ("--width", 0.25, "--input-size", 96, "--colours", 1, "--classes", 2, "--threads", 1)
+    options = ("--width", 0.25, "--input-size", 16, "--colours", 1, "--classes", 2, "--threads", 1)
     done = mnv1("export", "--untrained", "cifar", "--quantize", "int8", "--format", "c", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (artifact,) = (tmp_path / "artifacts").glob("*_untrained_int8.c")
