@@ -56,7 +56,7 @@ class Classifier:
             twice the time; "crops", also both a pixel off in four directions, ten times.
         jpeg: how JPEGs are decoded, "whole" or "scaled" (:class:`mnv1deploy.spec.Preprocessing`); None for what the
             network's spec says.
-        bgr: arrays have blue first and red last, as OpenCV reads pictures; files and Pillow's images say themselves.
+        bgr: arrays are BGR or BGRA, as OpenCV reads pictures; files and Pillow's images say themselves what they are.
 
     Raises:
         MnvError: for another ``tta`` or ``jpeg``.
@@ -163,8 +163,8 @@ class Classifier:
 
     def _rgb(self, picture: Any) -> Any:
         """An array with red first, whatever it had; anything else as it is."""
-        if self._bgr and isinstance(picture, np.ndarray) and picture.ndim > 2 and picture.shape[-1] == 3:
-            return np.ascontiguousarray(picture[..., ::-1])
+        if self._bgr and isinstance(picture, np.ndarray) and picture.ndim > 2 and picture.shape[-1] in (3, 4):
+            return np.ascontiguousarray(picture[..., [2, 1, 0, 3][: picture.shape[-1]]])
         return picture
 
     def __repr__(self) -> str:

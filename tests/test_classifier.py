@@ -90,6 +90,9 @@ def test_arrays_with_blue_first(classifier: mnv1.Classifier) -> None:
     assert [bgr.predict(picture) for picture in turned] == [classifier.predict(picture) for picture in pictures]
     assert [answer for _, answer in bgr.predict_all(turned)] == bgr.predict_batch(list(turned))
     assert bgr.predict(CAT) == classifier.predict(CAT)
+    alpha = np.full((32, 32, 1), 128, np.uint8)
+    pairs = [np.concatenate([picture, alpha], 2) for picture in (turned[0], pictures[0])]
+    assert bgr.predict(pairs[0]) == classifier.predict(pairs[1])
     assert pickle.loads(pickle.dumps(bgr)).predict(turned[0]) == classifier.predict(pictures[0])
 
 
