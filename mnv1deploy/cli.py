@@ -897,11 +897,12 @@ def train(
         torch.set_num_threads(threads)
     asked = {name: ctx.params[name] for name in _given(ctx)}
     with distributed.joined():
+        is_first = not distributed.rank()
         with console.stages() as stage:
-            if not distributed.rank():
+            if is_first:
                 stage("reading the pictures", 0, 0)
             run, test_split = start.ready(output, data, asked, resume=resume)
-        if not distributed.rank():
+        if is_first:
             console.show_note(f"trains on {run.parts.train.name}; tested at the end on {test_split.name}")
         try:
             complete(run, watch=partial(shown_epochs.training_progress, tensorboard=tensorboard))
@@ -909,7 +910,7 @@ def train(
             again = start.command_to_resume(output, asked)
             console.show_error(f"Interrupted; {len(run.log)} epochs are kept.", f"Go on with: {again}")
             raise typer.Exit(130) from None
-        if distributed.rank():
+        if not is_first:
             return
     evaluation = run.measure(test_split)
     plots.plot_curves(run.log, output / "curves.png")

@@ -204,8 +204,12 @@ def _labelled(spec: ModelSpec, data: str | Path | None) -> datasets.Dataset | No
     if cifar10_order(spec.classes) is not None and (data is None or datasets.has_cifar10(data)):
         at_hand = datasets.has_cifar10(data)
         found = datasets.cifar10("test", data) if at_hand else datasets.sample()
-        return datasets.resized(found, spec.pixels).labelled_for(spec.classes)
-    return datasets.load_test(data, spec.pixels).labelled_for(spec.classes) if data is not None else None
+        found = datasets.resized(found, spec.pixels)
+    elif data is not None:
+        found = datasets.load_test(data, spec.pixels)
+    else:
+        return None
+    return found.labelled_for(spec.classes)
 
 
 def _digests(images: Images) -> list[bytes]:

@@ -625,6 +625,7 @@ def few_pictures_table(runs: Runs) -> str:
     rows = (
         [
             f"{row['pictures']:,} ({row['what']})",
+            f"{row['test_pictures']:,}",
             str(row["classes"]),
             row["start"],
             f"{100 * row['before']:.1f} %",
@@ -634,7 +635,7 @@ def few_pictures_table(runs: Runs) -> str:
         ]
         for row in runs["few_pictures"][0]["results"]
     )
-    header = "pictures | >classes | from | >0.1.0's settings | >`mnv1 train` | >seconds | >the usual loop"
+    header = "pictures | >tested on | >classes | from | >0.1.0's settings | >`mnv1 train` | >seconds | >the usual loop"
     return table(header, rows)
 
 

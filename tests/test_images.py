@@ -511,7 +511,7 @@ def test_a_child_process_reads_while_its_parent_was_decoding() -> None:
     """What the parent's threads had taken when it forked is nobody's in the child."""
     script = (
         "import os, sys, warnings\n"
-        "from mnv1deploy import decoding, images, machine\n"
+        "from mnv1deploy import decoding, images\n"
         "from mnv1deploy.spec import Pixels\n"
         "warnings.simplefilter('ignore')\n"
         "with decoding._pixels_in_flight.taken(decoding.MAX_PIXELS), decoding._opening:\n"
